@@ -1,0 +1,143 @@
+"""把写法不同、意思相同的文字变成同一个样子，供造数据和评测共用。
+
+“五年”“5 年”“５年”说的是同一件事。先统一写法再比较，才不会冤枉正确的回答。
+在 notebooks/03_before_after.ipynb 讲解，notebooks/01_build_dataset.ipynb 也用到。
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from itertools import takewhile
+
+DIGITS = {c: i for i, c in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2}
+UNITS = {"十": 10, "百": 100, "千": 1000, "万": 10_000, "亿": 100_000_000}
+
+# 单独一个“一”多半不是数（一流、统一、一度），只有后面跟着量词时才换成数字
+MEASURES = (
+    "年月日号周天期届批次轮门项个类种所条章节款名位人级步篇页份件道本套组倍元"
+    "学课小分季"
+)
+COMPOUND = {"学": "期时年分", "课": "时", "小": "时", "分": "钟", "季": "度"}
+NOT_NUMBER_AFTER = "统唯之其不专单万几数"  # 统一、唯一、之一、其一、不一、几十、数十
+NUMBER_CHARS = "".join(DIGITS) + "".join(UNITS)
+
+_CHINESE = re.compile(f"(?<![{NOT_NUMBER_AFTER}])[{NUMBER_CHARS}]+")
+_PERCENT = re.compile(f"百分之([{NUMBER_CHARS}]+|[0-9.]+)")
+_WITH_UNIT = re.compile(r"(\d+(?:\.\d+)?)([百千万亿]+)")
+_THOUSANDS = re.compile(r"(?<![\d,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_DATE = re.compile(r"(?<!\d)(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?!\d)")
+_RANGE = re.compile(r"(?<=[\d%])\s*[-–—―~～至到]+\s*(?=\d)")
+_DATE_ZERO = re.compile(r"(?<=[年月])0(?=\d[月日])")
+
+
+def normalize(text: str) -> str:
+    """统一全半角、大小写、数字写法，去掉标点和空白。
+
+    反复做到不再变化为止，所以结果再做一次仍是它自己（幂等）。
+    小数点保留在数字之间；别的标点若隔开两个数字，留一个“、”，免得 1、2 变成 12。
+    """
+    while True:
+        new = _one_pass(text)
+        if new == text:
+            return new
+        text = new
+
+
+def contains(answer: str, key_point: str) -> bool:
+    """回答里有没有这个要点。要点中的 “|” 隔开几种都算对的写法。
+
+    数字要整个对上：“5年”不算出现在“15年”里，“4000门”也不算出现在“14000门”里。
+    """
+    normalized = normalize(answer)
+    return any(_found(normalized, normalize(part)) for part in key_point.split("|"))
+
+
+def _found(answer: str, point: str) -> bool:
+    if not point:
+        return False
+    before = r"(?<![\d.])" if point[0].isdigit() else ""
+    after = r"(?!\d|\.\d)" if point[-1].isdigit() else ""
+    return re.search(before + re.escape(point) + after, answer) is not None
+
+
+def _one_pass(text: str) -> str:
+    # 英文逗号作千分位要在全半角统一之前看：中文逗号“，”是分隔两项，不是千分位
+    text = _THOUSANDS.sub(lambda m: m[0].replace(",", ""), text)
+    text = unicodedata.normalize("NFKC", text).casefold()
+    text = _DATE.sub(lambda m: f"{m[1]}年{int(m[2])}月{int(m[3])}日", text)
+    text = _PERCENT.sub(lambda m: f"{_to_digits(m[1])}%", text)
+    whole = text.strip()
+    if whole and all(c in NUMBER_CHARS for c in whole):  # 整段就是一个数，如要点“五”
+        return _to_digits(whole)
+    text = _CHINESE.sub(_replace_number, text)
+    text = _WITH_UNIT.sub(_expand_unit, text)
+    text = _RANGE.sub("至", text)
+    text = _drop_punctuation(text)
+    return _DATE_ZERO.sub("", text)
+
+
+def _drop_punctuation(text: str) -> str:
+    kept = []
+    for i, char in enumerate(text):
+        if char.isalnum() or char == "%":
+            kept.append(char)
+            continue
+        between = kept and kept[-1].isdigit() and _next_kept(text, i).isdigit()
+        if between:
+            kept.append("." if char == "." and text[i + 1].isdigit() else "、")
+    return "".join(kept)
+
+
+def _next_kept(text: str, start: int) -> str:
+    """start 之后第一个会留下的字；没有就是空串。"""
+    skipped = sum(1 for _ in takewhile(lambda c: not c.isalnum() and c != "%", text[start:]))
+    return text[start + skipped : start + skipped + 1]
+
+
+def _replace_number(match: re.Match[str]) -> str:
+    chars, rest = match[0], match.string[match.end() : match.end() + 2]
+    counted = _is_measure(rest) or match.string[: match.start()].endswith("第")
+    has_unit = any(c in UNITS for c in chars)
+    if chars[0] in "百千万亿":  # “万门左右”“百年”前面没有数
+        return chars
+    if has_unit and (len(chars) > 1 or counted):
+        return _to_digits(chars)
+    if len(chars) == 1:
+        return _to_digits(chars) if counted else chars
+    if len(chars) >= 3 or any(c in "零〇" for c in chars):  # 二〇二三
+        return _to_digits(chars)
+    return chars  # “三五年”“一两个”是约数，不动
+
+
+def _is_measure(rest: str) -> bool:
+    if not rest or rest[0] not in MEASURES:
+        return False
+    return rest[0] not in COMPOUND or rest[1:2] in tuple(COMPOUND[rest[0]])
+
+
+def _to_digits(chars: str) -> str:
+    if not any(c in UNITS for c in chars):
+        return "".join(str(DIGITS.get(c, c)) for c in chars)
+    total = section = digit = 0  # 总数；“万”“亿”以内的一段；还没遇到单位的数字
+    last_unit, after_zero = 1, False
+    for char in chars:
+        if char in DIGITS:
+            digit, after_zero = DIGITS[char], after_zero or DIGITS[char] == 0
+        elif UNITS[char] >= 10_000:
+            part, unit = section + digit, UNITS[char]  # “三亿二千万”相加，“一万亿”相乘
+            total = (total + part) * unit if total < unit else total + part * unit
+            section, digit, last_unit, after_zero = 0, 0, UNITS[char], False
+        else:
+            section += (digit or 1) * UNITS[char]
+            digit, last_unit, after_zero = 0, UNITS[char], False
+    if digit and last_unit > 10 and not after_zero:  # “一万五”是 15000，“一百零五”是 105
+        digit *= last_unit // 10
+    return str(total + section + digit)
+
+
+def _expand_unit(match: re.Match[str]) -> str:
+    whole, _, fraction = match[1].partition(".")
+    zeros = sum(len(str(UNITS[c])) - 1 for c in match[2])
+    shifted = whole + fraction[:zeros].ljust(zeros, "0")
+    return (shifted.lstrip("0") or "0") + ("." + fraction[zeros:] if fraction[zeros:] else "")

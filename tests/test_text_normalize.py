@@ -1,0 +1,98 @@
+"""同一件事的不同写法要变得一样，不同的事不能变得一样。"""
+
+import random
+
+import pytest
+
+from labutils.text_normalize import contains, normalize
+
+SAME = [
+    ("五年", "5 年"),
+    ("５年", "5年"),
+    ("二十", "20"),
+    ("二十二项", "22项"),
+    ("十门", "10门"),
+    ("十五周", "15周"),
+    ("一万", "10000"),
+    ("1万", "10000"),
+    ("1.5万门", "15000门"),
+    ("一万五", "15000"),
+    ("一百零五", "105"),
+    ("两千零一十九", "2019"),
+    ("一万六千八百六十门", "16,860门"),
+    ("五千一百一十八门", "5118门"),
+    ("三亿二千万", "320000000"),
+    ("二〇二三年", "2023年"),
+    ("二零二三年", "2023年"),
+    ("两个学期", "2个学期"),
+    ("第二批", "第2批"),
+    ("百分之七十以上", "70%以上"),
+    ("百分之20", "20%"),
+    ("20％—50％", "20%到50%"),
+    ("2019-2021年", "2019至2021年"),
+    ("2024-01-31", "2024年1月31日"),
+    ("2024年01月31日", "2024年1月31日"),
+    ("教高厅函〔2023〕24号", "教高厅函[2023]24号"),
+    ("“两性一度”，即高阶性。", "两性一度即高阶性"),
+    ("ＳＰＯＣ课程", "spoc 课程"),
+    ("五", "5"),
+    ("十", "10"),
+]
+DIFFERENT = [("1、2", "12"), ("3.5", "35"), ("70%", "70"), ("三五年", "35年"), ("十五年", "五年")]
+UNCHANGED = "一流课程 统一管理 两性一度 万门左右 四新 三五年 双万计划 十分重要 之一 几十年"
+
+
+@pytest.mark.parametrize(("left", "right"), SAME)
+def test_same_meaning_same_text(left, right):
+    assert normalize(left) == normalize(right)
+
+
+@pytest.mark.parametrize(("left", "right"), DIFFERENT)
+def test_different_meaning_stays_different(left, right):
+    assert normalize(left) != normalize(right)
+
+
+@pytest.mark.parametrize("text", UNCHANGED.split())
+def test_words_that_are_not_numbers_stay(text):
+    assert normalize(text) == text
+
+
+def test_idempotent_on_random_text():
+    rng = random.Random(0)
+    alphabet = "零〇一二三四五六七八九十百千万亿两年门个第百分之统几课流学期"
+    alphabet += "0123456789.,，、%-—~至到 ①ＡaⅣ\n"
+    for _ in range(5000):
+        text = "".join(rng.choices(alphabet, k=rng.randint(0, 12)))
+        once = normalize(text)
+        assert normalize(once) == once, repr(text)
+
+
+def test_empty():
+    assert normalize("") == "" and normalize("，。 \n") == ""
+
+
+@pytest.mark.parametrize(
+    ("answer", "point", "expected"),
+    [
+        ("建设期为五年。", "5年", True),
+        ("建设期为十五年。", "5年", False),
+        ("计划14000门", "4000门", False),
+        ("约 4,000 门左右", "4000门", True),
+        ("一门课程只能参加一次", "1门", True),
+        ("线上、线下各类", "线下|混合", True),
+        ("混合式教学", "线下|混合", True),
+        ("社会实践", "线下|混合", False),
+        ("统一一流课程", "一流", True),
+        ("1875、728、1463", "728", True),
+        ("1875、728、1463", "7281463", False),
+        ("占 12.5%", "5%", False),
+        ("占 12.5%", "12", False),
+        ("五类：线上……", "五类|5类", True),
+        ("文件没有写明这一点", "没有写明", True),
+        ("", "五年", False),
+        ("任何回答", "", False),
+        ("任何回答", "|", False),
+    ],
+)
+def test_contains(answer, point, expected):
+    assert contains(answer, point) is expected
