@@ -1,0 +1,227 @@
+"""训练数据：读对话，按固定的“课程表”混合、改写、编码、拼成批。
+
+课程表在训练前一次排好：第 n 个样本是哪一条、怎么改写，只由种子和 n 决定，与进程里
+别的随机数无关。所以训练被打断后从第 n 个样本接着来，结果一位不差。
+讲解在 notebooks/02_lora_finetune.ipynb。
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from labutils import chat_format, paths, qa_dataset
+from labutils.errors import LabError
+from labutils.finetune_config import Config
+
+OPENINGS = ("请问，", "您好，请问", "老师，", "麻烦问一下，", "想了解一下：", "你好！", "帮我看看，")
+ENDINGS = ("谢谢！", "请回答。", "请简要回答。", "麻烦说一下。", "拜托了。", "我想知道。")
+
+
+@dataclass
+class Source:
+    """一种来源的对话。name：qa、unanswerable 或 general；file：打印用的文件名。"""
+
+    name: str
+    file: str
+    conversations: list[list[dict[str, str]]]
+
+    @property
+    def augmentable(self) -> bool:
+        """通用对话里有“照着念”一类任务，改动一个字答案就错了，所以不改写。"""
+        return self.name != "general"
+
+
+def find_file(name: str, data_dir: Path) -> Path:
+    """数据文件先在数据文件夹里找，再从仓库根目录找；都没有则引发 LabError。"""
+    for path in (data_dir / name, paths.ROOT / name):
+        if path.is_file():
+            return path
+    raise LabError(f"找不到数据文件 {name}：{paths.rel(data_dir)} 和仓库根目录下都没有；"
+                   "请先运行 notebook 01，或改配置里的 data_config")
+
+
+def read_training(config: Config, data_dir: Path) -> list[Source]:
+    """读训练用的各个来源，问答在最前面；比例为 0 的来源不读。空文件引发 LabError。"""
+    data = config.data_config
+    wanted = [("qa", data.train_file, 1.0), ("unanswerable", data.unanswerable_file,
+              data.unanswerable_ratio), ("general", data.general_file, data.general_ratio)]
+    return [_source(name, find_file(file, data_dir)) for name, file, ratio in wanted if ratio > 0]
+
+
+def read_dev(config: Config, data_dir: Path) -> Source:
+    """读开发集；空的开发集引发 LabError。"""
+    return _source("dev", find_file(config.data_config.val_file, data_dir))
+
+
+def _source(name: str, path: Path) -> Source:
+    read = _read_questions if name == "unanswerable" else qa_dataset.load_conversations
+    rows = read(path)
+    if not rows:
+        raise LabError(f"{paths.rel(path)} 里一条对话也没有；请先运行 notebook 01 重新生成")
+    conversations = [row["conversations"] if isinstance(row, dict) else row for row in rows]
+    return Source(name, paths.rel(path), conversations)
+
+
+def _read_questions(path: Path) -> list[list[dict[str, str]]]:
+    """读 {"question", "answer"} 的 JSON Lines，变成单轮对话；错误说出第几行。"""
+    conversations = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            question, answer = row["question"], row["answer"]
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise LabError(f"{paths.rel(path)} 第 {number} 行应当是带 question 和 answer 的 JSON"
+                           "；请改正这一行") from None
+        conversations.append([{"role": "user", "content": question},
+                              {"role": "assistant", "content": answer}])
+    return conversations
+
+
+def augment(question: str, rng: random.Random) -> str:
+    """像真人那样改写一个问题：前面加客气话、后面加一句，或漏掉一两个汉字。
+
+    数字、字母和书名号内的字不漏：漏了就成了另一个问题。
+    """
+    way = rng.choice(("opening", "ending", "drop"))
+    if way == "opening":
+        return rng.choice(OPENINGS) + question
+    if way == "ending":
+        return question + rng.choice(ENDINGS)
+    return _drop_characters(question, rng)
+
+
+def _drop_characters(question: str, rng: random.Random) -> str:
+    depth, droppable = 0, []
+    for place, char in enumerate(question):
+        depth += (char in "《〔“") - (char in "》〕”")
+        if depth == 0 and "一" <= char <= "龥" and char not in "一二三四五六七八九十百千不没无":
+            droppable.append(place)
+    if len(droppable) < 8:  # 太短的问题漏字就看不懂了
+        return question
+    gone = set(rng.sample(droppable, rng.choice((1, 2))))
+    return "".join(char for place, char in enumerate(question) if place not in gone)
+
+
+def schedule(sizes: list[int], ratios: list[float], total: int, seed: int) -> list[tuple]:
+    """排课程表：total 个 (轮次, 来源号, 行号)。
+
+    来源 0（问答）每轮每行一次；来源 k 每轮取 round(ratios[k] × sizes[0]) 行，接着上一轮
+    往下取，取完一遍重新洗牌，因此各行出现的次数最多差一。每一轮内部打乱。
+    """
+    counts = [sizes[0]] + [round(r * sizes[0]) for r in ratios[1:]]
+    streams = [_endless(size, f"{seed}-{k}") for k, size in enumerate(sizes)]
+    plan: list[tuple] = []
+    epoch = 0
+    while len(plan) < total:
+        rows = [(epoch, k, next(streams[k])) for k, n in enumerate(counts) for _ in range(n)]
+        random.Random(f"{seed}-epoch-{epoch}").shuffle(rows)
+        plan += rows
+        epoch += 1
+    return plan[:total]
+
+
+def _endless(size: int, seed: str):
+    rng, order = random.Random(seed), list(range(size))
+    while True:
+        rng.shuffle(order)
+        yield from list(order)
+
+
+def group_similar(plan: list[tuple], lengths: list[list[int]], batch: int, seed: int) -> list[tuple]:
+    """把长短相近的样本放进同一批，少算填充：每 8 批为一块，块内按长度排序，再打乱批的次序。"""
+    rng, grouped = random.Random(f"{seed}-group"), []
+    for start in range(0, len(plan), 8 * batch):
+        block = sorted(plan[start:start + 8 * batch], key=lambda entry: lengths[entry[1]][entry[2]])
+        batches = [block[i:i + batch] for i in range(0, len(block), batch)]
+        rng.shuffle(batches)
+        grouped += [entry for one in batches for entry in one]
+    return grouped
+
+
+class PlannedDataset(torch.utils.data.Dataset):
+    """按课程表取样本：第 n 项 → {"input_ids", "labels"}，两个等长的列表。"""
+
+    def __init__(self, tokenizer, sources: list[Source], config: Config, total: int,
+                 batch: int, seed: int):
+        self.tokenizer, self.sources, self.seed = tokenizer, sources, seed
+        self.max_length = config.max_length
+        self.probability = config.data_config.question_augmentation
+        ratios = {"qa": 1.0, "general": config.data_config.general_ratio,
+                  "unanswerable": config.data_config.unanswerable_ratio}
+        self.encoded = [encode_source(tokenizer, source, config.max_length) for source in sources]
+        self.plan = schedule([len(s.conversations) for s in sources],
+                             [ratios[s.name] for s in sources], total, seed)
+        if config.training_args.group_by_length:
+            lengths = [[len(row["input_ids"]) for row in rows] for rows in self.encoded]
+            self.plan = group_similar(self.plan, lengths, batch, seed)
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, index: int) -> dict[str, list[int]]:
+        epoch, source, row = self.plan[index]
+        rng = random.Random(f"{self.seed}/{epoch}/{source}/{row}")
+        if not self.sources[source].augmentable or rng.random() >= self.probability:
+            return self.encoded[source][row]
+        messages = [dict(m) for m in self.sources[source].conversations[row]]
+        asked = next((m for m in messages if m["role"] == "user"), None)
+        if asked:
+            asked["content"] = augment(asked["content"], rng)
+        return chat_format.encode(self.tokenizer, messages, self.max_length)
+
+
+def encode_source(tokenizer, source: Source, max_length: int) -> list[dict[str, list[int]]]:
+    """编码一个来源的全部对话；编不了的说出是哪个文件第几条。"""
+    encoded = []
+    for number, messages in enumerate(source.conversations, 1):
+        try:
+            encoded.append(chat_format.encode(tokenizer, messages, max_length))
+        except LabError as error:
+            raise LabError(f"{source.file} 第 {number} 条：{error}") from None
+    return encoded
+
+
+def count_truncated(tokenizer, source: Source, max_length: int) -> int:
+    """多少条对话超过 max_length、会被截断（结束符仍保留）。"""
+    return sum(len(chat_format.encode(tokenizer, messages)["input_ids"]) > max_length
+               for messages in source.conversations)
+
+
+class LeftCollator:
+    """把样本拼成一批，左边填充；只在批里有标签的那一段计算输出层。
+
+    左填充使所有回答都靠右对齐，于是只要最后 keep 个位置的 logits（keep = 批里最靠前的
+    标签到末尾的长度 + 1）。词表很大时输出层最费时间和显存，问题部分的 logits 又没有用。
+    """
+
+    def __init__(self, pad_id: int):
+        self.pad_id = pad_id
+
+    def __call__(self, rows: list[dict[str, list[int]]]) -> dict:
+        width = max(len(row["input_ids"]) for row in rows)
+        ids = torch.full((len(rows), width), self.pad_id)
+        labels = torch.full((len(rows), width), chat_format.IGNORE)
+        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        for i, row in enumerate(rows):
+            n = len(row["input_ids"])
+            ids[i, width - n:] = torch.tensor(row["input_ids"])
+            labels[i, width - n:] = torch.tensor(row["labels"])
+            mask[i, width - n:] = 1
+        first = int((labels != chat_format.IGNORE).any(dim=0).nonzero()[0])
+        keep = min(width, width - first + 1)
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels[:, -keep:],
+                "logits_to_keep": keep}
+
+
+def data_digest(sources: list[Source]) -> str:
+    """全部对话内容的指纹，续训时用来发现数据换过了。"""
+    text = json.dumps([s.conversations for s in sources], ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
