@@ -1,0 +1,21 @@
+"""课程实验的小工具包:文档 → 问答对 → 词元 → 适配器 → 对比 → 演示。
+
+环境变量必须在导入 torch、transformers、gradio 之前设好,所以放在包的入口,
+notebook 里先 ``import labutils`` 再导入其他库即可。
+"""
+
+import os
+import warnings
+
+# 小模型的矩阵很小,多线程的空转等待会让它慢几十倍。
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# 默认不联网:自带模型不需要下载;用户指定网上的模型时由 models.load 放开。
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+# peft 每次包装模型都会触发这条与学生无关、还带机器路径的提醒。
+warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+
+__version__ = "0.1.0"

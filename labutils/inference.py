@@ -1,0 +1,113 @@
+"""批量生成与流式生成。讲解见 notebook 03(批量)与 notebook 04(流式)。"""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from threading import Event, Thread
+
+import torch
+from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+
+from labutils.chat_format import prompt_ids, stop_ids
+from labutils.errors import LabError
+
+
+def as_messages(question: str | list[dict]) -> list[dict]:
+    """字符串当作一轮用户提问。"""
+    return [{"role": "user", "content": question}] if isinstance(question, str) else question
+
+
+def _options(tokenizer, generation: dict) -> dict:
+    """默认贪心;给了 temperature > 0 才采样。"""
+    options = {"max_new_tokens": 128, "do_sample": False, **generation}
+    temperature = options.pop("temperature", None)
+    if temperature:
+        options |= {"do_sample": True, "temperature": temperature}
+    if not options["do_sample"]:
+        # 贪心时这些设置不起作用,留着只会让 transformers 提醒。
+        options |= {"temperature": None, "top_p": None, "top_k": None}
+    return options | {"eos_token_id": stop_ids(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+
+
+def _left_pad(rows: list[list[int]], pad: int, device) -> dict[str, torch.Tensor]:
+    """左侧补齐;返回 (批, 最长) 的 input_ids 与 attention_mask。"""
+    width = max(map(len, rows))
+    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+
+
+def _clean(tokenizer, ids) -> str:
+    """去掉控制符与开头的换行(ChatGLM3 把第一行留给元信息)。"""
+    kept = [int(i) for i in ids if 0 <= int(i) < len(tokenizer)]
+    return tokenizer.decode(kept, skip_special_tokens=True).strip()
+
+
+@torch.inference_mode()
+def answer(model, tokenizer, questions, max_new_tokens: int = 128, batch_size: int = 32,
+           **generation) -> list[str]:
+    """批量回答;每个问题是字符串或消息列表,返回同样顺序的回答。
+
+    默认贪心解码。按长度排序后分批,减少补齐的浪费。generation 里的其余参数交给
+    ``model.generate``(如 temperature、top_p、repetition_penalty)。
+    """
+    rows = [prompt_ids(tokenizer, as_messages(question)) for question in questions]
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+    options = _options(tokenizer, {"max_new_tokens": max_new_tokens, **generation})
+    replies = [""] * len(rows)
+    for start in range(0, len(order), batch_size):
+        picked = order[start : start + batch_size]
+        batch = _left_pad([rows[i] for i in picked], tokenizer.pad_token_id, model.device)
+        output = model.generate(**batch, **options)[:, batch["input_ids"].shape[1] :]
+        for index, ids in zip(picked, output, strict=True):
+            replies[index] = _clean(tokenizer, ids)
+    return replies
+
+
+class _StopOnEvent(StoppingCriteria):
+    def __init__(self, stop: Event):
+        self.stop = stop
+
+    def __call__(self, input_ids, scores, **kwargs) -> torch.Tensor:
+        return torch.full((input_ids.shape[0],), self.stop.is_set(), device=input_ids.device)
+
+
+def stream(model, tokenizer, messages, stop: Event | None = None, adapter: bool = True,
+           timeout: float = 120.0, **generation) -> Iterator[str]:
+    """逐段产出回答文字;设置 stop 事件或关闭这个生成器都会让后台的生成停下来。
+
+    adapter=False 时在停用 LoRA 适配器的情况下生成(微调前)。
+    后台线程出错、或 timeout 秒没有新文字时抛出 LabError,不会一直等下去。
+    """
+    stop = stop or Event()
+    ids = prompt_ids(tokenizer, as_messages(messages))
+    batch = _left_pad([ids], tokenizer.pad_token_id, model.device)
+    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True,
+                                    timeout=timeout)
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        switch = nullcontext() if adapter or not hasattr(model, "disable_adapter") \
+            else model.disable_adapter()
+        try:
+            with switch, torch.inference_mode():
+                model.generate(**batch, **_options(tokenizer, generation), streamer=streamer,
+                               stopping_criteria=StoppingCriteriaList([_StopOnEvent(stop)]))
+        except Exception as error:  # 线程里的错误带回主线程再抛
+            failure.append(error)
+        finally:
+            streamer.end()
+
+    thread = Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        begun = False
+        for piece in streamer:
+            piece = piece if begun else piece.lstrip()
+            begun = begun or bool(piece)
+            if piece:
+                yield piece
+    finally:
+        stop.set()
+        thread.join(timeout)
+    if failure:
+        raise LabError(f"生成回答时出错:{failure[0]}。请减小输入或重启内核后再试。") from failure[0]

@@ -1,0 +1,155 @@
+"""预训练语料:全部由程序现造的虚构教育通知和对话,与课程文档无关。讲解见 notebook 00。
+
+每个 ``*_task`` 函数返回一段对话(消息列表)。``"loss": False`` 的回答只作上文,不计损失。
+"""
+
+import json
+from functools import cache
+from pathlib import Path
+from random import Random
+
+from labutils.tiny_base import lexicon, questions, vocab
+
+WORLD_SEED = 2031
+WORLD_SUBJECTS = 240
+READING_PROMPTS = ("阅读材料：P\n问题：Q", "P\n根据上面的材料回答：Q", "材料：P\n问：Q", "P\nQ",
+                   "请根据材料回答问题。\nP\nQ", "已知：P\n请问：Q")
+ECHO_PROMPTS = ("请原样重复：X", "重复：X", "跟我念：X", "请重复这几个字：X", "把这些字写一遍：X", "照抄：X")
+REWRITE_PROMPTS = ("换成规范的问法：Q", "这句话问的是什么？Q", "把问题改得正式些：Q", "用书面语重问：Q")
+SAME_PROMPTS = ("“A”和“B”问的是同一件事吗？", "这两个问题意思一样吗：A / B", "A 与 B 是不是同一个问题？")
+
+
+def user(text: str) -> dict:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str, loss: bool = True) -> dict:
+    return {"role": "assistant", "content": text, "loss": loss}
+
+
+@cache
+def talk() -> tuple[dict, ...]:
+    """闲聊与常识。每个话题的最后一种问法留作探针,语料里不出现。"""
+    path = Path(__file__).with_name("general_talk.jsonl")
+    return tuple(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+
+
+@cache
+def world() -> tuple[tuple[str, dict, tuple], ...]:
+    """固定的虚构世界:(主体, {属性: 值}, 没写明的属性)。模型要背下来,并认得同一事实的各种问法。"""
+    rng = Random(WORLD_SEED)
+    found: dict[str, tuple] = {}
+    while len(found) < WORLD_SUBJECTS:
+        picked = rng.sample(questions.attributes(), 11)
+        facts = {attribute: lexicon.value(rng, attribute.kind) for attribute in picked[:8]}
+        name = lexicon.subject(rng)
+        found[name] = (name, facts, tuple(picked[8:]))
+    return tuple(found.values())
+
+
+def _notice(rng: Random) -> tuple[str, dict, list, list[str]]:
+    """随机通知:(主体, 写明的事实, 没写明的属性, 陈述句)。"""
+    name = lexicon.subject(rng)
+    picked = rng.sample(questions.attributes(), rng.choice([1, 2, 2, 3, 3, 4, 5]) + 1)
+    facts = {attribute: lexicon.value(rng, attribute.kind) for attribute in picked[:-1]}
+    lines = []
+    for index, (attribute, value) in enumerate(facts.items()):
+        shown = name if index == 0 or rng.random() < 0.5 else rng.choice(["该项目", "它", "这里"])
+        lines.append(questions.state(rng, attribute, shown, value))
+    return name, facts, picked[-1:], lines
+
+
+def _pair(rng: Random, name: str, facts: dict, missing: list, pronoun: bool) -> list[dict]:
+    """一问一答;两成问材料没写的。"""
+    if rng.random() < 0.2:
+        attribute = rng.choice(missing)
+        reply = questions.not_stated(attribute, name)
+    else:
+        attribute = rng.choice(list(facts))
+        reply = questions.answer(attribute, name, facts[attribute])
+    return [user(questions.ask(rng, attribute, name, pronoun)), assistant(reply)]
+
+
+def reading_task(rng: Random) -> list[dict]:
+    """读一段通知再回答,可能追问几轮。"""
+    name, facts, missing, lines = _notice(rng)
+    turns: list[dict] = []
+    for turn in range(rng.choice([1, 1, 2, 3])):
+        turns += _pair(rng, name, facts, missing, pronoun=turn > 0 and rng.random() < 0.5)
+    prompt = rng.choice(READING_PROMPTS).replace("P", "".join(lines))
+    turns[0] = user(prompt.replace("Q", turns[0]["content"]))
+    return turns
+
+
+def reasking_task(rng: Random) -> list[dict]:
+    """先给出几组问答,再用别的问法问同样的事:学会认出“换了说法的同一个问题”。"""
+    picked = rng.sample(questions.attributes(), rng.choice([2, 3, 4]))
+    names = [lexicon.subject(rng) for _ in range(rng.choice([1, 2]))]
+    facts = [(rng.choice(names), attribute, lexicon.value(rng, attribute.kind))
+             for attribute in picked]
+    turns = []
+    for name, attribute, value in facts:
+        reply = questions.answer(attribute, name, value)
+        turns += [user(questions.ask(rng, attribute, name)), assistant(reply, loss=False)]
+    for name, attribute, value in rng.sample(facts, len(facts)):
+        reply = questions.answer(attribute, name, value)
+        turns += [user(questions.ask(rng, attribute, name)), assistant(reply)]
+    return turns
+
+
+def world_task(rng: Random) -> list[dict]:
+    """不给材料,问固定世界里的事实(或它没写明的事)。"""
+    name, facts, missing = rng.choice(world())
+    return _pair(rng, name, facts, list(missing), pronoun=False)
+
+
+def rewrite_task(rng: Random) -> list[dict]:
+    """口语问法改写成规范问法。"""
+    attribute, name = rng.choice(questions.attributes()), lexicon.subject(rng)
+    prompt = rng.choice(REWRITE_PROMPTS).replace("Q", questions.ask(rng, attribute, name))
+    return [user(prompt), assistant(questions.formal(attribute, name))]
+
+
+def same_task(rng: Random) -> list[dict]:
+    """两个问题问的是不是同一件事。"""
+    name = lexicon.subject(rng)
+    first, second = rng.sample(questions.attributes(), 2)
+    if rng.random() < 0.5:
+        second = first
+    asked = [questions.ask(rng, attribute, name) for attribute in (first, second)]
+    prompt = rng.choice(SAME_PROMPTS).replace("A", asked[0]).replace("B", asked[1])
+    same = f"是，都在问{name}的{first.name}。"
+    differ = f"不是，前一个问{first.name}，后一个问{second.name}。"
+    return [user(prompt), assistant(same if first == second else differ)]
+
+
+def random_characters(rng: Random, count: int) -> str:
+    return "".join(rng.choices(_ECHO_CHARACTERS, k=count))
+
+
+def echo_task(rng: Random) -> list[dict]:
+    """照抄随机的字:让每个字都得到训练,也学会复制。"""
+    text = random_characters(rng, rng.randint(2, 14))
+    return [user(rng.choice(ECHO_PROMPTS).replace("X", text)), assistant(text)]
+
+
+def talk_task(rng: Random) -> list[dict]:
+    """一到两轮闲聊或常识问答。"""
+    turns = []
+    for topic in rng.sample(talk(), rng.choice([1, 1, 2])):
+        asked = rng.choice(topic["questions"][:-1])
+        if rng.random() < 0.2:
+            asked = rng.choice(questions.OPENINGS) + asked
+        turns += [user(asked), assistant(topic["answer"])]
+    return turns
+
+
+_ECHO_CHARACTERS = [*vocab.level1_characters(), *vocab.EXTRA_CHARACTERS, *"0123456789〔〕—%、"]
+TASKS = {reading_task: 0.24, reasking_task: 0.17, world_task: 0.26, rewrite_task: 0.07,
+         same_task: 0.06, echo_task: 0.10, talk_task: 0.10}
+
+
+def conversation(rng: Random) -> list[dict]:
+    """按比例随机取一种任务,造一段对话。"""
+    task = rng.choices(list(TASKS), weights=TASKS.values())[0]
+    return task(rng)

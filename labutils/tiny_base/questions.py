@@ -1,0 +1,111 @@
+"""问法的组合文法:同一个属性可以有成百上千种问法,答案的句式却固定。
+
+小模型微调之后能不能听懂没见过的问法,取决于它在预训练时见过多少“不同说法、同一意思”。
+讲解见 notebook 02。
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from random import Random
+
+NOUN_FRAMES = (
+    "S的N是W S的N为W SN是W S的N是W来着 S规定的N是W S的N有什么规定 说说S的N S里N写的是W "
+    "N是W，我问的是S 我想知道S的N S的N，你知道吗 关于N，S怎么说 查一下S的N S在N方面怎么规定 "
+    "S对N的规定是W S的N具体是W S中N是W 介绍一下S的N S明确的N是W S里提到的N有W S的N应当是W "
+    "对于S，N是W N方面S有什么要求 S这边N是W 按照S，N是W"
+).split()
+OPENINGS = "请问 请问一下， 你好， 您好，请问 麻烦问下， 想问问 老师， 我想问一下， 同学问： 帮我看看， 打听一下， 请回答：".split()
+CLOSINGS = "呢 呀 啊 ，谢谢 ，麻烦了 ，急 来着 ？我不太清楚 ，请说明".split()
+SUBJECT_FORMS = ("S",) * 6 + ("《S》", "S里", "S文件里", "S这个", "S中")
+QUESTION_WORDS = {
+    "date": "哪天 哪一天 什么时候 何时 几月几号", "month": "几月 什么时候 何时 哪个月",
+    "yearrange": "哪几年 哪年到哪年 什么时候", "years": "几年 多少年 多久 多长时间",
+    "months": "几个月 多久 多长时间", "days": "几天 多少天 多久", "times": "几次 多少次",
+    "pct": "多少 百分之几 多大比例", "pctrange": "多少 百分之几到百分之几 什么范围",
+    "org": "谁 哪个单位 哪家 哪个部门", "orgs": "谁 哪些单位 哪些部门", "person": "谁 哪位",
+    "docno": "什么 多少 几号", "title": "什么 哪个 哪份文件", "money": "多少 多少钱 几块",
+    "place": "哪里 哪儿 什么地方", "platform": "哪个 哪里 什么", "role": "谁 什么 哪种",
+    "score": "多少 几分", "age": "多少 多少岁 几岁", "time": "几点 什么时候", "phone": "多少 几号",
+    "url": "什么 哪个", "level": "什么 几级",
+}
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """一种可以问的属性:规范名称、取值类型、同义名词、动词性问法、陈述句(首句是标准回答)。"""
+
+    name: str
+    kind: str
+    nouns: tuple[str, ...]
+    questions: tuple[str, ...]
+    statements: tuple[str, ...]
+
+
+@cache
+def attributes() -> tuple[Attribute, ...]:
+    """读 attributes_*.txt;一行一个属性,字段用竖线分隔。"""
+    found = []
+    for path in sorted(Path(__file__).parent.glob("attributes_*.txt")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            name, kind, nouns, asks, says = line.split("|")
+            found.append(Attribute(name, kind, (name, *nouns.split()),
+                                   tuple(asks.split("；")), tuple(says.split("；"))))
+    return tuple(found)
+
+
+def _question_word(rng: Random, kind: str) -> str:
+    if kind.startswith("count:"):
+        unit = kind.removeprefix("count:")
+        return rng.choice(["多少", "多少" + unit, "几" + unit])
+    return rng.choice(QUESTION_WORDS.get(kind, "什么 哪些 啥 哪几个").split())
+
+
+def _core(rng: Random, attribute: Attribute) -> str:
+    """还没有填主语的问句。"""
+    if rng.random() < 0.4:
+        frame = rng.choice(NOUN_FRAMES).replace("W", _question_word(rng, attribute.kind))
+        return frame.replace("N", rng.choice(attribute.nouns))
+    core = rng.choice(attribute.questions)
+    if rng.random() < 0.25:
+        core = "S，" + (core.removeprefix("S") if core.startswith("S") else core.replace("S", "它"))
+    return core
+
+
+def ask(rng: Random, attribute: Attribute, subject: str, pronoun: bool = False) -> str:
+    """随机的一种问法。pronoun=True 时用代词或省略主语(只能用在已经说清主语的对话里)。"""
+    core = _core(rng, attribute)
+    if pronoun:
+        text = core.replace("S，", "").replace("S的", rng.choice(["它的", "这个的", ""]))
+        text = text.replace("S", rng.choice(["它", "这个", "该" + subject[-2:], ""]))
+    else:
+        text = core.replace("S", rng.choice(SUBJECT_FORMS).replace("S", subject), 1)
+    if rng.random() < 0.3:
+        text = rng.choice(OPENINGS) + text
+    if rng.random() < 0.2:
+        text += rng.choice(CLOSINGS)
+    return text + rng.choice(["？", "？", "？", "?", ""])
+
+
+def formal(attribute: Attribute, subject: str) -> str:
+    """规范问法,改写任务以它为目标。"""
+    word = "多少" if attribute.kind.startswith("count:") else "什么"
+    if attribute.kind in QUESTION_WORDS:
+        word = QUESTION_WORDS[attribute.kind].split()[0]
+    return f"{subject}的{attribute.name}是{word}？"
+
+
+def answer(attribute: Attribute, subject: str, value: str) -> str:
+    """标准回答:先重述主语和属性,再给值。"""
+    return attribute.statements[0].replace("S", subject).replace("V", value) + "。"
+
+
+def not_stated(attribute: Attribute, subject: str) -> str:
+    return f"材料没有写明{subject}的{attribute.name}。"
+
+
+def state(rng: Random, attribute: Attribute, subject: str, value: str) -> str:
+    """材料里的一句陈述,说法随机。"""
+    frames = (*attribute.statements, *attribute.statements, "S的N为V", "S明确，N是V", "S的N：V")
+    text = rng.choice(frames).replace("N", rng.choice(attribute.nouns))
+    return text.replace("S", subject).replace("V", value) + "。"
