@@ -9,7 +9,7 @@
 import re
 import sys
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from fpdf.enums import TableBordersLayout
 from labutils.errors import LabError
 
 FONT = "zh"
-FIXED_DATE = datetime(2025, 1, 1, tzinfo=timezone.utc)  # 不取当前时间，输出才能逐字节相同
+FIXED_DATE = datetime(2025, 1, 1, tzinfo=UTC)  # 不取当前时间，输出才能逐字节相同
 BLUE, GREY, PALE = (23, 62, 115), (110, 110, 110), (240, 244, 250)
 # 中文排版的避头尾：前一组不放在行首，后一组不放在行尾
 NOT_FIRST = set("，。、；：？！）》”’〕】…—%")
