@@ -1,0 +1,18 @@
+"""各测试共用的夹具:用自带配方现造一个很小的随机模型,不下载任何东西。"""
+
+import labutils  # noqa: F401  先设好环境变量
+import pytest
+
+
+@pytest.fixture(scope="session")
+def toy_base(tmp_path_factory):
+    """随机权重的玩具底座(文件夹路径):结构、分词器、对话格式与自带小模型相同。"""
+    from labutils.tiny_base.recipe import Recipe, build_model, export
+    from labutils.tiny_base.vocab import build_tokenizer
+
+    folder = tmp_path_factory.mktemp("toy_base")
+    recipe = Recipe(hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+                    num_attention_heads=2, num_key_value_heads=1, steps=0)
+    tokenizer = build_tokenizer()
+    export(folder, build_model(recipe, tokenizer), tokenizer, recipe, 0)
+    return folder
