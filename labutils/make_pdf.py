@@ -1,7 +1,7 @@
 """把小份 Markdown 排成 PDF：课程文档 `data/source/course_document.pdf` 由它生成。
 
 用法：`python -m labutils.make_pdf 文档.md 文档.pdf`。同一输入总是得到逐字节相同的文件，
-这样测试才能断定仓库里的 PDF 与 Markdown 一致。生成的 PDF 在 notebooks/01_build_dataset.ipynb 里使用。
+这样测试才能断定仓库里的 PDF 与 Markdown 一致。PDF 在 notebooks/01_build_dataset.ipynb 里用到。
 
 支持的写法：# ## ### 标题、段落、`- ` 与 `1. ` 列表、`> ` 提示框、`|` 表格。
 """
@@ -196,6 +196,7 @@ class Document(FPDF):
             self.add_page()
         self.ln(1)
         self.set_draw_color(150, 165, 190)
+        self.set_fill_color(255, 255, 255)
         style = FontFace(emphasis=None, color=BLUE, fill_color=PALE)
         with self.table(
             rows, headings_style=style, line_height=7.5, text_align="CENTER",
@@ -214,7 +215,8 @@ def check_coverage(source: str, font: Path) -> None:
     missing = {c for c in source if ord(c) not in covered and not c.isspace()}
     for number, line in enumerate(source.splitlines(), 1):
         if found := missing & set(line):
-            raise LabError(f"第 {number} 行有字体里没有的字“{''.join(sorted(found))}”，请换一个写法。")
+            letters = "".join(sorted(found))
+            raise LabError(f"第 {number} 行有字体里没有的字“{letters}”，请换一个写法。")
 
 
 def make_pdf(source: Path, target: Path) -> int:
