@@ -1,4 +1,4 @@
-"""命令行:``python -m labutils.tiny_base train|measure|sample``。"""
+"""命令行:``python -m labutils.tiny_base train|measure|probes|sample``。"""
 
 import argparse
 import json
@@ -19,6 +19,7 @@ def _arguments() -> argparse.Namespace:
         train.add_argument(f"--{field.name}", type=field.type, default=field.default)
     measure = commands.add_parser("measure", help="测照抄、阅读、闲聊等指标")
     measure.add_argument("folder")
+    commands.add_parser("probes", help="重写一般能力探针与混入训练的一般对话")
     sample = commands.add_parser("sample", help="看几段语料")
     sample.add_argument("--count", type=int, default=5)
     return parser.parse_args()
@@ -37,6 +38,10 @@ def main() -> None:
 
         model, tokenizer = models.load(arguments.folder)
         print(json.dumps(measure.full(model, tokenizer), ensure_ascii=False, indent=2))
+    elif arguments.command == "probes":
+        from labutils.tiny_base import probes
+
+        probes.write()
     else:
         from labutils.tiny_base.corpus import conversation
 
