@@ -19,7 +19,7 @@ from labutils import chat_format, paths, qa_dataset
 from labutils.errors import LabError
 from labutils.finetune_config import Config
 
-OPENINGS = ("请问，", "您好，请问", "老师，", "麻烦问一下，", "想了解一下：", "你好！", "帮我看看，")
+OPENINGS = ("请问，", "您好，请问", "老师，", "麻烦问一下，", "想了解一下：", "你好！")
 ENDINGS = ("谢谢！", "请回答。", "请简要回答。", "麻烦说一下。", "拜托了。", "我想知道。")
 
 
@@ -30,6 +30,12 @@ class Source:
     name: str
     file: str
     conversations: list[list[dict[str, str]]]
+
+    @property
+    def title(self) -> str:
+        """打印用的中文名。"""
+        return {"qa": "训练问答", "unanswerable": "“没有写明”的问答", "general": "通用对话",
+                "dev": "开发集"}[self.name]
 
     @property
     def augmentable(self) -> bool:
@@ -61,28 +67,20 @@ def read_dev(config: Config, data_dir: Path) -> Source:
 
 def _source(name: str, path: Path) -> Source:
     read = _read_questions if name == "unanswerable" else qa_dataset.load_conversations
-    rows = read(path)
-    if not rows:
-        raise LabError(f"{paths.rel(path)} 里一条对话也没有；请先运行 notebook 01 重新生成")
-    conversations = [row["conversations"] if isinstance(row, dict) else row for row in rows]
-    return Source(name, paths.rel(path), conversations)
+    return Source(name, paths.rel(path), [row["conversations"] for row in read(path)])
 
 
-def _read_questions(path: Path) -> list[list[dict[str, str]]]:
+def _read_questions(path: Path) -> list[dict]:
     """读 {"question", "answer"} 的 JSON Lines，变成单轮对话；错误说出第几行。"""
-    conversations = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            question, answer = row["question"], row["answer"]
-        except (json.JSONDecodeError, KeyError, TypeError):
-            raise LabError(f"{paths.rel(path)} 第 {number} 行应当是带 question 和 answer 的 JSON"
-                           "；请改正这一行") from None
-        conversations.append([{"role": "user", "content": question},
-                              {"role": "assistant", "content": answer}])
-    return conversations
+    rows = []
+    for where, row in qa_dataset.read_json(path):
+        texts = [row.get(key) for key in ("question", "answer")] if isinstance(row, dict) else []
+        if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+            raise LabError(f"{paths.rel(path)} {where}应当有不空的 question 和 answer，请改正这一行")
+        rows.append({"question": texts[0], "answer": texts[1]})
+    if not rows:
+        raise LabError(f"{paths.rel(path)} 里一条问答也没有；请补上，或把 unanswerable_ratio 设为 0")
+    return qa_dataset.to_conversations(rows)
 
 
 def augment(question: str, rng: random.Random) -> str:
@@ -116,7 +114,7 @@ def schedule(sizes: list[int], ratios: list[float], total: int, seed: int) -> li
     来源 0（问答）每轮每行一次；来源 k 每轮取 round(ratios[k] × sizes[0]) 行，接着上一轮
     往下取，取完一遍重新洗牌，因此各行出现的次数最多差一。每一轮内部打乱。
     """
-    counts = [sizes[0]] + [round(r * sizes[0]) for r in ratios[1:]]
+    counts = [round(ratio * sizes[0]) for ratio in ratios]
     streams = [_endless(size, f"{seed}-{k}") for k, size in enumerate(sizes)]
     plan: list[tuple] = []
     epoch = 0
@@ -128,6 +126,18 @@ def schedule(sizes: list[int], ratios: list[float], total: int, seed: int) -> li
     return plan[:total]
 
 
+def ratios_of(sources: list[Source], config: Config) -> list[float]:
+    """各来源相对问答的比例，问答自己是 1。"""
+    data = config.data_config
+    table = {"qa": 1.0, "general": data.general_ratio, "unanswerable": data.unanswerable_ratio}
+    return [table[source.name] for source in sources]
+
+
+def samples_per_epoch(sources: list[Source], config: Config) -> int:
+    """一轮有多少条样本：问答各一次，加上按比例混入的。"""
+    return sum(round(r * len(sources[0].conversations)) for r in ratios_of(sources, config))
+
+
 def _endless(size: int, seed: str):
     rng, order = random.Random(seed), list(range(size))
     while True:
@@ -135,7 +145,8 @@ def _endless(size: int, seed: str):
         yield from list(order)
 
 
-def group_similar(plan: list[tuple], lengths: list[list[int]], batch: int, seed: int) -> list[tuple]:
+def group_similar(plan: list[tuple], lengths: list[list[int]], batch: int,
+                  seed: int) -> list[tuple]:
     """把长短相近的样本放进同一批，少算填充：每 8 批为一块，块内按长度排序，再打乱批的次序。"""
     rng, grouped = random.Random(f"{seed}-group"), []
     for start in range(0, len(plan), 8 * batch):
@@ -154,11 +165,9 @@ class PlannedDataset(torch.utils.data.Dataset):
         self.tokenizer, self.sources, self.seed = tokenizer, sources, seed
         self.max_length = config.max_length
         self.probability = config.data_config.question_augmentation
-        ratios = {"qa": 1.0, "general": config.data_config.general_ratio,
-                  "unanswerable": config.data_config.unanswerable_ratio}
         self.encoded = [encode_source(tokenizer, source, config.max_length) for source in sources]
         self.plan = schedule([len(s.conversations) for s in sources],
-                             [ratios[s.name] for s in sources], total, seed)
+                             ratios_of(sources, config), total, seed)
         if config.training_args.group_by_length:
             lengths = [[len(row["input_ids"]) for row in rows] for rows in self.encoded]
             self.plan = group_similar(self.plan, lengths, batch, seed)

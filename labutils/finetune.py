@@ -1,0 +1,150 @@
+"""LoRA 微调：一个函数 run() 从数据、基座和配置到适配器；中断后再调用一次就接着训练。
+
+训练循环用 transformers.Trainer，LoRA 用 peft；这里只有把它们接起来的部分。
+LoRA 的方法出自 Hu 等 2021（arXiv:2106.09685）；讲解在 notebooks/02_lora_finetune.ipynb。
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PrinterCallback, TrainerCallback, set_seed
+
+from labutils import checkpoints, paths, plots
+from labutils.adapter_check import check_adapter_alive
+from labutils.errors import LabError
+from labutils.finetune_config import load_config, override
+from labutils.training_callbacks import (
+    FinishWithRecord,
+    LiveLossCurve,
+    PrintProgress,
+    StopWhenBroken,
+    TrainingLog,
+    read_log,
+)
+from labutils.training_data import LeftCollator
+from labutils.training_errors import explained
+from labutils.training_job import Job, LabTrainer, add_lora, count_parameters, prepare
+
+__all__ = ["LiveLossCurve", "Result", "add_lora", "check_adapter_alive", "load_config", "run"]
+
+LOG = "training_log.jsonl"
+
+@dataclass
+class Result:
+    """一次训练的结果；同样的内容写在 result.json（路径相对仓库根目录）。
+
+    adapter 是最后一个检查点：小数据上开发集损失最低的那个往往还没记住知识。
+    samples_per_second 只算训练本身的时间，不含评测与保存。损失是最后一次记录的值。
+    """
+
+    output_dir: Path
+    adapter: Path
+    log: list[dict[str, Any]]
+    steps: int
+    samples_per_second: float
+    final_train_loss: float
+    final_dev_loss: float | None
+    trainable_parameters: int
+    total_parameters: int
+
+    def __str__(self) -> str:
+        dev = "没有评测" if self.final_dev_loss is None else f"{self.final_dev_loss:.4f}"
+        return (f"适配器：{paths.rel(self.adapter)}\n"
+                f"步数 {self.steps}，每秒 {self.samples_per_second:.1f} 条样本\n"
+                f"训练损失 {self.final_train_loss:.4f}，开发集损失 {dev}\n"
+                f"可训练参数 {self.trainable_parameters:,} / {self.total_parameters:,}"
+                f"（{self.trainable_parameters / self.total_parameters:.2%}）")
+
+
+def run(data_dir: str | Path, model_name: str, config_path: str | Path,
+        output_dir: str | Path | None = None, resume: str | bool | int = "auto",
+        seed: int | None = None, callbacks: Iterable[TrainerCallback] = (),
+        **overrides: Any) -> Result:
+    """按配置微调，返回 Result。
+
+    output_dir 缺省为 <配置的 output_dir>/<配置文件名>。resume 的取值：
+    "auto" 有可用的检查点就接着训练，已训练完就直接返回，没有就从头开始；
+    True 必须接着训练；整数 N 从 checkpoint-N 接着训练；False 清空后从头训练。
+    文件夹里的训练与这次的配置、数据、基座或种子不同时引发 LabError（resume=False 除外；
+    明确要求接着训练时，允许只改 max_steps）。overrides 按名字改配置项，例如 max_steps=20。
+    """
+    if seed is not None:
+        overrides["seed"] = seed
+    config = override(load_config(config_path), overrides)
+    folder = paths.resolve(output_dir or
+                           Path(config.training_args.output_dir) / Path(config_path).stem)
+    job = prepare(config, Path(paths.resolve(data_dir)), str(model_name), folder)
+    with job.args.main_process_first(local=False):
+        start = _starting_point(folder, resume, job)
+    if start is None or checkpoints.step_of(start) < job.args.max_steps:
+        _train(job, start, list(callbacks))
+    return _result(job)
+
+
+def _starting_point(folder: Path, resume: str | bool | int, job: Job) -> Path | None:
+    """决定从哪个检查点开始（None：从头），并写好 run.json。"""
+    last = None
+    if resume is not False and folder.is_dir():
+        exact = isinstance(resume, int) and not isinstance(resume, bool)
+        last = checkpoints.at_step(folder, resume) if exact else checkpoints.last_valid(folder)
+    if last is None and resume not in ("auto", False):
+        raise LabError(f"{paths.rel(folder)} 里没有可以接着训练的检查点；请改用 resume=\"auto\"")
+    if last is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoints.clear(folder)
+    else:
+        changed = checkpoints.differences(folder, job.identity)
+        if resume != "auto":
+            changed = [item for item in changed if not item.startswith("max_steps：")]
+        if changed:
+            raise LabError(f"{paths.rel(folder)} 里是另一次训练（{'；'.join(changed[:4])}）；"
+                           "请换一个 output_dir，或用 resume=False 清空后重新训练")
+        checkpoints.discard_after(folder, checkpoints.step_of(last))
+        if job.args.process_index == 0:
+            step = checkpoints.step_of(last)
+            done = step >= job.args.max_steps
+            print(f"{paths.rel(last)} 已训练完，直接使用" if done else f"从第 {step} 步接着训练")
+    checkpoints.write_json(folder / "run.json", job.identity)
+    return last
+
+
+def _train(job: Job, start: Path | None, callbacks: list[TrainerCallback]) -> None:
+    """真正的训练；出错时把常见原因换成一句中文。"""
+    evaluate = job.config.training_args.eval_strategy != "no"
+    job.args.eval_on_start = evaluate and start is None
+    step = checkpoints.step_of(start) if start else 0
+    quiet = any(isinstance(c, LiveLossCurve) for c in callbacks) and LiveLossCurve.in_notebook()
+    watchers = [StopWhenBroken(), TrainingLog(job.folder / LOG, step, job.steps_per_epoch),
+                FinishWithRecord(evaluate), *([] if quiet else [PrintProgress()]), *callbacks]
+    trainer = LabTrainer(model=job.model, args=job.args, train_dataset=job.train,
+                         eval_dataset=job.dev, data_collator=LeftCollator(job.pad_id),
+                         callbacks=watchers)
+    trainer.remove_callback(PrinterCallback)  # 它打印英文字典；进度由 PrintProgress 打印
+    set_seed(job.args.seed)
+    with explained(job.folder):
+        trainer.train(resume_from_checkpoint=str(start) if start else None)
+
+
+def _result(job: Job) -> Result:
+    """由日志和最后的检查点得出结果，写 result.json 与 loss.png。"""
+    log = read_log(job.folder / LOG)
+    last = {key: row[key] for row in log for key in ("loss", "eval_loss", "seconds") if key in row}
+    trainable, total = count_parameters(job.model)
+    steps = job.args.max_steps
+    result = Result(
+        output_dir=job.folder, adapter=job.folder / f"checkpoint-{steps}", log=log, steps=steps,
+        samples_per_second=round(steps * job.batch / max(last["seconds"], 1e-9), 2),
+        final_train_loss=last["loss"], final_dev_loss=last.get("eval_loss"),
+        trainable_parameters=trainable, total_parameters=total)
+    if job.args.process_index == 0:
+        values = dataclasses.asdict(result)
+        for key in ("output_dir", "adapter"):
+            values[key] = checkpoints.from_root(values[key])
+        checkpoints.write_json(job.folder / "result.json", values)
+        plots.loss_curve(log, path=job.folder / "loss.png")
+    return result
