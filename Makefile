@@ -1,11 +1,11 @@
-# 教育行业大模型课程实验。两条命令:make lab(跑完整个实验)、make test(跑全部测试)。
+# 教育行业大模型课程实验。两条命令：make lab(跑完整个实验)、make test(跑全部测试)。
 PY   ?= python3
 ARGS ?=
 PIP_ARGS ?=
 VENV := .venv
 BIN  := $(VENV)/bin
 
-# 小模型在多线程下会因 OpenMP 空转慢几十倍;内置模型不需要联网。
+# 小模型在多线程下会因 OpenMP 空转慢几十倍；内置模型不需要联网。
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_PROGRESS_BARS ?= 1
@@ -14,7 +14,7 @@ export GRADIO_ANALYTICS_ENABLED ?= False
 export PYTHONUTF8 ?= 1
 
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
-# 印记文件只在安装成功之后写下;装到一半被打断,下次会重新安装。
+# 印记文件只在安装成功之后写下；装到一半被打断，下次会重新安装。
 VENV_STAMP := $(VENV)/.created
 STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-test
@@ -26,38 +26,41 @@ TEST_STAMP := $(VENV)/.installed-test
 help:  ## 列出可用的命令
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 10
 
-lab: $(STAMP)  ## 安装(只有第一次)并跑完整个实验,报告在 runs/<时间>/report.html
+lab: $(STAMP)  ## 安装（只有第一次）并跑完整个实验，报告在 runs/<时间>/report.html
 	$(BIN)/labutils run $(ARGS)
 
-test: $(TEST_STAMP)  ## 跑全部测试:tests/ 与每个 notebook 的每个单元
+test: $(TEST_STAMP)  ## 跑全部测试：tests/ 与每个 notebook 的每个单元
 	$(BIN)/python -m pytest $(ARGS) tests
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env $(NOTEBOOKS)
 
 jupyter: $(STAMP)  ## 用 JupyterLab 打开 notebook 00
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
 
-demo: $(STAMP)  ## 打开对话网页(最近一次微调的结果)
+demo: $(STAMP)  ## 打开对话网页（最近一次微调的结果）
 	$(BIN)/labutils demo $(ARGS)
 
-check: $(STAMP)  ## 检查环境:版本、内存、字体、端口……
+check: $(STAMP)  ## 检查环境：版本、内存、字体、端口……
 	$(BIN)/labutils check
 
 lint: $(TEST_STAMP)  ## 检查代码风格
 	$(BIN)/ruff check .
 
-clean:  ## 删除虚拟环境与缓存(保留 output/ 和 runs/)
+clean:  ## 删除虚拟环境与缓存（保留 output/ 和 runs/）
 	rm -rf $(VENV) *.egg-info build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV_STAMP):
 	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "需要 Python 3.11 或更新的版本,而 $(PY) 不是;请安装后重试,或指定:make lab PY=python3.11" >&2; exit 1; }
+	  echo "需要 Python 3.11 或更新的版本，而 $(PY) 不是；请安装后重试，或指定：make lab PY=python3.11" >&2; exit 1; }
 	$(PY) -m venv --clear $(VENV) || { rm -rf $(VENV); \
-	  echo "建立虚拟环境失败;Debian/Ubuntu 请先安装 python3-venv" >&2; exit 1; }
+	  echo "建立虚拟环境失败；Debian/Ubuntu 请先安装 python3-venv" >&2; exit 1; }
 	@touch $@
 
-$(STAMP): pyproject.toml constraints.txt | $(VENV_STAMP)
+# JupyterLab 装好就是中文菜单，也不弹"是否接收新闻"的询问
+$(STAMP): pyproject.toml constraints.txt configs/jupyterlab/overrides.json | $(VENV_STAMP)
 	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e .
+	@mkdir -p $(VENV)/share/jupyter/lab/settings
+	@cp configs/jupyterlab/overrides.json $(VENV)/share/jupyter/lab/settings/
 	@touch $@
 
 $(TEST_STAMP): $(STAMP)
