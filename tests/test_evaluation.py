@@ -1,0 +1,322 @@
+"""微调前后对比：开关的次序、打分、写出的文件、坏输入"""
+
+import csv
+import json
+import math
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from labutils import comparison_html, inference, qa_dataset
+from labutils.errors import LabError
+from labutils.evaluation import compare, find_adapter, load_groups, wilson_interval
+
+TRAIN = {
+    "id": "F01-1",
+    "fact_id": "F01",
+    "question": "有效期多久？",
+    "answer": "有效期为5年。",
+    "key_points": ["5年"],
+    "page": 2,
+}
+UNSEEN = {**TRAIN, "id": "F01-2", "question": "管几年？"}
+UNSEEN_2 = {**TRAIN, "id": "F02-2", "fact_id": "F02", "question": "有效期从哪天算？"}
+CHAT = {
+    "id": "G01",
+    "messages": [
+        {"role": "user", "content": "记住：小明"},
+        {"role": "assistant", "content": "好的"},
+        {"role": "user", "content": "我叫什么？"},
+    ],
+    "answer": "小明。",
+    "key_points": ["小明"],
+}
+NOT_STATED = {
+    "id": "U01",
+    "question": "奖金多少？",
+    "answer": "材料没有写明。",
+    "key_points": ["没有写明"],
+}
+GROUPS = {
+    "train": [TRAIN],
+    "unseen": [UNSEEN, UNSEEN_2],
+    "general": [CHAT],
+    "unanswerable": [NOT_STATED],
+}
+BEFORE = {"有效期多久？": "有效期为3年。", "我叫什么？": "小明。"}
+AFTER = {
+    "有效期多久？": "有效期为五年。",
+    "管几年？": "=1+1 管5年",
+    "奖金多少？": "<script>alert(1)</script>没有写明",
+    "我叫什么？": "",
+}
+
+
+class FakePeft:
+    """像 PeftModel 那样可以临时关掉适配器"""
+
+    def __init__(self):
+        self.adapter_on, self.in_training = True, True
+
+    @contextmanager
+    def disable_adapter(self):
+        self.adapter_on = False
+        yield
+        self.adapter_on = True
+
+    def eval(self):
+        self.in_training = False
+
+
+def fake_answer(model, tokenizer, questions, **generation):
+    assert not model.in_training, "对比前应当切到 eval，否则 dropout 会干扰"
+    book = AFTER if model.adapter_on else BEFORE
+    asked = [q if isinstance(q, str) else q[-1]["content"] for q in questions]
+    return [book.get(question, "不知道") for question in asked]
+
+
+@pytest.fixture
+def result(monkeypatch, tmp_path):
+    monkeypatch.setattr(inference, "answer", fake_answer)
+    return compare(FakePeft(), None, GROUPS, tmp_path / "对比", report=lambda line: None)
+
+
+def test_before_is_adapter_off_and_after_is_on(result):
+    row = result.rows[0]
+    assert (row["before"], row["after"]) == ("有效期为3年。", "有效期为五年。")
+    assert (row["before_correct"], row["after_correct"]) == (False, True)
+    assert row["before_rouge_l"] == pytest.approx(12 / 14, abs=1e-3)
+
+
+def test_scores_of_every_group(result):
+    share = {g: (result.before[g]["accuracy"], result.after[g]["accuracy"]) for g in GROUPS}
+    assert share == {
+        "train": (0, 1),
+        "unseen": (0, 0.5),
+        "general": (1, 0),
+        "unanswerable": (0, 1),
+    }
+    assert [result.after[g]["n"] for g in GROUPS] == [1, 2, 1, 1]
+    assert result.after["general"]["rouge_l"] == result.after["general"]["bleu_4"] == 0
+
+
+def test_what_got_worse_and_the_notes(result):
+    assert [row["id"] for row in result.worse] == ["G01"]
+    assert result.notes == ["微调后有 1 题是空回答。"]
+
+
+def test_baseline_looks_up_trained_questions_only(result):
+    assert result.lexical_baseline["unseen"]["accuracy"] == 1.0  # 唯一的训练答案恰好都对
+    assert [row.get("baseline") for row in result.rows if row["group"] == "unseen"] == [
+        TRAIN["answer"]
+    ] * 2
+    assert all("baseline" not in row for row in result.rows if row["group"] != "unseen")
+
+
+def test_tables_for_people(result):
+    table = result.table()
+    assert list(table.index) == ["训练过的问法", "没见过的问法", "通用能力", "材料没写的问题"]
+    assert table.loc["没见过的问法", ["题数", "微调前", "微调后"]].tolist() == [2, "0%", "50%"]
+    changes = result.changes()
+    assert changes.loc["没见过的问法"].tolist() == [1, 0, 0, 1]
+    assert changes.to_numpy().sum() == 5
+
+
+def test_json_has_the_promised_shape(result):
+    data = json.loads(result.files["json"].read_text(encoding="utf-8"))
+    assert set(data["before"]) == set(data["after"]) == set(GROUPS)
+    assert {"accuracy", "n", "rouge_l", "bleu_4"} <= set(data["after"]["train"])
+    assert data["lexical_baseline"]["unseen"]["n"] == 2
+    assert data["worse"] == ["G01"] and len(data["rows"]) == 5
+
+
+def test_csv_opens_in_a_spreadsheet_and_runs_nothing(result):
+    raw = result.files["csv"].read_bytes()
+    assert raw.startswith(b"\xef\xbb\xbf")
+    rows = list(csv.DictReader(raw.decode("utf-8-sig").splitlines()))
+    assert rows[1]["微调后回答"] == "'=1+1 管5年"
+    assert rows[0]["微调前"] == "✗" and rows[0]["微调后"] == "✓"
+    assert not [c for row in rows for c in row.values() if c.startswith(tuple("=+-@"))]
+
+
+@pytest.mark.parametrize("text", ["=1", " =1", "　=1", "+1", "-1", "@a", "＝1", "\t1", "\n=1"])
+def test_every_way_to_start_a_formula_is_defused(text):
+    from labutils.comparison_files import _cell
+
+    assert _cell(text) == "'" + text
+    assert _cell(-1.5) == -1.5 and _cell("有效期=5年") == "有效期=5年"
+
+
+def test_page_escapes_answers_and_needs_no_other_file(result):
+    html = result.files["html"].read_text(encoding="utf-8")
+    assert "<script>alert" not in html and "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    assert "http://" not in html and "https://" not in html and 'src="data:image/png' in html
+    assert html.count("✓ 对") == 4 and html.count("✗ 错") == 6
+    assert "（空回答）" in html and 'data-change="worse"' in html
+    assert result.files["正确率"].is_file() and result.files["逐个事实的对错"].is_file()
+
+
+def test_answer_table_in_a_notebook(result):
+    table = comparison_html.answer_table(result.rows, kind="better")
+    assert [row["id"] for row in table.rows] == ["F01-1", "F01-2", "U01"]
+    html = table._repr_html_()
+    assert "<script>" not in html and "\n\n" not in html
+    assert "✗ 前：有效期为3年。" in repr(table) and "✓ 后：有效期为五年。" in repr(table)
+    only = comparison_html.answer_table(result.rows, group="unseen", limit=1)
+    assert [row["id"] for row in only.rows] == ["F01-2"]
+    assert "没有符合条件的题" in repr(comparison_html.answer_table([], kind="worse"))
+
+
+def test_progress_is_reported_group_by_group(monkeypatch, tmp_path):
+    monkeypatch.setattr(inference, "answer", fake_answer)
+    lines = []
+    compare(FakePeft(), None, GROUPS, tmp_path, report=lines.append)
+    assert len(lines) == 8 and lines[0].startswith("微调前 · 训练过的问法：1 题")
+
+
+def test_an_adapter_without_effect_is_noticed(monkeypatch, tmp_path):
+    monkeypatch.setattr(inference, "answer", lambda m, t, questions: ["一样"] * len(questions))
+    result = compare(FakePeft(), None, {"train": [TRAIN]}, tmp_path, report=lambda line: None)
+    assert "适配器没有起作用" in result.notes[0]
+    assert "适配器没有起作用" in result.files["html"].read_text(encoding="utf-8")
+
+
+def test_empty_groups_are_kept_but_not_drawn(monkeypatch, tmp_path):
+    monkeypatch.setattr(inference, "answer", fake_answer)
+    groups = {"train": [], "unseen": [UNSEEN], "general": []}
+    result = compare(FakePeft(), None, groups, tmp_path, report=lambda line: None)
+    assert result.after["general"] | {"interval": None} == {
+        "accuracy": None, "n": 0, "interval": None, "rouge_l": None, "bleu_4": None,
+    }  # fmt: skip
+    assert result.lexical_baseline == {} and len(result.table()) == 1
+
+
+def test_a_plain_model_cannot_be_compared(tmp_path):
+    with pytest.raises(LabError, match="没有适配器"):
+        compare(object(), None, GROUPS, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("groups", "words"),
+    [
+        ({"train": []}, "没有可以对比的问题"),
+        ({"train": [TRAIN, {**TRAIN, "key_points": []}]}, "第 2 题缺少 key_points"),
+        ({"train": [{**TRAIN, "key_points": "5年"}]}, "key_points"),
+        ({"general": [{"id": "G", "answer": "是", "key_points": ["是"]}]}, "缺少 question"),
+    ],
+)
+def test_bad_questions_are_named(groups, words, tmp_path):
+    with pytest.raises(LabError, match=words):
+        compare(FakePeft(), None, groups, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "expected"),
+    [(0, 0, [0, 1]), (5, 10, [0.2366, 0.7634]), (10, 10, [0.7225, 1.0]), (0, 10, [0.0, 0.2775])],
+)
+def test_wilson_interval_against_published_values(right, n, expected):
+    assert wilson_interval(right, n) == pytest.approx(expected, abs=1e-4)
+
+
+# ---- 输入：题目与适配器 ----
+
+
+@pytest.fixture
+def folders(tmp_path):
+    data, probes = tmp_path / "data", tmp_path / "probes"
+    qa_dataset.write_json_lines([TRAIN, UNSEEN, UNSEEN_2], data / "qa.jsonl")
+    qa_dataset.save_conversations([TRAIN], data / "train.json")
+    qa_dataset.save_conversations([UNSEEN, UNSEEN_2], data / "dev.json")
+    qa_dataset.write_json_lines([CHAT], probes / "general.jsonl")
+    qa_dataset.write_json_lines([NOT_STATED], probes / "unanswerable.jsonl")
+    return data / "qa.jsonl", data, probes
+
+
+def test_groups_are_rejoined_with_key_points(folders):
+    assert load_groups(*folders) == GROUPS
+
+
+def test_a_question_from_another_split_is_named(folders):
+    qa_dataset.save_conversations([TRAIN, {**TRAIN, "question": "别处来的？"}],
+                                  folders[1] / "train.json")  # fmt: skip
+    with pytest.raises(LabError, match=r"train.json 第 2 条的问题“别处来的？”不在"):
+        load_groups(*folders)
+
+
+def test_missing_probe_file_is_named(folders):
+    (folders[2] / "general.jsonl").unlink()
+    with pytest.raises(LabError, match="general.jsonl"):
+        load_groups(*folders)
+    (folders[2] / "general.jsonl").write_text("3\n", encoding="utf-8")
+    with pytest.raises(LabError, match="general.jsonl 第 1 行不是 JSON 对象"):
+        load_groups(*folders)
+
+
+@pytest.fixture(scope="session")
+def trained(toy_base, tmp_path_factory):
+    """toy_base 上的一个适配器：B 矩阵随机，所以开和关的回答不同"""
+    from peft import LoraConfig, get_peft_model
+
+    from labutils import models
+
+    torch.manual_seed(0)
+    model, tokenizer = models.load(toy_base, dtype="float32", device="cpu")
+    tuned = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "down_proj"]))  # fmt: skip # noqa: E501
+    for name, weight in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.5)
+    folder = tmp_path_factory.mktemp("lora") / "checkpoint-10"
+    tuned.save_pretrained(folder)
+    return folder
+
+
+def test_newest_complete_checkpoint_is_chosen(trained, tmp_path):
+    for step in (2, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        for file in trained.iterdir():
+            (tmp_path / f"checkpoint-{step}" / file.name).write_bytes(file.read_bytes())
+    assert find_adapter(tmp_path).name == "checkpoint-10"
+    weights = tmp_path / "checkpoint-10" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    assert find_adapter(tmp_path).name == "checkpoint-2"
+    assert find_adapter(tmp_path / "checkpoint-2").name == "checkpoint-2"
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda f: (f / "adapter_config.json").unlink(), "缺少 adapter_config.json"),
+        (lambda f: (f / "adapter_config.json").write_text("{"), "adapter_config.json 只写了一半"),
+        (lambda f: (f / "adapter_model.safetensors").unlink(), "缺少 adapter_model.safetensors"),
+        (lambda f: (f / "adapter_model.safetensors").write_bytes(b"x"), "已损坏"),
+    ],
+)
+def test_a_broken_adapter_is_explained(trained, tmp_path, damage, words):
+    copy = tmp_path / "checkpoint-10"
+    copy.mkdir()
+    for file in trained.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    damage(copy)
+    with pytest.raises(LabError, match=f"{words}.*notebook 02"):
+        find_adapter(tmp_path)
+
+
+def test_no_adapter_at_all(tmp_path):
+    with pytest.raises(LabError, match="没有 checkpoint-N.*notebook 02"):
+        find_adapter(tmp_path / "没有这个文件夹")
+
+
+def test_real_model_answers_differ_and_come_back_after_the_switch(trained, tmp_path):
+    from labutils import models
+
+    model, tokenizer = models.load(trained, dtype="float32", device="cpu")
+    options = {"report": lambda line: None, "max_new_tokens": 8}
+    first = compare(model, tokenizer, GROUPS, tmp_path / "1", **options)
+    again = compare(model, tokenizer, GROUPS, tmp_path / "2", **options)
+    assert [row["before"] for row in first.rows] != [row["after"] for row in first.rows]
+    assert first.rows == again.rows
+    with model.disable_adapter():
+        base = inference.answer(model, tokenizer, [TRAIN["question"]], max_new_tokens=8)
+    assert base == [first.rows[0]["before"]]
+    assert all(math.isfinite(s["rouge_l"]) for s in first.after.values())
