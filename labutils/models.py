@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from labutils.errors import LabError
@@ -96,7 +97,7 @@ def _load_base(name: str, dtype, device):
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         shown = TINY if name == TINY else name
         raise LabError(f"加载模型 {shown} 失败:{reason}。请检查文件夹是否完整、网络是否可用。") from error
@@ -126,7 +127,7 @@ def load(name_or_path: str | Path, dtype=None, device=None):
     model, tokenizer = _load_base(_adapter_base(folder), dtype, device)
     try:
         tuned = PeftModel.from_pretrained(model, str(folder))
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise LabError(f"适配器 {rel(folder)} 与基座 {model.name_or_path} 对不上:{reason}。"
                        "请用训练时的同一个基座。") from error

@@ -17,7 +17,7 @@ def _arguments() -> argparse.Namespace:
     train.add_argument("folder")
     for field in fields(Recipe):
         train.add_argument(f"--{field.name}", type=field.type, default=field.default)
-    measure = commands.add_parser("measure", help="测照抄、阅读、闲聊等指标")
+    measure = commands.add_parser("measure", help="测照抄、阅读、闲聊等指标,写模型卡")
     measure.add_argument("folder")
     commands.add_parser("probes", help="重写一般能力探针与混入训练的一般对话")
     sample = commands.add_parser("sample", help="看几段语料")
@@ -34,10 +34,10 @@ def main() -> None:
                                           for f in fields(Recipe)}))
     elif arguments.command == "measure":
         from labutils import models
-        from labutils.tiny_base import measure
+        from labutils.tiny_base import card
 
-        model, tokenizer = models.load(arguments.folder)
-        print(json.dumps(measure.full(model, tokenizer), ensure_ascii=False, indent=2))
+        figures = card.write(arguments.folder, *models.load(arguments.folder))
+        print(json.dumps(figures, ensure_ascii=False, indent=2))
     elif arguments.command == "probes":
         from labutils.tiny_base import probes
 

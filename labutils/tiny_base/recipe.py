@@ -173,7 +173,8 @@ def export(folder: Path, model, tokenizer, recipe: Recipe, step: int) -> None:
     copy.generation_config = model.generation_config
     copy.save_pretrained(folder)
     vocab.save_tokenizer(folder)
-    text = json.dumps(asdict(recipe) | {"trained_steps": step}, indent=2)
+    text = json.dumps(asdict(recipe) | {
+        "trained_steps": step, "processes": int(os.environ.get("WORLD_SIZE", 1))}, indent=2)
     (folder / "recipe.json").write_text(text + "\n", encoding="utf-8")
 
 

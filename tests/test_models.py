@@ -1,0 +1,96 @@
+"""加载:设备与精度的选择、各种坏文件夹的一句话说明、适配器。"""
+
+import json
+import shutil
+
+import pytest
+import torch
+from labutils import models
+from labutils.errors import LabError
+from peft import LoraConfig, get_peft_model
+
+
+@pytest.fixture(scope="module")
+def adapter(toy_base, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "checkpoint-1"
+    model, _ = models.load(toy_base)
+    tuned = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=2, target_modules="all-linear"))
+    tuned.save_pretrained(folder)
+    return folder
+
+
+def test_loads_a_folder_in_eval_mode_and_requested_dtype(toy_base):
+    model, tokenizer = models.load(toy_base, dtype="bfloat16")
+    assert model.dtype == torch.bfloat16 and not model.training
+    assert tokenizer.padding_side == "left" and tokenizer.pad_token_id == 0
+
+
+def test_default_dtype_on_cpu_is_fp32_even_for_bf16_weights(toy_base):
+    model, _ = models.load(toy_base, device="cpu")
+    assert model.dtype == torch.float32
+
+
+def test_device_choice_comes_with_a_reason():
+    device, dtype, reason = models.pick_device_dtype(device="cpu")
+    assert (device.type, dtype) == ("cpu", torch.float32) and "fp32" in reason
+    assert "参数指定" in models.pick_device_dtype(dtype="bfloat16", device="cpu")[2]
+
+
+def test_adapter_folder_gives_a_peft_model(adapter):
+    model, _ = models.load(adapter)
+    assert hasattr(model, "disable_adapter") and not model.training
+
+
+@pytest.mark.parametrize("name", ["没有这个模型", "./nope", "output/none/checkpoint-3", "/nope/x"])
+def test_missing_folder_is_named(name):
+    with pytest.raises(LabError, match="找不到模型文件夹") as caught:
+        models.load(name)
+    assert name in str(caught.value)
+
+
+def test_folder_without_config(tmp_path):
+    with pytest.raises(LabError, match=r"config\.json"):
+        models.load(tmp_path)
+
+
+def test_adapter_without_config_is_explained(adapter, tmp_path):
+    broken = shutil.copytree(adapter, tmp_path / "checkpoint-9")
+    (broken / "adapter_config.json").unlink()
+    with pytest.raises(LabError, match=r"没有 adapter_config\.json"):
+        models.load(broken)
+
+
+def test_adapter_without_weights_is_explained(adapter, tmp_path):
+    broken = shutil.copytree(adapter, tmp_path / "checkpoint-9")
+    (broken / "adapter_model.safetensors").unlink()
+    with pytest.raises(LabError, match=r"adapter_model\.safetensors"):
+        models.load(broken)
+
+
+def test_adapter_with_damaged_config(adapter, tmp_path):
+    broken = shutil.copytree(adapter, tmp_path / "checkpoint-9")
+    (broken / "adapter_config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(LabError, match="读不懂"):
+        models.load(broken)
+
+
+def test_adapter_of_another_base_is_refused(adapter, tmp_path, toy_base):
+    from labutils.tiny_base.recipe import Recipe, build_model, export
+    from labutils.tiny_base.vocab import build_tokenizer
+
+    recipe = Recipe(hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                    num_attention_heads=2, num_key_value_heads=1)
+    export(tmp_path / "other", build_model(recipe, build_tokenizer()), build_tokenizer(), recipe, 0)
+    wrong = shutil.copytree(adapter, tmp_path / "checkpoint-9")
+    config = json.loads((wrong / "adapter_config.json").read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = str(tmp_path / "other")
+    (wrong / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(LabError, match="对不上"):
+        models.load(wrong)
+
+
+def test_damaged_weights_give_one_sentence(toy_base, tmp_path):
+    broken = shutil.copytree(toy_base, tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes(b"\x00" * 20)
+    with pytest.raises((LabError), match="加载模型"):
+        models.load(broken)
