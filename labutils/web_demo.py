@@ -1,0 +1,224 @@
+"""启动、分享和关闭对话网页。讲解见 notebook 04。
+
+网页默认只在本机打开；要让别人访问（分享链接或局域网），必须设用户名和密码，
+否则任何拿到地址的人都能占用这台机器。
+"""
+
+import contextlib
+import io
+import os
+import secrets
+import socket
+import threading
+from dataclasses import dataclass, field
+
+import gradio as gr
+from gradio import tunneling
+
+from labutils.errors import LabError
+from labutils.web_page import build
+from labutils.web_style import CSS, THEME
+
+__all__ = ["Demo", "build", "launch", "serve"]
+FREE_PORTS = range(7860, 7960)
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_current: "Demo | None" = None
+
+
+@dataclass
+class Demo:
+    """一个打开着的网页。auth 是 (用户名, 密码)，不设密码时为 None，打印时不显示。"""
+
+    url: str
+    share_url: str | None = None
+    auth: tuple[str, str] | None = field(default=None, repr=False)
+    blocks: gr.Blocks | None = field(default=None, repr=False)
+
+    def close(self) -> None:
+        """关闭网页、放开端口；可以重复调用。"""
+        global _current
+        if self.blocks is not None:
+            self.blocks.close(verbose=False)
+            self.blocks = None
+        if _current is self:
+            _current = None
+
+
+def launch(
+    model, tokenizer, share: bool = False, port: int | None = None,
+    auth: tuple[str, str] | None = None, inline: bool = False,
+    server_name: str = "127.0.0.1", root_path: str | None = None, **page,
+) -> Demo:
+    """打开网页并立刻返回；再次调用会先关掉上一次打开的网页。
+
+    port 为 None 或 0 时自己找空端口。share 或 server_name 让外面能访问时必须有 auth，
+    没给就生成一个随机密码并打印一次。inline=True 在 notebook 里嵌入网页。
+    page 是交给 build 的参数（examples、stream）。端口被占用或地址不对时抛出 LabError。
+    """
+    global _current
+    if _current is not None:
+        _current.close()
+    port = _free_port(server_name) if not port else check_port(server_name, port)
+    auth = _require_auth(auth, public=share or server_name not in _LOOPBACK)
+    root_path = _root_path(root_path, port)
+    _local_without_proxy()
+    blocks = build(model, tokenizer, **page)
+    said = _start(blocks, share, port, auth, server_name, root_path)
+    demo = _current = Demo(blocks.local_url.rstrip("/"), blocks.share_url, auth, blocks)
+    _announce(demo, share, server_name, port, root_path, said)
+    if inline:
+        _embed(demo, root_path)
+    return demo
+
+
+def _start(blocks, share, port, auth, server_name, root_path) -> str:
+    """启动服务器，返回框架自己打印的话（只在分享失败时用来判断原因）。"""
+    said = io.StringIO()
+    quiet = contextlib.redirect_stdout(said) if share else contextlib.nullcontext()
+    try:
+        with quiet:
+            blocks.launch(
+                share=share, server_port=port, server_name=server_name, auth=auth,
+                root_path=root_path, prevent_thread_lock=True, inline=False, quiet=True,
+                theme=THEME, css=CSS, footer_links=["api", "gradio"], run_history=False,
+                ssr_mode=False, enable_monitoring=False, max_file_size="1kb",
+                auth_message="请输入老师给的用户名和密码。",
+            )
+    except OSError as error:
+        blocks.close(verbose=False)
+        raise LabError(_busy(server_name, port)) from error
+    return said.getvalue()
+
+
+def check_port(host: str, port: int) -> int:
+    """端口可用就原样返回，否则抛出 LabError，说明是哪个端口、怎么办。"""
+    if not 1 <= port <= 65535:
+        raise LabError(f"端口 {port} 不对：请用 1024 到 65535 之间的数，例如 --port 8080。")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except PermissionError as error:
+        raise LabError(f"没有权限使用端口 {port}，请换成 1024 以上的端口，例如 8080。") from error
+    except socket.gaierror as error:
+        raise LabError(f"地址 {host} 不对，请用 127.0.0.1（只给本机）或 0.0.0.0（局域网）。") from error
+    except OSError as error:
+        raise LabError(_busy(host, port)) from error
+    return port
+
+
+def _busy(host: str, port: int) -> str:
+    return (f"{host} 的端口 {port} 打不开（多半是别的程序正在用）："
+            f"请换一个端口，例如 {port + 1}，或先关掉占用它的程序。")
+
+
+def _free_port(host: str) -> int:
+    for port in FREE_PORTS:
+        with contextlib.suppress(LabError):
+            return check_port(host, port)
+    raise LabError(f"端口 {FREE_PORTS[0]} 到 {FREE_PORTS[-1]} 都被占用：请关掉一些网页，或指定 port。")
+
+
+def _require_auth(auth, public: bool) -> tuple[str, str] | None:
+    if auth is None and not public:
+        return None
+    if auth is None:
+        auth = ("student", secrets.token_urlsafe(9))
+        print(f"外面能访问这个网页，已生成登录信息（只显示这一次）：用户名 {auth[0]}，密码 {auth[1]}")
+    if len(auth) != 2 or not all(auth):
+        raise LabError("登录信息不完整：auth 要写成 (用户名, 密码)，两项都不能为空。")
+    return tuple(auth)
+
+
+def _root_path(root_path: str | None, port: int) -> str:
+    """网页外面套着的路径；在 JupyterHub 里经 jupyter-server-proxy 转发。"""
+    hub = os.environ.get("JUPYTERHUB_SERVICE_PREFIX")
+    if root_path is None and hub:
+        return f"/{hub.strip('/')}/proxy/{port}"
+    return root_path or ""
+
+
+def _local_without_proxy() -> None:
+    """开着网络代理的机器上，访问本机的请求不能走代理，否则网页启动检查会失败。"""
+    for name in ("NO_PROXY", "no_proxy"):
+        hosts = [host for host in os.environ.get(name, "").split(",") if host]
+        os.environ[name] = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
+
+
+def _announce(demo: Demo, share: bool, host: str, port: int, root_path: str, said: str) -> None:
+    print(f"网页已打开：{demo.url}")
+    if host not in _LOOPBACK:
+        print(f"同一局域网里的人访问：http://这台机器的IP地址:{port}")
+    if root_path.startswith("/user/"):
+        print(f"远程 Jupyter 里访问：{root_path}/（服务器上要装 jupyter-server-proxy）")
+    if demo.share_url:
+        print(f"分享链接（最长一周有效）：{demo.share_url}")
+    elif share:
+        print(_share_failed(said, port))
+
+
+def _share_failed(said: str, port: int) -> str:
+    reason = "连不上提供分享服务的外网服务器"
+    remedy = "等网络好了再运行一次"
+    if "Missing file" in said:
+        reason = "分享要用的小程序 frpc 没有下载成功（外网不通，或被杀毒软件拦下）"
+        remedy = (f"用别的办法下载 {tunneling.BINARY_URL}，改名为 {tunneling.BINARY_FILENAME}，"
+                  "放进 Hugging Face 缓存文件夹下的 gradio/frpc 里，再运行一次")
+    elif "Checksum" in said:
+        reason = "分享要用的小程序 frpc 下载得不完整"
+        remedy = "删掉 Hugging Face 缓存文件夹下的 gradio/frpc，再运行一次"
+    return (f"没有得到分享链接：{reason}。网页在本机照常可用。要给别人看，可以：\n"
+            f"  1. 同一局域网：改用 server_name=\"0.0.0.0\"、port={port}，让对方访问这台机器的 IP；\n"
+            f"  2. {remedy}。")
+
+
+def _embed(demo: Demo, root_path: str) -> None:
+    from IPython.display import IFrame, display
+
+    # 远程 Jupyter 里 127.0.0.1 是学生自己的电脑，要走转发路径。
+    address = f"{root_path}/" if root_path.startswith("/user/") else demo.url
+    display(IFrame(address, width="100%", height=720))
+
+
+def serve(
+    model_path: str | None = None, tokenizer_path: str | None = None, host: str = "127.0.0.1",
+    port: int = 8080, root_path: str | None = None, share: bool = False,
+    auth: tuple[str, str] | None = None,
+) -> None:
+    """命令行 ``labutils demo``：载入模型，打开网页，一直运行到按 Ctrl+C。
+
+    没给的参数从环境变量取：MODEL_PATH、TOKENIZER_PATH、CG_APP_ROUTE_PATH（外层路径）、
+    LAB_DEMO_AUTH（形如 ``用户名:密码``）。先查端口再载入模型，免得白等。
+    """
+    auth = auth or _auth_from_environment()
+    check_port(host, port)
+    model, tokenizer = _load(model_path or os.environ.get("MODEL_PATH") or "tiny",
+                             tokenizer_path or os.environ.get("TOKENIZER_PATH"))
+    root_path = root_path if root_path is not None else os.environ.get("CG_APP_ROUTE_PATH")
+    demo = launch(model, tokenizer, share=share, port=port, auth=auth, server_name=host,
+                  root_path=root_path)
+    print("按 Ctrl+C 关闭网页。", flush=True)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        print("网页已关闭。")
+    finally:
+        demo.close()
+
+
+def _auth_from_environment() -> tuple[str, str] | None:
+    text = os.environ.get("LAB_DEMO_AUTH", "")
+    if not text:
+        return None
+    user, _, password = text.partition(":")
+    if not user or not password:
+        raise LabError("环境变量 LAB_DEMO_AUTH 要写成 用户名:密码，请改好后再运行。")
+    return user, password
+
+
+def _load(model_path: str, tokenizer_path: str | None):
+    from labutils import models
+
+    model, tokenizer = models.load(model_path)
+    if tokenizer_path and tokenizer_path != model_path:
+        _, tokenizer = models.load(tokenizer_path)
+    return model, tokenizer
