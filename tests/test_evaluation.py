@@ -76,10 +76,12 @@ def fake_answer(model, tokenizer, questions, **generation):
     return [book.get(question, "不知道") for question in asked]
 
 
-@pytest.fixture
-def result(monkeypatch, tmp_path):
-    monkeypatch.setattr(inference, "answer", fake_answer)
-    return compare(FakePeft(), None, GROUPS, tmp_path / "对比", report=lambda line: None)
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lab") / "对比"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inference, "answer", fake_answer)
+        return compare(FakePeft(), None, GROUPS, folder, report=lambda line: None)
 
 
 def test_before_is_adapter_off_and_after_is_on(result):
