@@ -14,7 +14,7 @@ from labutils.text_normalize import contains, normalize
 
 QUESTION_LENGTH = (4, 200)
 ANSWER_LENGTH = (1, 500)
-NEAR_DUPLICATE = 0.9  # 三字组重合到这个程度，只差一两个字，算同一种问法
+NEAR_DUPLICATE = 0.8  # 三字组重合到这个程度，只差一两个字，算同一种问法
 
 Rejected = dict  # {"reason": 原因, "row": 原来的那条}
 
