@@ -102,8 +102,8 @@ def _evidence_problem(row: dict, page_text: dict[int, str], required: bool) -> s
         return f"缺少{missing}" if required else ""
     if page not in page_text:
         return f"页码 {page} 超出文档（共 {max(page_text, default=0)} 页）"
-    if not _on_page(evidence, page_text[page]):
-        elsewhere = [n for n, text in page_text.items() if _on_page(evidence, text)]
+    if not on_page(evidence, page_text[page]):
+        elsewhere = [n for n, text in page_text.items() if on_page(evidence, text)]
         where = f"，它在第 {elsewhere[0]} 页" if elsewhere else "，文档里没有这句话"
         return f"证据不在第 {page} 页{where}"
     known = set(_numbers(page_text[page]))
@@ -114,7 +114,8 @@ def _evidence_problem(row: dict, page_text: dict[int, str], required: bool) -> s
     return ""
 
 
-def _on_page(evidence: str, text: str) -> bool:
+def on_page(evidence: str, text: str) -> bool:
+    """证据是不是一字不差地在这页文字里；空白和换行不算，它们是排版留下的。"""
     return re.sub(r"\s", "", evidence) in re.sub(r"\s", "", text)
 
 

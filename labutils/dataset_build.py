@@ -1,0 +1,213 @@
+"""一步做完整个数据集：PDF → 问答 → 检查 → 划分 → 写文件，并报告每一关还剩多少条。
+
+notebooks/01_build_dataset.ipynb 把这里的每一步拆开讲，命令行 labutils dataset 直接调用。
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from labutils.document import Chunk, Page, chunks, read_pages
+from labutils.errors import LabError
+from labutils.paths import DATA, rel, resolve
+from labutils.qa_checks import on_page
+from labutils.qa_dataset import (
+    check_no_leak,
+    drop_near_duplicates,
+    load_qa,
+    save_conversations,
+    split,
+    validate,
+    write_json_lines,
+)
+from labutils.qa_generation import generate, load_prompts, parse_response, replay
+from labutils.text_normalize import normalize
+
+COURSE_PDF = DATA / "source" / "course_document.pdf"
+
+
+def build(
+    pdf: str | Path,
+    qa_file: str | Path | None,
+    out_dir: str | Path,
+    api_model: str = "",
+    seed: int = 42,
+) -> dict:
+    """写出 out_dir/data/ 下的 qa.jsonl、train.json、dev.json、rejected.jsonl，返回报告。
+
+    api_model 不空：调用大模型出题（回复存 out_dir/responses/，断了接着做）。
+    为空且是课程 PDF：回放样例回复；给了 qa_file 就用它，并说明两者一致的条数。
+    为空且是别的 PDF：必须给 qa_file，逐条对着这份 PDF 检查后使用。
+    报告的 funnel 是 [(关口, 剩余条数)]，reasons 是 {不合格原因: 条数}。
+    """
+    pdf, qa_file = resolve(pdf), resolve(qa_file) if qa_file else None
+    pages = read_pages(pdf)
+    report: dict = {"pages": len(pages), "seed": seed}
+    rejected: list[dict] = []
+    rows = _generated_rows(pdf, qa_file, out_dir, api_model, pages, report, rejected)
+    if qa_file and not api_model:
+        rows = _rows_from_file(qa_file, pages, rows, report, rejected)
+    if not rows:
+        first = f"，例如：{rejected[0]['reason']}" if rejected else ""
+        raise LabError(f"没有一条问答通过检查{first}，请检查 {rel(qa_file or pdf)}。")
+    train, dev = split(rows, seed=seed)
+    report |= check_no_leak(train, dev)
+    report |= {"pairs": len(rows), "facts": len({row["fact_id"] for row in rows})}
+    report["reasons"] = dict(Counter(summary(item["reason"]) for item in rejected))
+    _write(Path(out_dir) / "data", rows, train, dev, rejected)
+    print(f"写好 {rel(Path(out_dir) / 'data')}：{len(rows)} 对问答，"
+          f"训练集 {len(train)} 条，验证集 {len(dev)} 条，不合格 {len(rejected)} 条。")
+    return report
+
+
+def _generated_rows(pdf, qa_file, out_dir, api_model, pages, report, rejected) -> list[dict]:
+    """调用 API 或回放；两样都不该做时返回空列表。"""
+    pieces = None
+    if api_model:
+        prompts = load_prompts()
+        pieces = chunks(pages, prompts.chunk_size, prompts.chunk_overlap)
+        responses = generate(pieces, api_model, out_dir, prompts)
+        report["source"] = "api"
+    elif is_course_document(pages):
+        responses = replay()
+        report["source"] = "replay"
+    elif qa_file:
+        return []
+    else:
+        raise LabError(
+            f"{rel(pdf)} 没有配套的问答：请设置环境变量 OPENAI_API_KEY 并指定 API 模型来生成，"
+            "或给出现成的问答文件。"
+        )
+    texts = [path.read_text(encoding="utf-8") for path in responses]
+    return collect(texts, pages, report, rejected, pieces)
+
+
+def is_course_document(pages: list[Page]) -> bool:
+    """按文字认，不按文件名认：样例回复只配得上那一份文档。"""
+    return COURSE_PDF.exists() and read_pages(COURSE_PDF) == pages
+
+
+def locate_pages(pairs: list[dict], chunk: Chunk, pages: list[Page]) -> list[dict]:
+    """一块文字跨两页时，模型分不清哪句在哪页；按证据所在改成这块里的那一页。"""
+    inside = [page for page in pages if page.number in chunk.pages]
+
+    def page_of(pair: dict) -> object:
+        evidence = str(pair.get("evidence") or "")
+        found = [page.number for page in inside if evidence and on_page(evidence, page.text)]
+        return found[0] if found else pair.get("page")
+
+    return [{**pair, "page": page_of(pair)} for pair in pairs]
+
+
+def collect(
+    responses: list[str], pages: list[Page], report: dict | None = None,
+    rejected: list[dict] | None = None, pieces: list[Chunk] | None = None,
+) -> list[dict]:
+    """一批原始回复 → 解析、检查、去重后的问答；数目记进 report，不合格的加进 rejected。
+
+    pieces 是每份回复对应的文本块，给了就由证据定页码（见 locate_pages）。
+    """
+    report = {} if report is None else report
+    rejected = [] if rejected is None else rejected
+    parsed = [parse_response(text) for text in responses]
+    lost = [p for _, problems in parsed for p in problems if not p["fixed"]]
+    fixed = sum(p["fixed"] for _, problems in parsed for p in problems)
+    responses_pairs = [pairs for pairs, _ in parsed]
+    if pieces is not None:
+        responses_pairs = [
+            locate_pages(pairs, piece, pages)
+            for pairs, piece in zip(responses_pairs, pieces, strict=True)
+        ]
+    rows = name_facts(responses_pairs)
+    good, bad = validate(rows, pages)
+    kept, repeated = drop_near_duplicates(good)
+    rejected += [{"stage": "解析", **{k: p[k] for k in ("reason", "text")}} for p in lost]
+    rejected += [{"stage": "检查", **item} for item in bad]
+    rejected += [{"stage": "去重", **item} for item in repeated]
+    report |= {"responses": len(responses), "repaired": fixed}
+    report["funnel"] = [
+        ("回复里的条目", len(rows) + len(lost)), ("读得出来", len(rows)),
+        ("通过检查", len(good)), ("去重之后", len(kept)),
+    ]
+    return kept
+
+
+def name_facts(responses: list[list[dict]]) -> list[dict]:
+    """统一事实的编号：各次回复都从 F01 编起，同号不一定同事；相邻块重叠，同事不一定同号。
+
+    同一份回复里同号的算一个事实；页码、要点都相同的也算一个。没有编号的交给 validate 补。
+    """
+    names: dict[tuple, str] = {}
+    used: set[str] = set()
+    rows = []
+    for number, pairs in enumerate(responses):
+        for pair in pairs:
+            given = pair.get("fact_id")
+            if not isinstance(given, str) or not given:
+                rows.append(pair)
+                continue
+            keys = [(number, given)]
+            points = pair.get("key_points")
+            if isinstance(points, list) and points:
+                keys.append((str(pair.get("page")), *sorted(normalize(str(p)) for p in points)))
+            name = next((names[key] for key in keys if key in names), None) or _new(given, used)
+            used.add(name)
+            for key in keys:
+                names.setdefault(key, name)
+            rows.append({**pair, "fact_id": name})
+    return rows
+
+
+def _new(given: str, used: set[str]) -> str:
+    if given not in used:
+        return given
+    return next(f"F{i:02d}" for i in range(1, len(used) + 2) if f"F{i:02d}" not in used)
+
+
+def _rows_from_file(qa_file, pages, generated, report, rejected) -> list[dict]:
+    """检查现成的问答文件；有回放结果时说明两者一致多少条。"""
+    loaded = load_qa(qa_file)
+    good, bad = validate(loaded, pages, require_evidence=False)
+    kept, repeated = drop_near_duplicates(good)
+    rejected += [{"stage": "检查", **item} for item in bad]
+    rejected += [{"stage": "去重", **item} for item in repeated]
+    bare = sum("evidence" not in row or "page" not in row for row in kept)
+    if bare:
+        print(f"提醒：{rel(qa_file)} 有 {bare} 条没写页码或证据，没法核对出处，照收。")
+    if len(kept) < len(loaded):
+        print(f"提醒：{rel(qa_file)} 的 {len(loaded)} 条里有 {len(loaded) - len(kept)} 条不合格，"
+              "原因见 rejected.jsonl。")
+    if report.get("source") == "replay":
+        same = len({_pair_key(row) for row in kept} & {_pair_key(row) for row in generated})
+        report["agree"] = same
+        print(f"回放得到 {len(generated)} 对，{same} 对与 {rel(qa_file)} 的 {len(kept)} 对一致。")
+    else:
+        report["source"] = "file"
+        report["funnel"] = [
+            ("文件里的条目", len(loaded)), ("通过检查", len(good)), ("去重之后", len(kept))]
+    return kept
+
+
+def _pair_key(row: dict) -> tuple[str, str]:
+    return normalize(row["question"]), normalize(row["answer"])
+
+
+def summary(reason: str) -> str:
+    """把原因里的具体内容抹掉，好归类计数：“证据不在第 2 页，…” → “证据不在所写的页”。"""
+    for start, kind in (
+        ("证据不在", "证据不在所写的页"), ("答案里没有要点", "答案里没有要点"),
+        ("要点“", "要点里的数字在该页找不到"), ("页码", "页码不对"),
+    ):
+        if reason.startswith(start):
+            return kind
+    if "矛盾" in reason:
+        return "问题相同、答案矛盾"
+    return "问题重复" if "问题重复" in reason else reason
+
+
+def _write(folder: Path, rows, train, dev, rejected) -> None:
+    write_json_lines(rows, folder / "qa.jsonl")
+    save_conversations(train, folder / "train.json")
+    save_conversations(dev, folder / "dev.json")
+    write_json_lines(rejected, folder / "rejected.jsonl")

@@ -1,0 +1,157 @@
+"""从 PDF 到 train.json 的全程：随仓库的数据对得上，别人的 PDF 也走得通。"""
+
+import json
+from pathlib import Path
+
+import pytest
+import zhplot
+from fpdf import FPDF
+
+import labutils.dataset_build as dataset_build
+from labutils.dataset_build import build, collect, locate_pages, name_facts, summary
+from labutils.document import Chunk, Page
+from labutils.errors import LabError
+from labutils.paths import DATA
+from labutils.qa_dataset import load_conversations, load_qa, write_json_lines
+
+COURSE = DATA / "source" / "course_document.pdf"
+FONT = next((Path(zhplot.__file__).parent / "fonts").rglob("*.ttf"))
+TEXT = "图书馆每周开放六天。借书期限是三十天。逾期每天交费两角。"
+ROWS = [
+    {"question": "图书馆一周开几天？", "answer": "六天。"},
+    {"question": "每周有多少天可以进图书馆？", "answer": "六天。"},
+    {"question": "书可以借多久？", "answer": "三十天。"},
+    {"question": "借书的期限有多长？", "answer": "三十天。"},
+    {"question": "书一次能拿走看多少天？", "answer": "三十天。", "page": 1,
+     "evidence": "借书期限是三十天"},
+]
+
+
+@pytest.fixture
+def other_pdf(tmp_path):
+    pdf = FPDF()
+    pdf.add_font("zh", fname=FONT)
+    pdf.add_page()
+    pdf.set_font("zh", size=12)
+    pdf.multi_cell(0, 8, TEXT)
+    pdf.output(tmp_path / "other.pdf")
+    return tmp_path / "other.pdf"
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_shipped_data_survive_and_replay_agrees(tmp_path, capsys):
+    report = build(COURSE, DATA / "qa.jsonl", tmp_path)
+    assert report["source"] == "replay"
+    assert report["pairs"] == report["agree"] == report["funnel"][-1][1] == 150
+    assert (report["train"], report["dev"], report["facts"]) == (100, 50, 50)
+    assert report["dev_facts_in_train"] == 50
+    counts = [count for _, count in report["funnel"]]
+    assert counts == sorted(counts, reverse=True) and counts[0] > 150  # 样例里真有坏的
+    assert sum(report["reasons"].values()) == counts[0] - 150 == len(
+        lines(tmp_path / "data" / "rejected.jsonl"))
+    assert load_qa(tmp_path / "data" / "qa.jsonl") == load_qa(DATA / "qa.jsonl")
+    assert len(load_conversations(tmp_path / "data" / "train.json")) == 100
+    assert len(load_conversations(tmp_path / "data" / "dev.json")) == 50
+    assert "没有调用 API" in capsys.readouterr().out
+
+
+def test_replay_alone_gives_the_same_questions(tmp_path):
+    build(COURSE, None, tmp_path)
+    got = {row["question"] for row in load_qa(tmp_path / "data" / "qa.jsonl")}
+    assert got == {row["question"] for row in load_qa(DATA / "qa.jsonl")}
+
+
+def test_seed_changes_the_split_only(tmp_path):
+    build(COURSE, DATA / "qa.jsonl", tmp_path / "a", seed=1)
+    build(COURSE, DATA / "qa.jsonl", tmp_path / "b", seed=2)
+    a, b = ((tmp_path / x / "data" / "dev.json").read_text(encoding="utf-8") for x in "ab")
+    assert a != b
+
+
+def test_other_pdf_with_own_questions(tmp_path, other_pdf, capsys):
+    qa = write_json_lines(ROWS, tmp_path / "mine.jsonl")
+    report = build(other_pdf, qa, tmp_path / "out")
+    out = capsys.readouterr().out
+    assert report["source"] == "file" and "回放" not in out
+    assert "4 条没写页码或证据" in out
+    assert (report["pairs"], report["facts"], report["train"], report["dev"]) == (5, 2, 3, 2)
+    rows = load_qa(tmp_path / "out" / "data" / "qa.jsonl")
+    assert rows[0]["key_points"] == ["六天。"] and rows[0]["fact_id"] == rows[1]["fact_id"]
+
+
+def test_course_questions_on_another_pdf_are_refused(tmp_path, other_pdf):
+    with pytest.raises(LabError, match="没有一条问答通过检查.*qa.jsonl"):
+        build(other_pdf, DATA / "qa.jsonl", tmp_path)
+
+
+def test_wrong_rows_of_a_user_are_reported(tmp_path, other_pdf, capsys):
+    bad = {"question": "罚款多少？", "answer": "五元。", "page": 1, "evidence": "罚款五元"}
+    qa = write_json_lines([*ROWS, bad], tmp_path / "mine.jsonl")
+    report = build(other_pdf, qa, tmp_path / "out")
+    assert report["pairs"] == 5 and report["reasons"] == {"证据不在所写的页": 1}
+    assert "6 条里有 1 条不合格" in capsys.readouterr().out
+    assert lines(tmp_path / "out" / "data" / "rejected.jsonl")[0]["row"] == bad
+
+
+def test_other_pdf_without_questions_says_what_to_do(tmp_path, other_pdf):
+    with pytest.raises(LabError, match="OPENAI_API_KEY.*问答文件"):
+        build(other_pdf, None, tmp_path)
+
+
+def test_api_model_is_called_and_page_comes_from_evidence(tmp_path, other_pdf, monkeypatch):
+    """网络部分在 test_qa_generation 里测；这里只看回复怎样变成数据集。"""
+
+    def fake(pieces, model, out_dir, prompts):
+        assert model == "m" and all(isinstance(p, Chunk) for p in pieces)
+        items = [{"conversations": [{"role": "user", "content": q},
+                                    {"role": "assistant", "content": "三十天。"}],
+                  "fact_id": "F01", "key_points": ["三十天"], "page": 99,
+                  "evidence": "借书期限是三十天"} for q in ("书能借多久？", "借书期限有多长？")]
+        path = tmp_path / "001.txt"
+        path.write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
+        return [path]
+
+    monkeypatch.setattr(dataset_build, "generate", fake)
+    report = build(other_pdf, None, tmp_path, api_model="m")
+    assert report["source"] == "api" and report["pairs"] == 2
+    assert load_qa(tmp_path / "data" / "qa.jsonl")[0]["page"] == 1
+
+
+def test_locate_pages():
+    pages = [Page(1, "甲句。"), Page(2, "乙句。"), Page(3, "丙句。")]
+    pairs = [{"evidence": "乙句", "page": 1}, {"evidence": "丙句", "page": 1}, {"page": 2}]
+    got = locate_pages(pairs, Chunk("甲句。乙句。", (1, 2)), pages)
+    assert [p["page"] for p in got] == [2, 1, 2]  # 这块以外的页不算
+
+
+def test_name_facts_joins_and_separates():
+    def pair(fact, point, page=1):
+        return {"fact_id": fact, "key_points": [point], "page": page}
+
+    rows = name_facts([
+        [pair("F01", "五年"), pair("F01", "5 年"), pair("F02", "甲")],
+        [pair("F01", "乙"), pair("F07", "5年"), {"question": "没编号"}],
+    ])
+    assert [r.get("fact_id") for r in rows] == ["F01", "F01", "F02", "F03", "F01", None]
+
+
+def test_collect_reports_every_loss():
+    whole = {"conversations": [{"role": "user", "content": "期限多长？"},
+                               {"role": "assistant", "content": "三十天"}],
+             "fact_id": "F01", "key_points": ["三十天"], "page": 1, "evidence": "期限是三十天"}
+    text = json.dumps([whole, whole, {**whole, "evidence": "编的"}], ensure_ascii=False)
+    report, rejected = {}, []
+    kept = collect([text[:-1] + ', {"conversations": ['], [Page(1, TEXT)], report, rejected)
+    assert len(kept) == 1
+    assert [count for _, count in report["funnel"]] == [4, 3, 2, 1]
+    assert [r["stage"] for r in rejected] == ["解析", "检查", "去重"]
+
+
+def test_summary_groups_reasons():
+    assert summary("证据不在第 2 页，它在第 1 页") == summary("证据不在第 3 页，文档里没有这句话")
+    assert summary("与 F01-1 的问题重复") == "问题重复"
+    assert summary("与 F01-1 问题相同、答案矛盾") == "问题相同、答案矛盾"
+    assert summary("缺少问题（question）") == "缺少问题（question）"
