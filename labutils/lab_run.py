@@ -57,8 +57,8 @@ def run(
     """
     # notebook 里相对路径都从仓库根目录算起
     config, pdf, qa = (locate(p) for p in (config, pdf, qa))
-    road = find_road(notebooks or paths.NOTEBOOKS)
     preflight.check_inputs(model, *(paths.ROOT / p for p in (config, pdf, qa)), api_model)
+    road = find_road(notebooks or paths.NOTEBOOKS)
     given = dict(parameters or {})
     for name, reason in _RESERVED.items():
         if name in given:

@@ -23,6 +23,7 @@ OK, WARN, FAIL = "ok", "warn", "fail"
 MARKS = {OK: "✓", WARN: "!", FAIL: "✗"}
 TESTED_PYTHON = (3, 11)
 GIB = 1024**3
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
 
 
 class Check(NamedTuple):
@@ -202,7 +203,7 @@ def check_model_name(model: str) -> None:
         if not any((folder / n).is_file() for n in ("config.json", "adapter_config.json")):
             name = paths.rel(folder)
             raise LabError(f"{name} 里没有 config.json，不是模型文件夹，请检查 --model。")
-    elif not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
+    elif Path(Path(model).parts[0]).is_dir() or not _HUB_NAME.fullmatch(model):
         raise LabError(
             f"找不到模型 {model}；--model 可以是 tiny、一个模型文件夹，或网上的“组织/名称”。"
         )

@@ -1,0 +1,247 @@
+"""命令行：labutils run | dataset | finetune | infer | compare | demo | check。
+
+重的库（torch、transformers、gradio）都在命令里面才导入，所以 ``labutils --help`` 立刻出现。
+用户能改正的错误（LabError）只打印一句话，不打印调用栈，退出码 1；命令写错时退出码 2。
+"""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from labutils import console
+from labutils.errors import LabError
+
+app = typer.Typer(
+    name="labutils",
+    help="教育行业大模型课程实验：PDF → 问答对 → LoRA 微调 → 对比 → 对话网页。",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Seed = Annotated[int, typer.Option(help="随机种子，同样的种子得到同样的结果")]
+ApiModel = Annotated[str, typer.Option(help="造问答对的 API 模型名；空着就用附带的样例")]
+Checkpoint = Annotated[
+    str, typer.Argument(help="checkpoint-N 文件夹、模型文件夹或 tiny；不写就用最近一次的结果")
+]
+
+
+@app.command()
+def run(
+    model: Annotated[str, typer.Option(help="tiny、模型文件夹或网上的“组织/名称”")] = "tiny",
+    config: Annotated[str, typer.Option(help="微调配置")] = "configs/lora_tiny.yaml",
+    pdf: Annotated[str, typer.Option(help="课程文档")] = "data/source/course_document.pdf",
+    qa: Annotated[str, typer.Option(help="问答对（JSON Lines）")] = "data/qa.jsonl",
+    seed: Seed = 42,
+    out: Annotated[str, typer.Option(help="结果放在这里的 <时间> 文件夹里")] = "runs",
+    api_model: ApiModel = "",
+    p: Annotated[
+        list[str] | None, typer.Option("-p", help="其他 notebook 参数，写成 名字=值，可重复")
+    ] = None,
+) -> None:
+    """按顺序跑完全部 notebook，写出报告 report.html 与摘要 summary.json。"""
+    from labutils import lab_run, notebook_parameters, report
+
+    given = notebook_parameters.split_assignments(p or [])
+    with console.progress() as (say, on_cell):
+        summary = lab_run.run(
+            model, config, pdf, qa, seed, out, api_model, given, say=say, on_cell=on_cell
+        )
+    if not summary["ok"]:
+        raise LabError(report.describe_failure(summary["failed"]))
+    print(report.verdict(summary)[1])
+
+
+@app.command()
+def dataset(
+    pdf: Annotated[str, typer.Argument(help="要读的 PDF")] = "data/source/course_document.pdf",
+    qa: Annotated[str, typer.Option(help="现成的问答对（JSON Lines）")] = "data/qa.jsonl",
+    out: Annotated[str, typer.Option(help="数据集放在哪个文件夹")] = "output/data",
+    api_model: ApiModel = "",
+    seed: Seed = 42,
+) -> None:
+    """从 PDF 与问答对做出 train.json 和 dev.json（notebook 01）。"""
+    from labutils import qa_generation
+    from labutils.lab_run import locate
+
+    print(qa_generation.build(locate(pdf), locate(qa), locate(out), api_model, seed))
+
+
+@app.command()
+def finetune(
+    data: Annotated[str, typer.Argument(help="含 train.json 与 dev.json 的文件夹")],
+    model: Annotated[str, typer.Argument(help="tiny、模型文件夹或网上的“组织/名称”")],
+    config: Annotated[str, typer.Argument(help="微调配置（YAML）")],
+    resume: Annotated[
+        str, typer.Argument(help="auto 自动接着训练；yes 必须接着；no 从头；或检查点的步数")
+    ] = "auto",
+    out: Annotated[str, typer.Option(help="结果文件夹；不写就用配置里的 output_dir")] = "",
+    seed: Annotated[int | None, typer.Option(help="随机种子；不写就用配置里的")] = None,
+) -> None:
+    """LoRA 微调（notebook 02）。中断后再执行一次同样的命令就接着训练。"""
+    choice = _resume_choice(resume)
+    from labutils import finetune as trainer
+    from labutils.lab_run import locate, locate_model
+
+    folder = locate(out) if out else None
+    print(trainer.run(locate(data), locate_model(model), locate(config), folder, choice, seed))
+
+
+@app.command()
+def infer(
+    checkpoint: Checkpoint = "",
+    prompt: Annotated[str, typer.Option(help="要问的话；不写就进入多轮对话")] = "",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="回答最多多少个 token")] = 128,
+    temperature: Annotated[float, typer.Option(min=0, help="0 为贪心，每次回答相同")] = 0.0,
+) -> None:
+    """用微调后的模型回答（对应课程里的 inference_hf.py）。"""
+    source = _checkpoint_or_newest(checkpoint)
+    from labutils import inference, models
+
+    model, tokenizer = models.load(source)
+    options = {"max_new_tokens": max_new_tokens, "temperature": temperature}
+
+    def reply(messages: list[dict]) -> str:
+        pieces = []
+        for piece in inference.stream(model, tokenizer, messages, **options):
+            print(piece, end="", flush=True)
+            pieces.append(piece)
+        print()
+        return "".join(pieces)
+
+    if prompt:
+        reply([{"role": "user", "content": prompt}])
+    else:
+        console.converse(reply)
+
+
+@app.command()
+def compare(
+    checkpoint: Checkpoint = "",
+    data: Annotated[str, typer.Option(help="含 train.json 与 dev.json 的文件夹")] = "data",
+    qa: Annotated[str, typer.Option(help="带要点的问答对；不写就用数据文件夹里的 qa.jsonl")] = "",
+    out: Annotated[str, typer.Option(help="结果文件夹")] = "output/comparison",
+) -> None:
+    """同一批问题在微调前后各答一遍，打分并列表（notebook 03）。"""
+    source = _checkpoint_or_newest(checkpoint)
+    from labutils import evaluation, models, paths
+    from labutils.lab_run import locate
+
+    folder = paths.ROOT / locate(data)
+    groups = evaluation.load_groups(
+        paths.ROOT / locate(qa) if qa else folder / "qa.jsonl", folder, paths.DATA / "probes"
+    )
+    model, tokenizer = models.load(source)
+    result = evaluation.compare(model, tokenizer, groups, paths.ROOT / locate(out))
+    print(result.table().to_string())
+    for line in [*result.notes, f"全部结果：{paths.rel(paths.ROOT / locate(out))}"]:
+        print(line)
+
+
+@app.command()
+def demo(
+    checkpoint: Checkpoint = "",
+    port: Annotated[int, typer.Option(help="端口")] = 8080,
+    host: Annotated[str, typer.Option(help="0.0.0.0 让局域网能访问，要密码")] = "127.0.0.1",
+    share: Annotated[bool, typer.Option("--share", help="生成临时的公网链接，要密码")] = False,
+) -> None:
+    """打开对话网页（notebook 04）。
+
+    也认课程原来的环境变量 MODEL_PATH、TOKENIZER_PATH、CG_APP_ROUTE_PATH；
+    密码用环境变量 LAB_DEMO_AUTH=用户名:密码 指定，不指定时自动生成。
+    """
+    if checkpoint or not os.environ.get("MODEL_PATH"):
+        source = _checkpoint_or_newest(checkpoint)
+    else:
+        source = os.environ["MODEL_PATH"]
+    from labutils import web_demo
+
+    web_demo.serve(
+        source,
+        os.environ.get("TOKENIZER_PATH"),
+        host=host,
+        port=port,
+        root_path=os.environ.get("CG_APP_ROUTE_PATH"),
+        share=share,
+    )
+
+
+@app.command()
+def check() -> None:
+    """检查环境：版本、内存、磁盘、GPU、字体、端口。"""
+    from labutils import preflight
+
+    checks = preflight.check_environment()
+    for item in checks:
+        print(item)
+    if any(item.status == preflight.FAIL for item in checks):
+        raise LabError("环境还不能用，请先处理上面带 ✗ 的项目。")
+
+
+def _resume_choice(text: str) -> str | bool | int:
+    """课程原命令的第四个参数：yes 或步数；另有 auto 与 no。"""
+    choices = {"auto": "auto", "": "auto", "yes": True, "no": False}
+    if text.lower() in choices:
+        return choices[text.lower()]
+    if text.isdecimal():
+        return int(text)
+    raise LabError(f"第四个参数 {text} 不对，可以写 auto、yes、no 或检查点的步数，例如 3000。")
+
+
+def _checkpoint_or_newest(checkpoint: str) -> str:
+    """用户指定的位置；没有指定时是最近一次微调的检查点，一个也没有就抛 LabError。"""
+    from labutils.lab_run import locate_model
+
+    if checkpoint:
+        return locate_model(checkpoint)
+    newest = newest_checkpoint()
+    if newest is None:
+        raise LabError("还没有微调过的模型：请先运行 make lab，或指明用哪个，例如 tiny。")
+    print(f"使用最近一次微调的结果：{newest}")
+    return newest
+
+
+def newest_checkpoint() -> str | None:
+    """output/ 与 runs/ 里最近一次微调的最后一个检查点，相对仓库根目录；没有时返回 None。"""
+    from labutils import paths
+    from labutils.lab_run import locate
+
+    patterns = {
+        paths.OUTPUT: ("*/checkpoint-*", "*/lora/checkpoint-*"),
+        paths.RUNS: ("*/output/lora/checkpoint-*",),
+    }
+    found = [path for base, texts in patterns.items() for t in texts for path in base.glob(t)]
+    whole = [path for path in found if (path / "adapter_model.safetensors").is_file()]
+    if not whole:
+        return None
+    latest = max(whole, key=lambda p: (p / "adapter_model.safetensors").stat().st_mtime)
+    return locate(latest)
+
+
+def main() -> None:
+    """入口：把各种结束方式变成退出码与一句话。"""
+    import typer.rich_utils as style
+
+    style.ARGUMENTS_PANEL_TITLE, style.OPTIONS_PANEL_TITLE = "参数", "选项"
+    style.COMMANDS_PANEL_TITLE = "命令"
+    try:
+        # typer 自己接住 Ctrl-C，只给出退出码 130
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except LabError as error:
+        typer.secho(str(error), fg="red", err=True)
+        code = 1
+    except TyperException as error:
+        typer.secho(console.usage_sentence(error), fg="red", err=True)
+        code = 2
+    except (typer.Abort, SystemExit) as error:
+        code = getattr(error, "code", 130)
+    if code == 130:
+        typer.secho("已中断。", fg="yellow", err=True)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

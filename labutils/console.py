@@ -1,0 +1,65 @@
+"""命令行的外观：进度条、多轮对话、写错命令时的提示。"""
+
+import re
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+
+from typer.exceptions import TyperException
+
+
+@contextmanager
+def progress():
+    """终端里显示进度条，其他地方（日志、持续集成）每个 notebook 打印一行。"""
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as bar:
+        task = bar.add_task("准备", total=None)
+
+        def say(line: str) -> None:
+            bar.console.print(line, markup=False, highlight=False)
+
+        def on_cell(name: str, done: int, total: int) -> None:
+            bar.update(task, description=f"{name}  {done}/{total}", completed=done, total=total)
+
+        yield say, on_cell
+
+
+def converse(reply: Callable[[list[dict]], str]) -> None:
+    print("多轮对话：直接输入问题；输入 清空 重新开始，输入 退出 或按 Ctrl+D 结束。")
+    messages: list[dict] = []
+    while True:
+        try:
+            text = input("\n你：").strip()
+        except EOFError:
+            return print()
+        if text in {"退出", "exit", "quit"}:
+            return None
+        if text == "清空":
+            messages = []
+        elif text:
+            messages.append({"role": "user", "content": text})
+            print("模型：", end="", flush=True)
+            messages.append({"role": "assistant", "content": reply(messages)})
+
+
+def usage_sentence(error: TyperException) -> str:
+    """命令写错时的一句中文；认不出的情形保留原文。"""
+    kind, command = type(error).__name__, getattr(getattr(error, "ctx", None), "command_path", "")
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    if kind == "NoSuchOption":
+        near = "、".join(error.possibilities or [])
+        hint = f"，是不是想写 {near}？" if near else "。"
+        message = f"没有 {error.option_name} 这个选项{hint}"
+    elif kind == "MissingParameter":
+        message = f"缺少参数 {error.param.name.upper()}。"
+    elif kind == "BadParameter" and error.param is not None:
+        wanted = "整数" if "valid integer" in message else "数" if "valid number" in message else ""
+        reason = f"应当是{wanted}" if wanted else error.message
+        message = f"{error.param.opts[0]} 的值不对：{reason}。"
+    elif found := re.match(r"No such command '(.*?)'", message):
+        message = f"没有 {found[1]} 这个命令。"
+    elif found := re.match(r"Got unexpected extra arguments?.*\((.*)\)", message):
+        message = f"多出了参数 {found[1]}。"
+    return f"{message}用法见 {command or 'labutils'} --help"

@@ -1,0 +1,232 @@
+"""命令行：帮助快、错误是一句话、参数原样传到该去的函数。"""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from labutils import cli, console, lab_run, paths, preflight
+from labutils.errors import LabError
+
+COMMANDS = ("run", "dataset", "finetune", "infer", "compare", "demo", "check")
+
+
+def call(monkeypatch, *arguments: str) -> int:
+    """在本进程里执行 labutils ARGUMENTS，返回退出码。"""
+    monkeypatch.setattr(sys, "argv", ["labutils", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    return caught.value.code
+
+
+def test_help_lists_every_command(monkeypatch, capsys):
+    assert call(monkeypatch, "--help") == 0
+    text = capsys.readouterr().out
+    assert all(command in text for command in COMMANDS) and "命令" in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_chinese_help(monkeypatch, capsys, command):
+    assert call(monkeypatch, command, "--help") == 0
+    assert "选项" in capsys.readouterr().out
+
+
+def test_no_arguments_shows_help(monkeypatch, capsys):
+    assert call(monkeypatch) == 0
+    assert "finetune" in capsys.readouterr().out
+
+
+def test_help_does_not_load_heavy_libraries():
+    code = (
+        "import sys; sys.argv = ['labutils', '--help']\n"
+        "from labutils import cli\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        "print('重', [m for m in ('torch', 'transformers', 'gradio') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONUTF8": "1"},
+        cwd=paths.ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "重 []" in done.stdout
+
+
+def test_lab_error_is_one_red_sentence_without_traceback(monkeypatch, capsys):
+    def fail(*args, **kwargs):
+        raise LabError("课程文档第 3 页读不出来，请换一份。")
+
+    monkeypatch.setattr(lab_run, "run", fail)
+    assert call(monkeypatch, "run") == 1
+    captured = capsys.readouterr()
+    assert captured.err.strip() == "课程文档第 3 页读不出来，请换一份。"
+    assert "Traceback" not in captured.out + captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "--sed", "3"], "--seed"),
+        (["rum"], "没有 rum 这个命令"),
+        (["finetune", "data"], "缺少参数 MODEL"),
+        (["run", "--seed", "七"], "应当是整数"),
+        (["infer", "a", "b"], "多出了参数 b"),
+    ],
+)
+def test_wrong_usage_is_explained_in_chinese(monkeypatch, capsys, arguments, words):
+    assert call(monkeypatch, *arguments) == 2
+    error = capsys.readouterr().err
+    assert words in error and "--help" in error and len(error.strip().splitlines()) == 1
+
+
+def test_run_passes_options_and_reports_failure(monkeypatch, capsys):
+    seen = {}
+
+    def fake(*args, say, on_cell):
+        seen["args"] = args
+        say("▶ 01_build_dataset")
+        failed = {"notebook": "01_build_dataset", "cell": 5, "error": "没有问答对。"}
+        return {"ok": False, "failed": failed}
+
+    monkeypatch.setattr(lab_run, "run", fake)
+    assert call(monkeypatch, "run", "--seed", "7", "-p", "PORT=7000", "-p", "SHARE=否") == 1
+    assert seen["args"][4] == 7 and seen["args"][7] == {"PORT": "7000", "SHARE": "否"}
+    captured = capsys.readouterr()
+    assert "▶ 01_build_dataset" in captured.out
+    assert captured.err.strip() == "01_build_dataset 的单元 [5]：没有问答对。"
+
+
+def test_bad_pdf_is_reported_in_one_sentence(monkeypatch, capsys, tmp_path):
+    (tmp_path / "网页.pdf").write_text("<html>", encoding="utf-8")
+    assert call(monkeypatch, "run", "--pdf", str(tmp_path / "网页.pdf")) == 1
+    error = capsys.readouterr().err.strip()
+    assert "网页.pdf" in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "choice"),
+    [("auto", "auto"), ("", "auto"), ("yes", True), ("YES", True), ("no", False), ("3000", 3000)],
+)
+def test_resume_argument(text, choice):
+    assert cli._resume_choice(text) == choice and type(cli._resume_choice(text)) is type(choice)
+
+
+def test_wrong_resume_argument(monkeypatch, capsys):
+    arguments = ["finetune", "data", "tiny", "configs/lora_tiny.yaml", "也许"]
+    assert call(monkeypatch, *arguments) == 1
+    assert "也许" in capsys.readouterr().err
+
+
+def test_finetune_keeps_the_shape_of_the_course_command(monkeypatch, capsys):
+    from labutils import finetune
+
+    seen = []
+    monkeypatch.setattr(finetune, "run", lambda *args: seen.append(args) or "训练好了")
+    assert call(monkeypatch, "finetune", "data", "tiny", "configs/lora.yaml", "3000") == 0
+    assert seen == [("data", "tiny", "configs/lora.yaml", None, 3000, None)]
+    assert "训练好了" in capsys.readouterr().out
+
+
+def fake_model(monkeypatch, pieces):
+    from labutils import inference, models
+
+    monkeypatch.setattr(models, "load", lambda name: (name, None))
+    asked = []
+
+    def stream(model, tokenizer, messages, **options):
+        asked.append([dict(m) for m in messages])
+        yield from pieces
+
+    monkeypatch.setattr(inference, "stream", stream)
+    return asked
+
+
+def test_infer_prints_the_answer_verbatim(monkeypatch, capsys):
+    asked = fake_model(monkeypatch, ["[red]五", "年"])
+    assert call(monkeypatch, "infer", "tiny", "--prompt", "有效期多久？") == 0
+    assert capsys.readouterr().out.strip() == "[red]五年"  # 方括号不是标记
+    assert asked == [[{"role": "user", "content": "有效期多久？"}]]
+
+
+def test_infer_without_prompt_is_a_conversation(monkeypatch, capsys):
+    asked = fake_model(monkeypatch, ["好"])
+    lines = iter(["第一问", "第二问", "清空", "", "第三问", "退出"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    assert call(monkeypatch, "infer", "tiny") == 0
+    assert [len(messages) for messages in asked] == [1, 3, 1]
+    assert asked[1][1] == {"role": "assistant", "content": "好"}
+
+
+def test_conversation_ends_at_end_of_input(monkeypatch, capsys):
+    def closed(prompt):
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", closed)
+    console.converse(lambda messages: "不会被调用")
+    assert "退出" in capsys.readouterr().out
+
+
+def test_demo_reads_the_course_environment_variables(monkeypatch):
+    from labutils import web_demo
+
+    seen = {}
+    monkeypatch.setattr(web_demo, "serve", lambda *args, **kw: seen.update(kw, args=args))
+    monkeypatch.setenv("MODEL_PATH", "tiny")
+    monkeypatch.setenv("TOKENIZER_PATH", "/t")
+    monkeypatch.setenv("CG_APP_ROUTE_PATH", "/app")
+    assert call(monkeypatch, "demo", "--port", "9000", "--share") == 0
+    assert seen["args"] == ("tiny", "/t")
+    assert seen["port"] == 9000 and seen["root_path"] == "/app" and seen["share"] is True
+
+
+def make_checkpoint(folder, mtime):
+    folder.mkdir(parents=True)
+    weights = folder / "adapter_model.safetensors"
+    weights.write_bytes(b"x")
+    os.utime(weights, (mtime, mtime))
+
+
+def test_newest_checkpoint_is_found(monkeypatch, tmp_path):
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    monkeypatch.setattr(paths, "OUTPUT", tmp_path / "output")
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    assert cli.newest_checkpoint() is None
+    make_checkpoint(tmp_path / "output" / "lab" / "lora" / "checkpoint-100", 200)
+    make_checkpoint(tmp_path / "runs" / "t" / "output" / "lora" / "checkpoint-50", 300)
+    (tmp_path / "output" / "lab" / "lora" / "checkpoint-200").mkdir()  # 写了一半的不算
+    assert cli.newest_checkpoint() == "runs/t/output/lora/checkpoint-50"
+
+
+def test_commands_without_any_checkpoint_say_what_to_do(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "newest_checkpoint", lambda: None)
+    monkeypatch.delenv("MODEL_PATH", raising=False)
+    for command in ("demo", "infer", "compare"):
+        assert call(monkeypatch, command) == 1
+        assert "make lab" in capsys.readouterr().err
+
+
+def test_check_fails_when_something_is_missing(monkeypatch, capsys):
+    checks = [preflight.Check("磁盘", preflight.FAIL, "满了", "请清理")]
+    monkeypatch.setattr(preflight, "check_environment", lambda: checks)
+    assert call(monkeypatch, "check") == 1
+    captured = capsys.readouterr()
+    assert "✗ 磁盘：满了 → 请清理" in captured.out and "✗" in captured.err
+
+
+def test_interrupt_has_its_own_exit_code(monkeypatch, capsys):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lab_run, "run", stop)
+    assert call(monkeypatch, "run") == 130
+    assert "已中断" in capsys.readouterr().err
+
+
+def test_usage_sentence_keeps_unknown_messages():
+    error = SimpleNamespace(format_message=lambda: "别的错误。", ctx=None)
+    assert console.usage_sentence(error) == "别的错误。用法见 labutils --help"
