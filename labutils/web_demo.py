@@ -94,13 +94,14 @@ def check_port(host: str, port: int) -> int:
     """端口可用就原样返回，否则抛出 LabError，说明是哪个端口、怎么办。"""
     if not 1 <= port <= 65535:
         raise LabError(f"端口 {port} 不对：请用 1024 到 65535 之间的数，例如 --port 8080。")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    except socket.gaierror as error:
+        raise LabError(f"地址 {host} 不对：只给本机写 127.0.0.1，给局域网写 0.0.0.0。") from error
     try:
         socket.create_server((host, port), family=family).close()
     except PermissionError as error:
         raise LabError(f"没有权限使用端口 {port}，请换成 1024 以上的端口，例如 8080。") from error
-    except socket.gaierror as error:
-        raise LabError(f"地址 {host} 不对，请用 127.0.0.1（只给本机）或 0.0.0.0（局域网）。") from error
     except OSError as error:
         raise LabError(_busy(host, port)) from error
     return port
@@ -115,7 +116,8 @@ def _free_port(host: str) -> int:
     for port in FREE_PORTS:
         with contextlib.suppress(LabError):
             return check_port(host, port)
-    raise LabError(f"端口 {FREE_PORTS[0]} 到 {FREE_PORTS[-1]} 都被占用：请关掉一些网页，或指定 port。")
+    raise LabError(f"{host} 的端口 {FREE_PORTS[0]} 到 {FREE_PORTS[-1]} 都打不开："
+                   "请关掉一些网页，或指定 port。")
 
 
 def _require_auth(auth, public: bool) -> tuple[str, str] | None:
@@ -123,7 +125,7 @@ def _require_auth(auth, public: bool) -> tuple[str, str] | None:
         return None
     if auth is None:
         auth = ("student", secrets.token_urlsafe(9))
-        print(f"外面能访问这个网页，已生成登录信息（只显示这一次）：用户名 {auth[0]}，密码 {auth[1]}")
+        print(f"网页对外开放，登录信息只显示这一次：用户名 {auth[0]}，密码 {auth[1]}")
     if len(auth) != 2 or not all(auth):
         raise LabError("登录信息不完整：auth 要写成 (用户名, 密码)，两项都不能为空。")
     return tuple(auth)
@@ -167,7 +169,7 @@ def _share_failed(said: str, port: int) -> str:
         reason = "分享要用的小程序 frpc 下载得不完整"
         remedy = "删掉 Hugging Face 缓存文件夹下的 gradio/frpc，再运行一次"
     return (f"没有得到分享链接：{reason}。网页在本机照常可用。要给别人看，可以：\n"
-            f"  1. 同一局域网：改用 server_name=\"0.0.0.0\"、port={port}，让对方访问这台机器的 IP；\n"
+            f"  1. 同一局域网：设 server_name=\"0.0.0.0\"、port={port}，让对方访问这台机器的 IP；\n"
             f"  2. {remedy}。")
 
 

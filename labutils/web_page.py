@@ -8,7 +8,7 @@ import gradio as gr
 
 from labutils import web_chat
 from labutils.errors import LabError
-from labutils.web_chat import AFTER, BEFORE, BOTH, DEFAULTS, ChatEngine
+from labutils.web_chat import AFTER, BEFORE, DEFAULTS, ChatEngine
 from labutils.web_style import CSS, EXAMPLES, THEME, title_block
 from labutils.web_text import complete_turns, plain_messages, show
 
@@ -70,25 +70,27 @@ class Page:
         try:
             with _told():
                 for side in SIDES:
-                    for conversations in self._answer_side(conversations, side, signal, options):
+                    for told in self._answer_side(conversations[side], side, signal, options):
+                        conversations = conversations | {side: told}
                         yield conversations, *_boxes(conversations)
         finally:
             self.running.finish(request.session_hash, signal)
 
-    def _answer_side(self, conversations: dict, side: str, signal, options) -> Iterator[dict]:
-        messages = conversations[side]
+    def _answer_side(self, messages: list[dict], side: str, signal, options) -> Iterator[list]:
+        """这一边等着回答时，每来一段文字就给出加上回答的消息列表。"""
         if not messages or messages[-1]["role"] != "user":
             return
         fitted, dropped = self.engine.fit(messages, options["max_new_tokens"])
         if dropped:
-            gr.Info(f"对话太长，这次没有把最早的 {dropped} 轮送给模型。")
+            gr.Info(f"对话太长，这次没有把最早的 {dropped} 轮送给模型。", title="提示")
         text = ""
         for piece in self.engine.reply(fitted, side, signal, **options):
+            if signal.is_set():
+                return
             text += piece
-            answer = {"role": "assistant", "content": text}
-            yield conversations | {side: messages + [answer]}
+            yield messages + [{"role": "assistant", "content": text}]
         if not text and not signal.is_set():
-            gr.Warning(f"{side}的模型没有输出任何文字，请换个问法再试。")
+            gr.Warning(f"{side}的模型没有输出任何文字，请换个问法再试。", title="提示")
 
     def stop(self, request: gr.Request) -> None:
         self.running.stop(request.session_hash)
@@ -112,6 +114,7 @@ class Page:
                 for said in self._grow(prefix, messages, side):
                     yield said
                 said += "\n"
+            yield said.rstrip("\n")
 
     def _grow(self, text: str, messages: list[dict], side: str) -> Iterator[str]:
         options = web_chat.generation_options(**DEFAULTS)
@@ -184,8 +187,9 @@ def _chatbot(side: str, has_adapter: bool) -> gr.Chatbot:
 
 def _controls():
     with gr.Row(equal_height=True):
-        box = gr.Textbox(placeholder="输入问题，按回车发送", show_label=False, label="问题", lines=1,
-                         max_lines=5, scale=6, min_width=220, autofocus=True, elem_id="lab-box")
+        box = gr.Textbox(placeholder="输入问题，按回车发送", show_label=False, label="问题",
+                         lines=1, max_lines=5, scale=6, min_width=220, autofocus=True,
+                         elem_id="lab-box")
         send = gr.Button("发送", variant="primary", scale=1, min_width=80, elem_id="lab-send")
         stop = gr.Button("停止", variant="stop", scale=1, min_width=80, elem_id="lab-stop")
         clear = gr.Button("清空历史对话", scale=1, min_width=120, elem_id="lab-clear")

@@ -68,13 +68,13 @@ def plain_messages(history: list[dict] | None) -> list[dict]:
     形状不对时抛出 LabError，指出是第几条。
     """
     if not isinstance(history or [], list):
-        raise LabError("历史对话应当是消息列表，形如 [{\"role\": \"user\", \"content\": \"你好\"}]。")
+        raise LabError("历史对话应当是消息列表，每条是有 role 和 content 的字典，请改正后再发送。")
     return [_plain_message(message, i) for i, message in enumerate(history or [], start=1)]
 
 
 def _plain_message(message: dict, number: int) -> dict:
     if not isinstance(message, dict) or message.get("role") not in ("user", "assistant"):
-        raise LabError(f"历史对话第 {number} 条不对：每条要有 role（user 或 assistant）和 content。")
+        raise LabError(f"历史对话第 {number} 条不对：要有 role（user 或 assistant）和 content。")
     content = message.get("content")
     if isinstance(content, list) and all(isinstance(part, dict) for part in content):
         content = "".join(part["text"] for part in content if isinstance(part.get("text"), str))

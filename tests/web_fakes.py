@@ -5,7 +5,7 @@ import time
 
 from labutils.errors import LabError
 
-ANSWER = "第三批国家级一流本科课程分为五类：线上、线下、线上线下混合式、虚拟仿真实验教学、社会实践。"
+ANSWER = "一流本科课程分为五类：线上、线下、线上线下混合式、虚拟仿真实验教学、社会实践。"
 
 
 class _Config:

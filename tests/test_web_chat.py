@@ -1,0 +1,168 @@
+"""对话引擎：模式、长度、锁与停止；最后用真的玩具模型核对适配器开关。"""
+
+import threading
+
+import pytest
+from web_fakes import AdapterModel, CharTokenizer, FakeStream, PlainModel
+
+from labutils.errors import LabError
+from labutils.web_chat import (
+    AFTER,
+    BEFORE,
+    BOTH,
+    MAX_CHARACTERS,
+    ChatEngine,
+    check_question,
+    generation_options,
+)
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def bot(text):
+    return {"role": "assistant", "content": text}
+
+
+def engine(model=None, **fake):
+    return ChatEngine(model or AdapterModel(), CharTokenizer(), FakeStream(**fake))
+
+
+def test_zero_temperature_is_greedy():
+    assert generation_options(64, 0, 0.9, 1.1) == {
+        "max_new_tokens": 64, "do_sample": False, "repetition_penalty": 1.1}
+    sampled = generation_options(64, 0.7, 0.9, 1.0)
+    assert sampled["do_sample"] and sampled["temperature"] == 0.7 and sampled["top_p"] == 0.9
+
+
+def test_question_is_checked():
+    assert check_question("  你好\n") == "你好"
+    for text, said in (("", "先输入"), (" \n", "先输入"), (None, "先输入"),
+                       ("长" * (MAX_CHARACTERS + 1), str(MAX_CHARACTERS))):
+        with pytest.raises(LabError, match=said):
+            check_question(text)
+
+
+def test_modes_depend_on_adapter():
+    assert engine().modes == [BEFORE, AFTER, BOTH]
+    assert engine().sides(BOTH) == [BEFORE, AFTER]
+    plain = engine(PlainModel())
+    assert plain.modes == [AFTER] and plain.sides(AFTER) == [AFTER]
+    with pytest.raises(LabError, match="没有加载适配器"):
+        plain.sides(BOTH)
+    with pytest.raises(LabError, match="没有“随便”这个模式"):
+        engine().sides("随便")
+
+
+def test_fit_drops_oldest_turns_first():
+    talk = [user("甲" * 200), bot("一" * 150), user("乙"), bot("二"), user("丙")]
+    assert engine().fit(talk, 100) == (talk, 0)
+    assert engine().fit(talk, 200) == (talk[2:], 1)
+
+
+def test_fit_refuses_a_question_that_can_never_fit():
+    with pytest.raises(LabError, match="问题有 500 个词元.*上限 512"):
+        engine().fit([user("长" * 500)], 128)
+
+
+def test_fit_without_a_known_limit_keeps_everything():
+    talk = [user("甲" * 900), bot("一"), user("乙")]
+    assert ChatEngine(object(), CharTokenizer()).fit(talk, 500) == (talk, 0)
+
+
+def test_reply_switches_adapter_and_passes_options():
+    chat = engine()
+    for side, head in ((BEFORE, "前"), (AFTER, "后")):
+        said = "".join(chat.reply([user("你好")], side, threading.Event(), max_new_tokens=8))
+        assert said.startswith(head)
+        call = chat._stream.calls[-1]
+        assert call["adapter"] is (side == AFTER) and call["max_new_tokens"] == 8
+
+
+def test_only_one_reply_at_a_time():
+    chat, order = engine(delay=0.005), []
+
+    def talk(side):
+        for letter in chat.reply([user("说：一二三四五六")], side, threading.Event()):
+            order.append((side, letter))
+
+    threads = [threading.Thread(target=talk, args=(side,)) for side in (BEFORE, AFTER)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    sides = [side for side, _ in order]
+    assert len(sides) == 16 and sum(a != b for a, b in zip(sides, sides[1:], strict=False)) == 1
+
+
+def test_stopping_and_closing_free_the_lock():
+    chat, stop = engine(), threading.Event()
+    talk = chat.reply([user("你好")], AFTER, stop)
+    next(talk)
+    waiting = threading.Event()
+    waiting.set()
+    assert list(chat.reply([user("你好")], AFTER, waiting)) == []  # 没排到就被停止
+    stop.set()
+    assert list(talk) == [] and chat._stream.stopped == 1
+    talk = chat.reply([user("你好")], AFTER, threading.Event())
+    next(talk)
+    talk.close()
+    assert chat._stream.closed == 2
+    assert list(chat.reply([user("说：好")], AFTER, threading.Event())) == list("后：好")
+
+
+def test_error_frees_the_lock():
+    chat = engine()
+    with pytest.raises(LabError):
+        list(chat.reply([user("坏")], AFTER, threading.Event()))
+    assert list(chat.reply([user("说：好")], AFTER, threading.Event()))
+
+
+@pytest.fixture(scope="module")
+def tuned(toy_base):
+    """玩具底座加一个故意调得很大的适配器：开关前后的回答必然不同。"""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from labutils import models
+
+    model, tokenizer = models.load(toy_base, dtype="float32", device="cpu")
+    config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "v_proj"])
+    tuned = get_peft_model(model, config).eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, weight in tuned.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=3.0)
+    return tuned, tokenizer
+
+
+def test_real_adapter_switch_matches_batched_answers(tuned):
+    from labutils.inference import answer
+
+    model, tokenizer = tuned
+    chat = ChatEngine(model, tokenizer)
+    options = generation_options(12, 0, 0.9, 1.0)
+
+    def ask(side):
+        return "".join(chat.reply([user("你好")], side, threading.Event(), **options)).strip()
+
+    after, before, again = ask(AFTER), ask(BEFORE), ask(AFTER)
+    assert after == again != before
+    assert [after] == answer(model, tokenizer, ["你好"], max_new_tokens=12)
+    with model.disable_adapter():
+        assert [before] == answer(model, tokenizer, ["你好"], max_new_tokens=12)
+    assert chat.limit() == model.config.max_position_embeddings
+
+
+def test_real_stream_closed_midway_restores_the_adapter(tuned):
+    model, tokenizer = tuned
+    chat = ChatEngine(model, tokenizer)
+    # 随机权重贪心时可能只吐控制符；高温采样才有文字。
+    talk = chat.reply([user("你好")], BEFORE, threading.Event(), min_new_tokens=100,
+                      max_new_tokens=200, do_sample=True, temperature=9.0)
+    assert next(talk) and model._adapters_disabled
+    talk.close()
+    assert not model._adapters_disabled
+    assert chat._lock.acquire(timeout=1)
