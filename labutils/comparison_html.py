@@ -71,6 +71,8 @@ class AnswerTable:
     rows: list[dict]
 
     def _repr_html_(self) -> str:
+        if not self.rows:
+            return f"<p>{self!r}</p>"
         html = _template().render(page=False, rows=self.rows)
         return re.sub(r"\n\s*\n+", "\n", html)  # 空行会让某些 Markdown 查看器截断表格
 
