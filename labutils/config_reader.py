@@ -66,7 +66,7 @@ class Reader:
                 continue
             rule = rules[key].metadata
             setattr(section, key, checked(value, rule, f"{self.where} 的 {prefix}{written}"))
-            if rule["note"] and value not in (None, False, 1):
+            if rule["note"] and (value is True or value not in (None, False, 1)):
                 self.notes.append(f"{prefix}{written} 不起作用：{rule['note']}")
 
     def _refuse(self, key: str, reason: str, value: Any) -> None:

@@ -135,10 +135,6 @@ class LabTrainer(Trainer):
             self.model.save_pretrained(folder, state_dict=state_dict, save_embedding_layers=False)
             (folder / "README.md").unlink(missing_ok=True)
 
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """不统计浮点运算量：每步都要数一遍参数，小模型上占的时间看得见。"""
-        return 0
-
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
     """(可训练的参数个数, 全部参数个数)；共用的权重只数一次。"""
