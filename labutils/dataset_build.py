@@ -41,7 +41,8 @@ def build(
     为空且是别的 PDF：必须给 qa_file，逐条对着这份 PDF 检查后使用。
     报告的 funnel 是 [(关口, 剩余条数)]，reasons 是 {不合格原因: 条数}。
     """
-    pdf, qa_file = resolve(pdf), resolve(qa_file) if qa_file else None
+    pdf, out_dir = resolve(pdf), resolve(out_dir)
+    qa_file = resolve(qa_file) if qa_file else None
     pages = read_pages(pdf)
     report: dict = {"pages": len(pages), "seed": seed}
     rejected: list[dict] = []
@@ -56,12 +57,16 @@ def build(
     report |= {"pairs": len(rows), "facts": len({row["fact_id"] for row in rows})}
     report["reasons"] = dict(Counter(summary(item["reason"]) for item in rejected))
     _write(Path(out_dir) / "data", rows, train, dev, rejected)
+    print("每一关还剩：" + " → ".join(f"{name} {count}" for name, count in report["funnel"]))
     print(f"写好 {rel(Path(out_dir) / 'data')}：{len(rows)} 对问答，"
           f"训练集 {len(train)} 条，验证集 {len(dev)} 条，不合格 {len(rejected)} 条。")
     return report
 
 
-def _generated_rows(pdf, qa_file, out_dir, api_model, pages, report, rejected) -> list[dict]:
+def _generated_rows(
+    pdf: Path, qa_file: Path | None, out_dir: Path, api_model: str, pages: list[Page],
+    report: dict, rejected: list[dict],
+) -> list[dict]:
     """调用 API 或回放；两样都不该做时返回空列表。"""
     pieces = None
     if api_model:
@@ -165,7 +170,9 @@ def _new(given: str, used: set[str]) -> str:
     return next(f"F{i:02d}" for i in range(1, len(used) + 2) if f"F{i:02d}" not in used)
 
 
-def _rows_from_file(qa_file, pages, generated, report, rejected) -> list[dict]:
+def _rows_from_file(
+    qa_file: Path, pages: list[Page], generated: list[dict], report: dict, rejected: list[dict]
+) -> list[dict]:
     """检查现成的问答文件；有回放结果时说明两者一致多少条。"""
     loaded = load_qa(qa_file)
     good, bad = validate(loaded, pages, require_evidence=False)
@@ -206,7 +213,9 @@ def summary(reason: str) -> str:
     return "问题重复" if "问题重复" in reason else reason
 
 
-def _write(folder: Path, rows, train, dev, rejected) -> None:
+def _write(
+    folder: Path, rows: list[dict], train: list[dict], dev: list[dict], rejected: list[dict]
+) -> None:
     write_json_lines(rows, folder / "qa.jsonl")
     save_conversations(train, folder / "train.json")
     save_conversations(dev, folder / "dev.json")

@@ -38,8 +38,8 @@ class Prompts:
     system: str
     user: str
     total_pairs: int = 150
-    chunk_size: int = 800
-    chunk_overlap: int = 80
+    chunk_size: int = 400
+    chunk_overlap: int = 50
     temperature: float = 0.3
     timeout_seconds: float = 120.0
 
