@@ -59,15 +59,15 @@ def run(
 def dataset(
     pdf: Annotated[str, typer.Argument(help="要读的 PDF")] = "data/source/course_document.pdf",
     qa: Annotated[str, typer.Option(help="现成的问答对（JSON Lines）")] = "data/qa.jsonl",
-    out: Annotated[str, typer.Option(help="数据集放在哪个文件夹")] = "output/data",
+    out: Annotated[str, typer.Option(help="实验文件夹；数据写进它的 data/")] = "output/lab",
     api_model: ApiModel = "",
     seed: Seed = 42,
 ) -> None:
     """从 PDF 与问答对做出 train.json 和 dev.json（notebook 01）。"""
-    from labutils import qa_generation
+    from labutils import dataset_build, paths
     from labutils.lab_run import locate
 
-    print(qa_generation.build(locate(pdf), locate(qa), locate(out), api_model, seed))
+    dataset_build.build(locate(pdf), locate(qa), paths.ROOT / locate(out), api_model, seed)
 
 
 @app.command()

@@ -132,6 +132,12 @@ def test_finetune_keeps_the_shape_of_the_course_command(monkeypatch, capsys):
     assert "训练好了" in capsys.readouterr().out
 
 
+def test_dataset_writes_the_training_files(monkeypatch, capsys, tmp_path):
+    assert call(monkeypatch, "dataset", "--out", str(tmp_path)) == 0
+    for name in ("qa.jsonl", "train.json", "dev.json"):
+        assert (tmp_path / "data" / name).is_file()
+
+
 def fake_model(monkeypatch, pieces):
     from labutils import inference, models
 
