@@ -11,7 +11,7 @@ from random import Random
 from labutils.tiny_base import lexicon, questions, vocab
 
 WORLD_SEED = 2031
-WORLD_SUBJECTS = 240
+WORLD_SUBJECTS = 96
 READING_PROMPTS = ("阅读材料：P\n问题：Q", "P\n根据上面的材料回答：Q", "材料：P\n问：Q", "P\nQ",
                    "请根据材料回答问题。\nP\nQ", "已知：P\n请问：Q")
 ECHO_PROMPTS = ("请原样重复：X", "重复：X", "跟我念：X", "请重复这几个字：X", "把这些字写一遍：X", "照抄：X")

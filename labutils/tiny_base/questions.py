@@ -18,6 +18,9 @@ NOUN_FRAMES = (
 OPENINGS = "请问 请问一下， 你好， 您好，请问 麻烦问下， 想问问 老师， 我想问一下， 同学问： 帮我看看， 打听一下， 请回答：".split()
 CLOSINGS = "呢 呀 啊 ，谢谢 ，麻烦了 ，急 来着 ？我不太清楚 ，请说明".split()
 SUBJECT_FORMS = ("S",) * 6 + ("《S》", "S里", "S文件里", "S这个", "S中")
+FILLERS = "听说 按规定 到底 究竟 一般来说 通知里讲 申报的时候 有人问 按文件 现在 具体来讲 从材料看 这次".split()
+ALIAS_TAILS = ("", "", "那个", "那份文件", "那份通知", "的文件", "这一类", "这边", "那个事", "的通知", "这种")
+LIST_UNITS = "个 种 项 类 点 条 样 方面".split()
 QUESTION_WORDS = {
     "date": "哪天 哪一天 什么时候 何时 几月几号", "month": "几月 什么时候 何时 哪个月",
     "yearrange": "哪几年 哪年到哪年 什么时候", "years": "几年 多少年 多久 多长时间",
@@ -58,7 +61,15 @@ def _question_word(rng: Random, kind: str) -> str:
     if kind.startswith("count:"):
         unit = kind.removeprefix("count:")
         return rng.choice(["多少", "多少" + unit, "几" + unit])
+    if kind[:-1] in ("phr", "words") and rng.random() < 0.4:
+        return "哪" + "一两三四"[int(kind[-1]) - 1] + rng.choice(LIST_UNITS)
     return rng.choice(QUESTION_WORDS.get(kind, "什么 哪些 啥 哪几个").split())
+
+
+def alias(rng: Random, subject: str) -> str:
+    """主体的另一种叫法:去掉后缀、换成“那个”“那份文件”。人们提到同一份文件时很少用全称。"""
+    short = subject.removesuffix(subject[-2:]) if len(subject) > 4 else subject
+    return rng.choice([subject, short]) + rng.choice(ALIAS_TAILS)
 
 
 def _core(rng: Random, attribute: Attribute) -> str:
@@ -79,7 +90,10 @@ def ask(rng: Random, attribute: Attribute, subject: str, pronoun: bool = False) 
         text = core.replace("S，", "").replace("S的", rng.choice(["它的", "这个的", ""]))
         text = text.replace("S", rng.choice(["它", "这个", "该" + subject[-2:], ""]))
     else:
-        text = core.replace("S", rng.choice(SUBJECT_FORMS).replace("S", subject), 1)
+        shown = rng.choice(SUBJECT_FORMS).replace("S", subject)
+        text = core.replace("S", alias(rng, subject) if rng.random() < 0.35 else shown, 1)
+    if rng.random() < 0.12:
+        text = rng.choice(FILLERS) + rng.choice(["", "，"]) + text
     if rng.random() < 0.3:
         text = rng.choice(OPENINGS) + text
     if rng.random() < 0.2:
