@@ -48,7 +48,15 @@ def read_json(path: str | Path) -> list[tuple[str, object]]:
 
 def _loads(text: str, name: str, first_line: int) -> object:
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return value
+    except UnicodeEncodeError:
+        raise LabError(
+            f"{name} 第 {first_line} 行起有残缺的字符（只有半个的 \\uD… 转义），请删掉它。"
+        ) from None
+    except RecursionError:
+        raise LabError(f"{name} 第 {first_line} 行起括号套得太深，请检查文件内容。") from None
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
         raise LabError(

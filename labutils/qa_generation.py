@@ -157,7 +157,8 @@ def _finished(record: Path) -> dict[str, str]:
 def _save(path: Path, text: str) -> None:
     """先写临时文件再改名：中途断电不会留下半个回复。"""
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8", newline="")
+    # 服务器偶尔会给半个表情符号，换成问号也要存下来：这是花了钱的回复
+    temporary.write_bytes(text.encode("utf-8", errors="replace"))
     temporary.replace(path)
 
 

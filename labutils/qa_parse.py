@@ -24,6 +24,8 @@ _THINK_START = re.compile(r"<think(?:ing)?>.*\Z", re.DOTALL | re.IGNORECASE)
 _FENCE = re.compile(r"^[ \t]*```.*$", re.MULTILINE)
 # 一条问答的开头。消息以 "role" 开头，外层包装以别的键开头，都不会认错
 _ITEM = re.compile(r'\{\s*["\'“]?(?:conversations|question|fact_id|id)["\'”]?\s*[:：]')
+_KEYS = {"conversations", "role", "content", "question", "answer", "id", "fact_id", "key_points",
+         "page", "evidence"}
 
 
 def parse_response(text: str) -> tuple[list[dict], list[Problem]]:
@@ -78,17 +80,27 @@ def _parse_item(segment: str) -> tuple[dict | None, Problem | None]:
         return None, _problem("写到一半断了，丢掉", segment)
     source = segment[:end]
     try:
-        item, fixed = json.loads(source, strict=False), False
-    except json.JSONDecodeError:
-        item, fixed = json_repair.loads(source), True
+        item, fixed = _load_or_repair(source)
+        json.dumps(item, ensure_ascii=False).encode("utf-8")
+    except RecursionError:
+        return None, _problem("括号套得太深，丢掉", source)
+    except UnicodeEncodeError:
+        return None, _problem("含有残缺的字符（如半个表情符号），丢掉", source)
     if not isinstance(item, dict):
         return None, _problem("不是一个 JSON 对象，丢掉", source)
-    if fixed and not all(_is_in(value, source) for value in _strings(item)):
+    if fixed and not _faithful(item, source):
         return None, _problem("JSON 坏得太厉害，修出来的和原文对不上，丢掉", source)
     pair = flatten(item)
     if "question" not in pair:
         return None, _problem("不是一问一答（应是 user、assistant 各一条），丢掉", source)
     return pair, _problem("JSON 有小毛病，已修好", source, fixed=True) if fixed else None
+
+
+def _load_or_repair(source: str) -> tuple[object, bool]:
+    try:
+        return json.loads(source, strict=False), False
+    except ValueError:  # 不合法的 JSON，或长得离谱的整数
+        return json_repair.loads(source), True
 
 
 def _problem(reason: str, text: str, fixed: bool = False) -> Problem:
@@ -114,16 +126,16 @@ def _closing_brace(text: str, skip_strings: bool) -> int | None:
     return None
 
 
-def _strings(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for inner in value.values():
-            yield from _strings(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _strings(inner)
+def _faithful(item: dict, source: str) -> bool:
+    """修理可以动标点和括号，不能增删一个字，也不能把一句话劈成几个键。"""
+    messages = item.get("conversations")
+    parts = messages if isinstance(messages, list) else []
+    keys = set(item).union(*(part for part in parts if isinstance(part, dict)))
+    return keys <= _KEYS and _letters(source) == _letters(json.dumps(item, ensure_ascii=False))
 
 
-def _is_in(value: str, source: str) -> bool:
-    return value in source or json.dumps(value, ensure_ascii=False)[1:-1] in source
+def _letters(text: str) -> str:
+    """只留下字母、汉字和数字。"""
+    text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda m: chr(int(m[1], 16)), text)
+    text = re.sub(r"\\[nrtbf]", "", text)
+    return "".join(char for char in text if char.isalnum())

@@ -28,6 +28,7 @@ _WITH_UNIT = re.compile(r"(\d+(?:\.\d+)?)([百千万亿]+)")
 _THOUSANDS = re.compile(r"(?<![\d,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _DATE = re.compile(r"(?<!\d)(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?!\d)")
 _RANGE = re.compile(r"(?<=[\d%])\s*[-–—―~～至到]+\s*(?=\d)")
+_YEAR_BEFORE_RANGE = re.compile(r"(?<=\d)年(?=\s*[-–—―~～至到]+\s*\d+年)")
 _DATE_ZERO = re.compile(r"(?<=[年月])0(?=\d[月日])")
 
 
@@ -72,6 +73,7 @@ def _one_pass(text: str) -> str:
         return _to_digits(whole)
     text = _CHINESE.sub(_replace_number, text)
     text = _WITH_UNIT.sub(_expand_unit, text)
+    text = _YEAR_BEFORE_RANGE.sub("", text)  # “2019年到2021年”就是“2019—2021年”
     text = _RANGE.sub("至", text)
     text = _drop_punctuation(text)
     return _DATE_ZERO.sub("", text)

@@ -254,6 +254,8 @@ GOOD_LINE = json.dumps(to_conversations([GOOD])[0], ensure_ascii=False)
         ("{坏的", "第 2 行第 2 列不是合法的 JSON"),
         ('{"question": "问"}', "第 2 行缺少 conversations"),
         ('"文字"', "第 2 行缺少 conversations"),
+        ('{"conversations": "\\ud83d"}', "残缺的字符"),
+        ('{"a": ' + "[" * 100_000, "太深"),
         ('{"conversations": []}', "没有消息"),
         ('{"conversations": ["问"]}', "第 1 条消息应有 role"),
         ('{"conversations": [{"role": "user", "content": ""}]}', "不空的文字"),

@@ -20,6 +20,7 @@ from labutils.qa_generation import (
     parse_response,
     replay,
 )
+from labutils.text_normalize import normalize
 
 KEY = "sk-secret-123456"
 PROMPTS = Prompts(system="出题", user="第 {{页码}} 页，{{问答对数}} 对：{{文本}}", total_pairs=6)
@@ -91,6 +92,14 @@ def test_small_defects_are_repaired_and_reported(old, new):
     assert all(p["fixed"] and "已修好" in p["reason"] for p in problems)
 
 
+@pytest.mark.parametrize("answer", ['线上,"4000门",左右', '甲","乙', "4000门\\"])
+def test_repair_must_not_lose_or_move_a_word(answer):
+    text = dump(item()).replace("4000门左右。", answer)
+    pairs, problems = parse_response(text)
+    kept = [normalize(p["answer"]) for p in pairs]  # 标点不论，字一个也不能少
+    assert kept in ([], [normalize(answer)]) and (kept or not problems[0]["fixed"])
+
+
 def test_broken_item_does_not_swallow_the_next():
     bad = '{"conversations": [{"role": "user", "content": "没有下文'
     text = "[" + bad + ",\n" + dump(item()).lstrip("[")
@@ -116,6 +125,22 @@ def test_wrong_shape_is_dropped_with_reason(conversations, reason):
 def test_nothing_found_is_a_problem(text, reason):
     pairs, problems = parse_response(text)
     assert pairs == [] and reason in problems[0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [('{"conversations": ' + "[" * 100_000 + "]" * 100_000 + "}", "太深"),
+     (dump(item("\ud83d 是什么？")).encode("ascii", "backslashreplace").decode(), "残缺")],
+)
+def test_hostile_replies_are_dropped_not_fatal(text, reason):
+    pairs, problems = parse_response("[" + text + "]")
+    assert pairs == [] and reason in problems[0]["reason"]
+
+
+def test_enormous_page_number_is_not_fatal():
+    text = dump(item()).replace('"page": 1', '"page": ' + "9" * 5000)
+    pairs, problems = parse_response(text)
+    assert len(pairs) + len(problems) >= 1
 
 
 def test_empty_array_means_nothing_to_ask():
