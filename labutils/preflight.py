@@ -183,7 +183,7 @@ def check_inputs(model: str, config: Path, pdf: Path, qa: Path, api_model: str =
 def _check_pairs(qa: Path, pdf: Path, pages: list) -> None:
     from labutils.qa_dataset import load_qa, validate
 
-    good, rejected = validate(load_qa(qa), pages)
+    good, rejected = validate(load_qa(qa), pages, require_evidence=False)
     if not good:
         raise LabError(
             f"{paths.rel(qa)} 的 {len(rejected)} 条问答在 {paths.rel(pdf)} 里都找不到依据；"
