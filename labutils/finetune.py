@@ -30,7 +30,8 @@ from labutils.training_data import LeftCollator
 from labutils.training_errors import explained
 from labutils.training_job import Job, LabTrainer, add_lora, count_parameters, prepare
 
-__all__ = ["LiveLossCurve", "Result", "add_lora", "check_adapter_alive", "load_config", "run"]
+__all__ = ["LiveLossCurve", "Result", "add_lora", "check_adapter_alive", "count_parameters",
+           "load_config", "run"]
 
 LOG = "training_log.jsonl"
 

@@ -76,17 +76,17 @@ def _read_questions(path: Path) -> list[dict]:
     for where, row in qa_dataset.read_json(path):
         texts = [row.get(key) for key in ("question", "answer")] if isinstance(row, dict) else []
         if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-            raise LabError(f"{paths.rel(path)} {where}应当有不空的 question 和 answer，请改正这一行")
+            raise LabError(f"{paths.rel(path)} {where}应当有不空的 question 和 answer，请改正")
         rows.append({"question": texts[0], "answer": texts[1]})
     if not rows:
-        raise LabError(f"{paths.rel(path)} 里一条问答也没有；请补上，或把 unanswerable_ratio 设为 0")
+        raise LabError(f"{paths.rel(path)} 里一条问答也没有；请补上，或设 unanswerable_ratio: 0")
     return qa_dataset.to_conversations(rows)
 
 
 def augment(question: str, rng: random.Random) -> str:
     """像真人那样改写一个问题：前面加客气话、后面加一句，或漏掉一两个汉字。
 
-    数字、字母和书名号内的字不漏：漏了就成了另一个问题。
+    数字、字母、书名号内的字和第一个字不漏：漏了就成了另一个问题。
     """
     way = rng.choice(("opening", "ending", "drop"))
     if way == "opening":
@@ -100,7 +100,8 @@ def _drop_characters(question: str, rng: random.Random) -> str:
     depth, droppable = 0, []
     for place, char in enumerate(question):
         depth += (char in "《〔“") - (char in "》〕”")
-        if depth == 0 and "一" <= char <= "龥" and char not in "一二三四五六七八九十百千不没无":
+        plain = "一" <= char <= "龥" and char not in "一二三四五六七八九十百千不没无"
+        if place > 0 and depth == 0 and plain:
             droppable.append(place)
     if len(droppable) < 8:  # 太短的问题漏字就看不懂了
         return question

@@ -120,7 +120,7 @@ def training_arguments(config: Config, folder: Path, use_cpu: bool) -> TrainingA
     args = TrainingArguments(
         output_dir=str(folder), use_cpu=use_cpu, train_sampling_strategy="sequential",
         label_names=["labels"], logging_nan_inf_filter=False, disable_tqdm=True,
-        dataloader_pin_memory=not use_cpu, **values)
+        dataloader_pin_memory=torch.cuda.is_available() and not use_cpu, **values)
     if args.n_gpu > 1:
         args._n_gpu = 1  # 否则 Trainer 会用过时的 DataParallel；多卡请用 accelerate launch
     return args

@@ -82,7 +82,8 @@ def same(first, second):
 def lab(tmp_path_factory):
     folder = tmp_path_factory.mktemp("resume")
     write_lines(folder / "train.json", [
-        conversation(f"编号为{i}的一个比较长的问题是什么？", f"是{i}" * (i + 1)) for i in range(10)])
+        conversation(f"编号为{i}的一个比较长的问题是什么？", f"是{i}" * (i + 1))
+        for i in range(10)])
     write_lines(folder / "dev.json", [conversation(f"请问第{i}条？", f"是{i}") for i in range(3)])
     write_lines(folder / "general.json", [conversation(f"{i}加一", f"{i + 1}") for i in range(7)])
     (folder / "lora.yaml").write_text(CONFIG, encoding="utf-8")
