@@ -17,9 +17,9 @@ from gradio import tunneling
 
 from labutils.errors import LabError
 from labutils.web_page import build
-from labutils.web_style import CSS, THEME
+from labutils.web_style import CSS, EXAMPLES, THEME
 
-__all__ = ["Demo", "build", "launch", "serve"]
+__all__ = ["EXAMPLES", "Demo", "build", "launch", "serve"]
 FREE_PORTS = range(7860, 7960)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _current: "Demo | None" = None

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import gradio as gr
 
@@ -82,7 +83,7 @@ class Page:
             return
         fitted, dropped = self.engine.fit(messages, options["max_new_tokens"])
         if dropped:
-            gr.Info(f"对话太长，这次没有把最早的 {dropped} 轮送给模型。", title="提示")
+            gr.Info(f"对话太长，这次没有把最早的 {dropped} 轮送给模型。")
         text = ""
         for piece in self.engine.reply(fitted, side, signal, **options):
             if signal.is_set():
@@ -90,7 +91,7 @@ class Page:
             text += piece
             yield messages + [{"role": "assistant", "content": text}]
         if not text and not signal.is_set():
-            gr.Warning(f"{side}的模型没有输出任何文字，请换个问法再试。", title="提示")
+            gr.Warning(f"{side}的模型没有输出任何文字，请换个问法再试。")
 
     def stop(self, request: gr.Request) -> None:
         self.running.stop(request.session_hash)
@@ -124,21 +125,17 @@ class Page:
             yield text
 
 
-class _told:
-    """把错误变成用户在页面上看得到的一句中文；没料到的错误另记日志。"""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        if isinstance(error, LabError):
-            raise gr.Error(str(error), title="提示", print_exception=False) from error
-        if isinstance(error, Exception) and not isinstance(error, gr.Error):
-            _log.error("网页生成回答时出错", exc_info=error)
-            raise gr.Error(
-                f"生成回答时出错（{kind.__name__}），请换个问题再试；原因写在启动网页的窗口里。",
-                title="出错了", print_exception=False,
-            ) from error
+@contextmanager
+def _told():
+    """把错误变成用户看得到的一句中文；没料到的错误另记日志，不把内部细节给用户。"""
+    try:
+        yield
+    except LabError as error:
+        raise gr.Error(str(error), print_exception=False) from error
+    except Exception as error:
+        _log.error("网页生成回答时出错", exc_info=error)
+        raise gr.Error(f"生成回答时出错（{type(error).__name__}），请换个问题再试；"
+                       "原因写在启动网页的窗口里。", print_exception=False) from error
 
 
 def _empty() -> dict:
@@ -217,7 +214,7 @@ def _wire(page: Page, conversations, mode, boxes, box, buttons, settings) -> Non
     private = {"api_visibility": "private"}
     shown = [conversations, *boxes]
     asked = gr.on([send.click, box.submit], page.ask, [box, mode, conversations], [box, *shown],
-                  queue=False, show_progress="hidden", **private)
+                  concurrency_limit=None, show_progress="hidden", **private)
     answered = asked.success(page.answer, [conversations, *settings], shown,
                              concurrency_id="model", concurrency_limit=1,
                              show_progress="minimal", **private)

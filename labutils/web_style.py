@@ -32,6 +32,11 @@ CSS = """
 .lab-chat pre { overflow-x: auto; }
 /* 问题里的标点带着反斜杠，复制出来不是原文，所以只给回答留复制按钮 */
 .lab-chat .message-buttons-right { display: none; }
+/* 出错时右上角已有提示，不要再用“错误”二字盖住整段对话 */
+:is(.lab-chat, #lab-box) [data-testid="status-tracker"]:has(.error) { display: none; }
+/* 弹窗标题在框架里写死成英文 */
+.toast-title:is(.error, .warning, .info) { font-size: 0 !important; }
+.toast-title:is(.error, .warning, .info)::after { content: "提示"; font-size: 1rem; }
 @media (max-width: 640px) {
   .gradio-container { padding: 6px !important; }
   #lab-title h1 { font-size: 1.1rem; }
