@@ -121,7 +121,8 @@ def verdict(summary: dict) -> tuple[str, str]:
     ]
     if forgot:
         return "warn", f"学会了文档（{change}），但「{'」「'.join(forgot)}」明显变差。"
-    return "good", f"微调起作用了：{change}，原有本领保持住了。"
+    kept = f"通用能力 {percent(before['general'])} → {percent(after['general'])}"
+    return "good", f"微调起作用了：{change}；{kept}。"
 
 
 def describe_failure(failed: dict) -> str:
