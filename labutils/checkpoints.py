@@ -75,6 +75,13 @@ def _archive_is_whole(path: Path) -> bool:
         return False
 
 
+def refuse_foreign(folder: Path) -> None:
+    """文件夹里有检查点却没有 run.json，就不是本程序训练的：引发 LabError，绝不去删它们。"""
+    if checkpoints(folder) and not (folder / "run.json").is_file():
+        raise LabError(f"{paths.rel(folder)} 里有别的程序训练的检查点（没有 run.json）；"
+                       "请换一个 output_dir")
+
+
 def last_valid(folder: Path) -> Path | None:
     """最后一个完整的检查点；它后面不完整的会被删去并打印说明，以免被别处当成结果。"""
     for checkpoint in reversed(checkpoints(folder)):

@@ -35,11 +35,12 @@ __all__ = ["LiveLossCurve", "Result", "add_lora", "check_adapter_alive", "count_
 
 LOG = "training_log.jsonl"
 
+
 @dataclass
 class Result:
     """一次训练的结果；同样的内容写在 result.json（路径相对仓库根目录）。
 
-    adapter 是最后一个检查点：小数据上开发集损失最低的那个往往还没记住知识。
+    adapter 是最后一个检查点：小数据上验证集损失最低的那个往往还没记住知识。
     samples_per_second 只算训练本身的时间，不含评测与保存。损失是最后一次记录的值。
     """
 
@@ -57,7 +58,7 @@ class Result:
         dev = "没有评测" if self.final_dev_loss is None else f"{self.final_dev_loss:.4f}"
         return (f"适配器：{paths.rel(self.adapter)}\n"
                 f"步数 {self.steps}，每秒 {self.samples_per_second:.1f} 条样本\n"
-                f"训练损失 {self.final_train_loss:.4f}，开发集损失 {dev}\n"
+                f"训练损失 {self.final_train_loss:.4f}，验证集损失 {dev}\n"
                 f"可训练参数 {self.trainable_parameters:,} / {self.total_parameters:,}"
                 f"（{self.trainable_parameters / self.total_parameters:.2%}）")
 
@@ -72,7 +73,7 @@ def run(data_dir: str | Path, model_name: str, config_path: str | Path,
     "auto" 有可用的检查点就接着训练，已训练完就直接返回，没有就从头开始；
     True 必须接着训练；整数 N 从 checkpoint-N 接着训练；False 清空后从头训练。
     文件夹里的训练与这次的配置、数据、基座或种子不同时引发 LabError（resume=False 除外；
-    明确要求接着训练时，允许只改 max_steps）。overrides 按名字改配置项，例如 max_steps=20。
+    明确要求接着训练时，允许把 max_steps 改大）。overrides 按名字改配置项，例如 max_steps=20。
     """
     if seed is not None:
         overrides["seed"] = seed
@@ -90,6 +91,7 @@ def run(data_dir: str | Path, model_name: str, config_path: str | Path,
 def _starting_point(folder: Path, resume: str | bool | int, job: Job) -> Path | None:
     """决定从哪个检查点开始（None：从头），并写好 run.json。"""
     last = None
+    checkpoints.refuse_foreign(folder)
     if resume is not False and folder.is_dir():
         exact = isinstance(resume, int) and not isinstance(resume, bool)
         last = checkpoints.at_step(folder, resume) if exact else checkpoints.last_valid(folder)
@@ -100,7 +102,7 @@ def _starting_point(folder: Path, resume: str | bool | int, job: Job) -> Path | 
         checkpoints.clear(folder)
     else:
         changed = checkpoints.differences(folder, job.identity)
-        if resume != "auto":
+        if resume != "auto" and job.args.max_steps > checkpoints.step_of(last):
             changed = [item for item in changed if not item.startswith("max_steps：")]
         if changed:
             raise LabError(f"{paths.rel(folder)} 里是另一次训练（{'；'.join(changed[:4])}）；"

@@ -145,7 +145,7 @@ REFUSED = {
     "fp16": "半精度训练没有损失缩放会得到 0 或 nan；请用顶层的 dtype: bf16",
     "bf16": "精度写在顶层：dtype: auto、fp32 或 bf16",
     "debug": "调试开关不在课程范围内",
-    "load_best_model_at_end": "小数据上开发集损失最低的检查点不等于答得最准；结果取最后一个检查点",
+    "load_best_model_at_end": "小数据上验证集损失最低的检查点不等于答得最准；结果取最后一个检查点",
     "push_to_hub": "本实验不向任何网站上传",
     "report_to": "本实验不向任何网站上报；日志在 training_log.jsonl",
     "num_virtual_tokens": "P-Tuning v2 在原生 GLM 上不受支持；请用 peft_type: LORA",

@@ -118,7 +118,7 @@ class PrintProgress(TrainerCallback):
             return
         step, total = state.global_step, state.max_steps
         if "eval_loss" in logs:
-            print(f"  第 {step}/{total} 步  开发集损失 {logs['eval_loss']:.4f}", flush=True)
+            print(f"  第 {step}/{total} 步  验证集损失 {logs['eval_loss']:.4f}", flush=True)
         elif "loss" in logs and (step >= total or step % max(total // 20, 1) < args.logging_steps):
             print(f"  第 {step}/{total} 步  训练损失 {logs['loss']:.4f}", flush=True)
 

@@ -35,7 +35,7 @@ class Source:
     def title(self) -> str:
         """打印用的中文名。"""
         return {"qa": "训练问答", "unanswerable": "“没有写明”的问答", "general": "通用对话",
-                "dev": "开发集"}[self.name]
+                "dev": "验证集"}[self.name]
 
     @property
     def augmentable(self) -> bool:
@@ -61,7 +61,7 @@ def read_training(config: Config, data_dir: Path) -> list[Source]:
 
 
 def read_dev(config: Config, data_dir: Path) -> Source:
-    """读开发集；空的开发集引发 LabError。"""
+    """读验证集；空的验证集引发 LabError。"""
     return _source("dev", find_file(config.data_config.val_file, data_dir))
 
 

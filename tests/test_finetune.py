@@ -225,3 +225,34 @@ def test_memory_errors_give_advice_and_unknown_ones_pass(tmp_path):
         raise RuntimeError("something else")
     with pytest.raises(OSError, match="denied"), explained(tmp_path):
         raise PermissionError(errno.EACCES, "denied")
+
+
+class Screen:
+    """代替笔记本的输出区：记下显示了几次、更新了几次。"""
+
+    def __init__(self):
+        self.shown, self.updated = [], []
+
+    def display(self, figure, display_id):
+        assert display_id
+        self.shown.append(figure)
+        return self
+
+    def update(self, figure):
+        self.updated.append(figure)
+
+
+def test_live_curve_redraws_one_output_and_replaces_the_printed_lines(
+        lab, toy_base, monkeypatch, capsys):
+    screen = Screen()
+    monkeypatch.setattr(finetune.LiveLossCurve, "in_notebook", staticmethod(lambda: True))
+    monkeypatch.setattr("IPython.display.display", screen.display)
+    train(lab, toy_base, max_steps=4, callbacks=[finetune.LiveLossCurve(seconds=3600)])
+    assert len(screen.shown) == 1 and len(screen.updated) == 1  # 开头一张，间隔未到，最后更新
+    assert len(screen.updated[0].axes[0].lines) == 2  # 训练与验证两条线
+    assert "第 4/4 步" not in capsys.readouterr().out
+
+
+def test_live_curve_is_silent_outside_notebooks(lab, toy_base, capsys):
+    train(lab, toy_base, max_steps=4, callbacks=[finetune.LiveLossCurve()])
+    assert "第 4/4 步" in capsys.readouterr().out

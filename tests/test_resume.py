@@ -194,6 +194,21 @@ def test_longer_training_is_allowed_when_resuming_is_asked_for(lab, toy_base, co
     assert result.adapter.name == "checkpoint-11" and result.log[-1]["step"] == 11
 
 
+def test_shorter_training_is_not_a_continuation(lab, toy_base, copy):
+    with pytest.raises(LabError, match="max_steps：9 → 5"):
+        again(lab, toy_base, copy, resume=True, max_steps=5)
+
+
+@pytest.mark.parametrize("resume", ["auto", True, False])
+def test_checkpoints_of_another_program_are_never_deleted(lab, toy_base, tmp_path, resume):
+    weights = tmp_path / "checkpoint-5" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"precious")
+    with pytest.raises(LabError, match="别的程序"):
+        again(lab, toy_base, tmp_path, resume=resume)
+    assert weights.read_bytes() == b"precious"
+
+
 def test_asking_for_what_is_not_there(lab, toy_base, copy, tmp_path):
     with pytest.raises(LabError, match=r"没有 checkpoint-5；现有的步数：\[3, 6, 9\]"):
         again(lab, toy_base, copy, resume=5)
