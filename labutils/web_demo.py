@@ -224,3 +224,7 @@ def _load(model_path: str, tokenizer_path: str | None):
     if tokenizer_path and tokenizer_path != model_path:
         _, tokenizer = models.load(tokenizer_path)
     return model, tokenizer
+
+
+# 导入时就设好：notebook 里的小网页不经过 launch，也要避开代理。
+_local_without_proxy()
