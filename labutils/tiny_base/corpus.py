@@ -12,6 +12,7 @@ from labutils.tiny_base import lexicon, questions, vocab
 
 WORLD_SEED = 2031
 WORLD_SUBJECTS = 96
+WORLD_ATTRIBUTES = 86  # 以后再加属性也不改变这个世界
 READING_PROMPTS = ("阅读材料：P\n问题：Q", "P\n根据上面的材料回答：Q", "材料：P\n问：Q", "P\nQ",
                    "请根据材料回答问题。\nP\nQ", "已知：P\n请问：Q")
 ECHO_PROMPTS = ("请原样重复：X", "重复：X", "跟我念：X", "请重复这几个字：X", "把这些字写一遍：X", "照抄：X")
@@ -40,7 +41,7 @@ def world() -> tuple[tuple[str, dict, tuple], ...]:
     rng = Random(WORLD_SEED)
     found: dict[str, tuple] = {}
     while len(found) < WORLD_SUBJECTS:
-        picked = rng.sample(questions.attributes(), 11)
+        picked = rng.sample(questions.attributes()[:WORLD_ATTRIBUTES], 11)
         facts = {attribute: lexicon.value(rng, attribute.kind) for attribute in picked[:8]}
         name = lexicon.subject(rng)
         found[name] = (name, facts, tuple(picked[8:]))
@@ -145,8 +146,8 @@ def talk_task(rng: Random) -> list[dict]:
 
 
 _ECHO_CHARACTERS = [*vocab.level1_characters(), *vocab.EXTRA_CHARACTERS, *"0123456789〔〕—%、"]
-TASKS = {reading_task: 0.24, reasking_task: 0.17, world_task: 0.26, rewrite_task: 0.07,
-         same_task: 0.06, echo_task: 0.10, talk_task: 0.10}
+TASKS = {reading_task: 0.32, reasking_task: 0.17, world_task: 0.24, rewrite_task: 0.05,
+         same_task: 0.04, echo_task: 0.08, talk_task: 0.10}
 
 
 def conversation(rng: Random) -> list[dict]:

@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
+from labutils import synonyms
+
 NOUN_FRAMES = (
     "S的N是W S的N为W SN是W S的N是W来着 S规定的N是W S的N有什么规定 说说S的N S里N写的是W "
     "N是W，我问的是S 我想知道S的N S的N，你知道吗 关于N，S怎么说 查一下S的N S在N方面怎么规定 "
@@ -86,6 +88,8 @@ def _core(rng: Random, attribute: Attribute) -> str:
 def ask(rng: Random, attribute: Attribute, subject: str, pronoun: bool = False) -> str:
     """随机的一种问法。pronoun=True 时用代词或省略主语(只能用在已经说清主语的对话里)。"""
     core = _core(rng, attribute)
+    if rng.random() < 0.3:
+        core = synonyms.replace(core, rng)
     if pronoun:
         text = core.replace("S，", "").replace("S的", rng.choice(["它的", "这个的", ""]))
         text = text.replace("S", rng.choice(["它", "这个", "该" + subject[-2:], ""]))
