@@ -64,11 +64,12 @@ def answer(model, tokenizer, questions, max_new_tokens: int = 128, batch_size: i
 
 
 class _StopOnEvent(StoppingCriteria):
-    def __init__(self, stop: Event):
-        self.stop = stop
+    def __init__(self, *events: Event):
+        self.events = events
 
     def __call__(self, input_ids, scores, **kwargs) -> torch.Tensor:
-        return torch.full((input_ids.shape[0],), self.stop.is_set(), device=input_ids.device)
+        halt = any(event.is_set() for event in self.events)
+        return torch.full((input_ids.shape[0],), halt, device=input_ids.device)
 
 
 def stream(model, tokenizer, messages, stop: Event | None = None, adapter: bool = True,
@@ -78,7 +79,8 @@ def stream(model, tokenizer, messages, stop: Event | None = None, adapter: bool 
     adapter=False 时在停用 LoRA 适配器的情况下生成(微调前)。
     后台线程出错、或 timeout 秒没有新文字时抛出 LabError,不会一直等下去。
     """
-    stop = stop or Event()
+    # closed 是自己的信号:不能去设调用方的 stop,它可能还管着下一段回答。
+    stop, closed = stop or Event(), Event()
     ids = prompt_ids(tokenizer, as_messages(messages))
     batch = _left_pad([ids], tokenizer.pad_token_id, model.device)
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True,
@@ -91,7 +93,7 @@ def stream(model, tokenizer, messages, stop: Event | None = None, adapter: bool 
         try:
             with switch, torch.inference_mode():
                 model.generate(**batch, **_options(tokenizer, generation), streamer=streamer,
-                               stopping_criteria=StoppingCriteriaList([_StopOnEvent(stop)]))
+                               stopping_criteria=StoppingCriteriaList([_StopOnEvent(stop, closed)]))
         except Exception as error:  # 线程里的错误带回主线程再抛
             failure.append(error)
         finally:
@@ -107,7 +109,7 @@ def stream(model, tokenizer, messages, stop: Event | None = None, adapter: bool 
             if piece:
                 yield piece
     finally:
-        stop.set()
+        closed.set()
         thread.join(timeout)
     if failure:
         raise LabError(f"生成回答时出错:{failure[0]}。请减小输入或重启内核后再试。") from failure[0]

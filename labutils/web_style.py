@@ -1,7 +1,6 @@
 """对话网页的外观：主题、样式、标题和例子。讲解见 notebook 04。"""
 
 import html
-from pathlib import Path
 
 import gradio as gr
 
@@ -71,5 +70,6 @@ def _describe(model) -> str:
 
 
 def _base_name(model) -> str:
-    path = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "未命名")
-    return paths.rel(path) if Path(path).is_absolute() else path
+    name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "未命名")
+    folder = paths.resolve(name)
+    return paths.rel(folder) if name != "tiny" and folder.is_dir() else name

@@ -156,6 +156,14 @@ def test_real_adapter_switch_matches_batched_answers(tuned):
     assert chat.limit() == model.config.max_position_embeddings
 
 
+def test_one_stop_signal_serves_both_sides(tuned):
+    """并排对比的两边共用一个停止信号：左边说完，不能让右边一个字也不说。"""
+    chat, stop = ChatEngine(*tuned), threading.Event()
+    options = {"min_new_tokens": 30, "max_new_tokens": 30, "do_sample": True, "temperature": 9.0}
+    said = ["".join(chat.reply([user("你好")], side, stop, **options)) for side in (BEFORE, AFTER)]
+    assert all(said) and not stop.is_set()
+
+
 def test_real_stream_closed_midway_restores_the_adapter(tuned):
     model, tokenizer = tuned
     chat = ChatEngine(model, tokenizer)
