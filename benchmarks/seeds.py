@@ -14,7 +14,10 @@ from pathlib import Path
 import labutils  # noqa: F401  先设好环境变量
 from labutils import dataset_build, evaluation, finetune, models, paths
 
-GROUPS = {"train": "训练过的问法", "unseen": "没见过的问法", "general": "一般能力", "unanswerable": "材料没写的问题"}
+GROUPS = {
+    "train": "训练过的问法", "unseen": "没见过的问法",
+    "general": "一般能力", "unanswerable": "材料没写的问题",
+}
 
 
 def one_seed(seed: int, model: str, config: str, folder: Path, overrides: dict) -> dict:

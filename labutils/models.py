@@ -58,7 +58,8 @@ def _base_folder(name: str) -> str:
     folder = resolve(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise LabError(f"模型文件夹 {rel(folder)} 里没有 config.json,请确认下载完整、路径没有多一层。")
+            raise LabError(f"模型文件夹 {rel(folder)} 里没有 config.json,"
+                           "请确认下载完整、路径没有多一层。")
         return str(folder)
     if _looks_like_path(name) or name.count("/") != 1:
         raise LabError(f"找不到模型文件夹 {name},请检查路径;自带的小模型写作 tiny。")
@@ -88,7 +89,8 @@ def _adapter_base(folder: Path) -> str:
     except (ValueError, KeyError) as error:
         raise LabError(f"{rel(path)} 读不懂({error}),请换一个完整的 checkpoint-N。") from error
     if not base:
-        raise LabError(f"{rel(path)} 没有记录基座模型,请在 base_model_name_or_path 里补上 tiny 或模型文件夹。")
+        raise LabError(f"{rel(path)} 没有记录基座模型,"
+                       "请在 base_model_name_or_path 里补上 tiny 或模型文件夹。")
     return base
 
 

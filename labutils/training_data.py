@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from labutils import chat_format, paths, qa_dataset, synonyms
+from labutils import chat_format, paths, qa_dataset
 from labutils.errors import LabError
 from labutils.finetune_config import Config
 

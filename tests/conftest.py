@@ -1,7 +1,8 @@
 """各测试共用的夹具:用自带配方现造一个很小的随机模型,不下载任何东西。"""
 
-import labutils  # noqa: F401  先设好环境变量
 import pytest
+
+import labutils  # noqa: F401  先设好环境变量
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """提示词渲染:格式与 ChatGLM3 一致、损失只在回答上、伪造的控制符只是文字。"""
 
 import pytest
+
 from labutils import chat_format
 from labutils.errors import LabError
 from labutils.tiny_base.vocab import build_tokenizer

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+
 from labutils import inference, models
 from labutils.chat_format import encode
 from labutils.errors import LabError

@@ -5,9 +5,10 @@ import shutil
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+
 from labutils import models
 from labutils.errors import LabError
-from peft import LoraConfig, get_peft_model
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 import torch
+
 from labutils.paths import DATA
 from labutils.tiny_base import corpus, lexicon, probes, questions, vocab
 from labutils.tiny_base.recipe import Recipe, train
@@ -72,7 +73,7 @@ def test_not_stated_is_only_said_when_it_is_not_stated():
     rng = Random(5)
     for _ in range(300):
         for message in corpus.reading_task(rng)[1::2]:
-            assert ("没有写明" in message["content"]) == message["content"].startswith("材料没有写明")
+            assert ("没有写明" in message["content"]) == message["content"].endswith("，材料没有写明。")
 
 
 def test_corpus_is_the_same_for_the_same_seed():

@@ -119,7 +119,8 @@ def answer(attribute: Attribute, subject: str, value: str) -> str:
 
 
 def not_stated(attribute: Attribute, subject: str) -> str:
-    return f"材料没有写明{subject}的{attribute.name}。"
+    """没写明时也先重述主语和属性:先听懂问的是什么,再判断知不知道。"""
+    return f"{subject}的{attribute.name}，材料没有写明。"
 
 
 def state(rng: Random, attribute: Attribute, subject: str, value: str) -> str:
