@@ -43,7 +43,7 @@ def world() -> tuple[tuple[str, dict, tuple], ...]:
     while len(found) < WORLD_SUBJECTS:
         picked = rng.sample(questions.attributes()[:WORLD_ATTRIBUTES], 11)
         facts = {attribute: lexicon.value(rng, attribute.kind) for attribute in picked[:8]}
-        name = lexicon.subject(rng)
+        name = lexicon.regular_subject(rng)
         found[name] = (name, facts, tuple(picked[8:]))
     return tuple(found.values())
 
@@ -52,7 +52,7 @@ def _notice(rng: Random) -> tuple[str, dict, list, list[str]]:
     """随机通知:(主体, 写明的事实, 没写明的属性, 陈述句)。"""
     name = lexicon.subject(rng)
     picked = rng.sample(questions.attributes(), rng.choice([1, 2, 2, 3, 3, 4, 5]) + 1)
-    facts = {attribute: lexicon.value(rng, attribute.kind) for attribute in picked[:-1]}
+    facts = {attribute: lexicon.novel_value(rng, attribute.kind) for attribute in picked[:-1]}
     lines = []
     for index, (attribute, value) in enumerate(facts.items()):
         shown = name if index == 0 or rng.random() < 0.5 else rng.choice(["该项目", "它", "这里"])
@@ -86,7 +86,7 @@ def reasking_task(rng: Random) -> list[dict]:
     """先给出几组问答,再用别的问法问同样的事:学会认出“换了说法的同一个问题”。"""
     picked = rng.sample(questions.attributes(), rng.choice([2, 3, 4]))
     names = [lexicon.subject(rng) for _ in range(rng.choice([1, 2]))]
-    facts = [(rng.choice(names), attribute, lexicon.value(rng, attribute.kind))
+    facts = [(rng.choice(names), attribute, lexicon.novel_value(rng, attribute.kind))
              for attribute in picked]
     turns = []
     for name, attribute, value in facts:

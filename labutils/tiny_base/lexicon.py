@@ -2,6 +2,8 @@
 
 from random import Random
 
+from labutils.tiny_base import vocab
+
 FIRST = "晨青远星海云松春秋江湖金玉明华安永长新兰竹梅紫石林泉雪雨风阳月文思启立致雅和清朗景嘉瑞宏博"
 SECOND = "光禾山河川岭涛辰帆舟桥杉枫桐荷露霞岩溪原野亭园泽洲港湾峰谷城塔灯苗木叶"
 SURNAMES = "王李张刘陈杨赵黄周吴徐孙胡朱高林何郭马罗梁宋郑谢韩唐冯于董萧程曹袁邓许傅沈曾彭吕"
@@ -58,7 +60,27 @@ def place(rng: Random) -> str:
 
 
 def subject(rng: Random) -> str:
-    """一个虚构主体的名称,例如“第二批晨光计划”“星河省写作课程教师组”。"""
+    """一个虚构主体的名称;三成用任意的字拼成,逼模型真的去抄而不是背词库。"""
+    if rng.random() < 0.3:
+        return random_characters(rng, rng.randint(2, 5)) + rng.choice([*KINDS, *"节会班日奖社展"])
+    return regular_subject(rng)
+
+
+def novel_value(rng: Random, kind: str) -> str:
+    """同 value,但两成的词语类取值用任意的字拼成。"""
+    if kind[:-1] in ("phr", "words") and rng.random() < 0.2:
+        words = [random_characters(rng, rng.randint(2, 5)) for _ in range(int(kind[-1]))]
+        return "、".join(words)
+    return value(rng, kind)
+
+
+def random_characters(rng: Random, count: int) -> str:
+    """count 个任意的一级汉字。"""
+    return "".join(rng.choices(vocab.level1_characters(), k=count))
+
+
+def regular_subject(rng: Random) -> str:
+    """由词库拼成的主体名称,例如“第二批晨光计划”“星河省写作课程教师组”。"""
     topic = rng.choice(TOPICS)
     forms = [
         lambda: fancy(rng) + rng.choice(KINDS),

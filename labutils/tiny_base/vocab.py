@@ -4,6 +4,7 @@
 控制符的名字与用法同 ChatGLM3。
 """
 
+from functools import cache
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models
@@ -22,10 +23,11 @@ CHAT_TEMPLATE = (
 )
 
 
-def level1_characters() -> list[str]:
+@cache
+def level1_characters() -> tuple[str, ...]:
     """GB2312 一级汉字,共 3755 个,按区位码排列。"""
     pairs = (bytes([high, low]) for high in range(0xB0, 0xD8) for low in range(0xA1, 0xFF))
-    return [text for text in (pair.decode("gb2312", "ignore") for pair in pairs) if text]
+    return tuple(text for text in (pair.decode("gb2312", "ignore") for pair in pairs) if text)
 
 
 def vocabulary() -> dict[str, int]:
