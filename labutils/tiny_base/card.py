@@ -32,6 +32,9 @@ TEMPLATE = """# 自带小模型
 python -m labutils.tiny_base measure OUT
 ```
 
+语料在训练途中扩充过几次(叫法变体、同义词替换、任意字拼成的名称),这份权重是接着练的;
+用现在的语料从头重建,数字会略有出入。
+
 闲聊与常识共 {topics} 个话题,固定虚构世界共 {subjects} 个主体。数字由 `measure` 命令测得并写入本文件与 `measured.json`。
 """
 

@@ -104,6 +104,13 @@ def world_task(rng: Random) -> list[dict]:
     return _pair(rng, name, facts, list(missing), pronoun=False)
 
 
+def unknown_task(rng: Random) -> list[dict]:
+    """不给材料,问一个从没听说过的主体:说没有写明,不编造。"""
+    attribute, name = rng.choice(questions.attributes()), lexicon.subject(rng)
+    asked = questions.ask(rng, attribute, name)
+    return [user(asked), assistant(questions.not_stated(attribute, name))]
+
+
 def rewrite_task(rng: Random) -> list[dict]:
     """口语问法改写成规范问法。"""
     attribute, name = rng.choice(questions.attributes()), lexicon.subject(rng)
@@ -146,8 +153,8 @@ def talk_task(rng: Random) -> list[dict]:
 
 
 _ECHO_CHARACTERS = [*vocab.level1_characters(), *vocab.EXTRA_CHARACTERS, *"0123456789〔〕—%、"]
-TASKS = {reading_task: 0.32, reasking_task: 0.17, world_task: 0.24, rewrite_task: 0.05,
-         same_task: 0.04, echo_task: 0.08, talk_task: 0.10}
+TASKS = {reading_task: 0.32, reasking_task: 0.16, world_task: 0.16, unknown_task: 0.14,
+         rewrite_task: 0.04, same_task: 0.03, echo_task: 0.06, talk_task: 0.09}
 
 
 def conversation(rng: Random) -> list[dict]:
