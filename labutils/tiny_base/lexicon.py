@@ -62,7 +62,8 @@ def place(rng: Random) -> str:
 def subject(rng: Random) -> str:
     """一个虚构主体的名称;三成用任意的字拼成,逼模型真的去抄而不是背词库。"""
     if rng.random() < 0.3:
-        return random_characters(rng, rng.randint(2, 5)) + rng.choice([*KINDS, *"节会班日奖社展"])
+        name = random_characters(rng, rng.randint(2, 5)) + rng.choice([*KINDS, *"节会班日奖社展"])
+        return name.replace("慕课", "木课")  # 课程文档里的词碰巧拼出来也不进语料
     return regular_subject(rng)
 
 
