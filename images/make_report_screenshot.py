@@ -9,9 +9,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from make_demo_screenshot import FLAGS, find_browser, use_bundled_font
+
 from labutils import paths
 from labutils.errors import LabError
-from make_demo_screenshot import FLAGS, find_browser, use_bundled_font
 
 
 def newest_report() -> Path:

@@ -1,5 +1,6 @@
 """批量生成与流式生成。讲解见 notebook 03(批量)与 notebook 04(流式)。"""
 
+import queue
 from collections.abc import Iterator
 from contextlib import nullcontext
 from threading import Event, Thread
@@ -108,6 +109,8 @@ def stream(model, tokenizer, messages, stop: Event | None = None, adapter: bool 
             begun = begun or bool(piece)
             if piece:
                 yield piece
+    except queue.Empty:
+        raise LabError(f"等了 {timeout:.0f} 秒没有新的文字,已停止;请减小输入或稍后再试。") from None
     finally:
         closed.set()
         thread.join(timeout)

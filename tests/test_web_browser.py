@@ -74,8 +74,9 @@ def ask(page, text):
 
 def last(page, side="after", role="bot"):
     """这一边最后一条消息的文字；还没有消息时为空。"""
-    found = page.locator(f"#lab-{side} [data-testid={role}] .message-content")
-    return found.last.inner_text().replace(GUARD, "").strip() if found.count() else ""
+    # 一次取完：先数再取的话，消息可能恰好在两步之间被清空
+    texts = page.locator(f"#lab-{side} [data-testid={role}] .message-content").all_inner_texts()
+    return texts[-1].replace(GUARD, "").strip() if texts else ""
 
 
 def wait_for(check, seconds=60.0):
