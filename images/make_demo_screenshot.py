@@ -68,7 +68,7 @@ def main(adapter: str = "output/lab/lora", output: str = "images/demo.png") -> N
         use_bundled_font(Path(folder))
         demo = web_demo.launch(model, tokenizer)
         try:
-            take(demo.url, output, web_demo.EXAMPLES[0])
+            take(demo.url, output, web_demo.EXAMPLES[-1])
         finally:
             demo.close()
     print("已写出", paths.rel(output))

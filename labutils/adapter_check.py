@@ -30,9 +30,10 @@ def check_adapter_alive(model, tokenizer, question: str) -> str:
     if change < 1e-6:
         raise LabError("适配器没有起作用：开与关的预测完全一样；请检查适配器与基座是否配套，"
                        "以及是否已经合并或被关掉")
+    old, new = _text(tokenizer, without), _text(tokenizer, with_adapter)
+    top = f"最可能的字仍是“{new}”" if old == new else f"最可能的字由“{old}”变为“{new}”"
     return (f"适配器在工作：{len(matrices)} 个 B 矩阵中 {alive} 个不为零；对“{question}”，"
-            f"下一个 token 的概率分布变化了 {change:.1%}，"
-            f"最可能的字由“{_text(tokenizer, without)}”变为“{_text(tokenizer, with_adapter)}”")
+            f"下一个 token 的概率分布变化了 {change:.1%}，{top}")
 
 
 @torch.no_grad()

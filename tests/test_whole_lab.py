@@ -1,0 +1,65 @@
+"""真的把五个 notebook 用 papermill 跑一遍：换一份文档、换种子、换配置，命令行入口。"""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from labutils import make_pdf
+from labutils.paths import CONFIGS, ROOT
+
+MARKDOWN = """# 校图书馆借阅办法
+
+## 一、开放
+
+图书馆的开放时间是每天八点到二十二点。图书馆的咨询电话是5521036。
+
+## 二、借书
+
+本科生的借书上限是二十册。本科生的借书期限是四十天。逾期的收费标准是每天一角。
+"""
+FACTS = [
+    ("图书馆的开放时间是每天八点到二十二点。", "每天八点到二十二点", "图书馆几点开门几点关门？", "图书馆的开放时间是什么？"),
+    ("图书馆的咨询电话是5521036。", "5521036", "图书馆的电话是多少？", "想问图书馆打哪个号码？"),
+    ("本科生的借书上限是二十册。", "二十册", "本科生最多借几册？", "本科生借书的上限是多少？"),
+    ("本科生的借书期限是四十天。", "四十天", "本科生的书能借多久？", "本科生借书的期限是几天？"),
+    ("逾期的收费标准是每天一角。", "每天一角", "书逾期了怎么收费？", "逾期的收费标准是什么？"),
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """用另一份文档和它自己的问答文件跑完整个实验；返回 (进程结果, 运行文件夹)。"""
+    folder = tmp_path_factory.mktemp("other")
+    (folder / "other.md").write_text(MARKDOWN, encoding="utf-8")
+    make_pdf.make_pdf(folder / "other.md", folder / "other.pdf")
+    rows = [{"id": f"L{i}-{k}", "fact_id": f"L{i}", "question": question, "answer": answer,
+             "key_points": [key], "page": 1, "evidence": answer.removesuffix("。")}
+            for i, (answer, key, *asked) in enumerate(FACTS) for k, question in enumerate(asked)]
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (folder / "other.jsonl").write_text(lines, encoding="utf-8")
+    config = (CONFIGS / "lora_tiny.yaml").read_text(encoding="utf-8")
+    (folder / "short.yaml").write_text(config.replace("max_steps: 250", "max_steps: 20"), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "labutils", "run", "--pdf", folder / "other.pdf",
+         "--qa", folder / "other.jsonl", "--config", folder / "short.yaml", "--seed", "7",
+         "--out", folder / "runs"], cwd=ROOT, capture_output=True, text=True, timeout=900)
+    return done, next((folder / "runs").iterdir(), None)
+
+
+def test_another_document_runs_through(run):
+    done, folder = run
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    assert summary["ok"] and summary["failed"] is None and summary["seed"] == 7
+    assert summary["training"]["steps"] == 20
+    assert summary["qa"]["pairs"] == 10 and summary["qa"]["dev"] >= 1
+    assert set(summary["accuracy"]["after"]) == {"train", "unseen", "general", "unanswerable"}
+
+
+def test_every_notebook_and_the_report_are_left(run):
+    _, folder = run
+    for number in range(5):
+        assert len(list(folder.glob(f"0{number}_*.ipynb"))) == 1
+        assert len(list(folder.glob(f"0{number}_*.html"))) == 1
+    assert "损失曲线" in (folder / "report.html").read_text(encoding="utf-8")
