@@ -67,7 +67,7 @@ def dataset(
     from labutils import dataset_build, paths
     from labutils.lab_run import locate
 
-    dataset_build.build(locate(pdf), locate(qa), paths.ROOT / locate(out), api_model, seed)
+    dataset_build.build(locate(pdf), locate(qa) if qa else None, paths.ROOT / locate(out), api_model, seed)
 
 
 @app.command()
