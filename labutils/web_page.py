@@ -35,6 +35,9 @@ class Running:
         stopped.set()
         return self._signals.get(session, stopped)
 
+    def busy(self, session: str) -> bool:
+        return session in self._signals
+
     def stop(self, session: str) -> None:
         if session in self._signals:
             self._signals.pop(session).set()
@@ -98,6 +101,15 @@ class Page:
 
     def clear(self, request: gr.Request):
         self.running.stop(request.session_hash)
+        return _empty(), [], []
+
+    def clear_leftovers(self, request: gr.Request):
+        """清空的那一刻可能还有一小段回答在路上，会在清空之后到达；再清一次。
+
+        这时又问了新问题的话，不能清。
+        """
+        if self.running.busy(request.session_hash):
+            return gr.skip(), gr.skip(), gr.skip()
         return _empty(), [], []
 
     def switch(self, mode: str):
@@ -220,6 +232,8 @@ def _wire(page: Page, conversations, mode, boxes, box, buttons, settings) -> Non
                              show_progress="minimal", **private)
     stop.click(page.stop, cancels=[answered], queue=False, **private)
     # 聊天框右上角自带的清空图标也要清掉历史，否则模型还记得。
-    gr.on([clear.click, *[chatbot.clear for chatbot in boxes]], page.clear, None, shown,
-          cancels=[answered], queue=False, **private)
+    cleared = gr.on([clear.click, *[chatbot.clear for chatbot in boxes]], page.clear, None, shown,
+                    cancels=[answered], queue=False, **private)
+    cleared.then(page.clear_leftovers, None, shown, concurrency_limit=None,
+                 show_progress="hidden", **private)
     mode.change(page.switch, mode, boxes, queue=False, show_progress="hidden", **private)
