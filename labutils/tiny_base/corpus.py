@@ -159,8 +159,8 @@ def talk_task(rng: Random) -> list[dict]:
 
 
 _ECHO_CHARACTERS = [*vocab.level1_characters(), *vocab.EXTRA_CHARACTERS, *"0123456789〔〕—%、"]
-TASKS = {reading_task: 0.30, reasking_task: 0.18, world_task: 0.20, unknown_task: 0.13,
-         rewrite_task: 0.04, same_task: 0.03, echo_task: 0.05, talk_task: 0.07}
+TASKS = {reading_task: 0.26, reasking_task: 0.18, world_task: 0.21, unknown_task: 0.16,
+         rewrite_task: 0.05, same_task: 0.03, echo_task: 0.04, talk_task: 0.07}
 
 
 def conversation(rng: Random) -> list[dict]:

@@ -68,11 +68,21 @@ def subject(rng: Random) -> str:
 
 
 def novel_value(rng: Random, kind: str) -> str:
-    """同 value,但两成的词语类取值用任意的字拼成。"""
+    """同 value,但写法更杂:两成的词语类取值用任意的字拼成,日期常不写年份,电话有几种写法。"""
+    if kind == "phone":
+        return _phone(rng)
+    if kind == "date" and rng.random() < 0.3:
+        return value(rng, kind).split("年")[1]
     if kind[:-1] in ("phr", "words") and rng.random() < 0.2:
         words = [random_characters(rng, rng.randint(2, 5)) for _ in range(int(kind[-1]))]
         return "、".join(words)
     return value(rng, kind)
+
+
+def _phone(rng: Random) -> str:
+    """座机(带或不带区号)、手机号、短号。"""
+    shape = rng.choice(["###-#######", "0###-#######", "########", "1##########", "#####"])
+    return "".join(rng.choice("0123456789") if c == "#" else c for c in shape)
 
 
 def random_characters(rng: Random, count: int) -> str:

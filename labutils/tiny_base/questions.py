@@ -23,6 +23,9 @@ CLOSINGS = "呢 呀 啊 ，谢谢 ，麻烦了 ，急 来着 ？我不太清楚 
 SUBJECT_FORMS = ("S",) * 6 + ("《S》", "S里", "S文件里", "S这个", "S中")
 FILLERS = "听说 按规定 到底 究竟 一般来说 通知里讲 申报的时候 有人问 按文件 现在 具体来讲 从材料看 这次".split()
 ASIDES = "按O的说法， O里讲到， 照O来看， O提到的 看了O， 对照O， O给 在O当中，".split()
+MODIFIERS = ("今年的 新发的 最近公布的 大家都在问的 上面发的 数量最多的 规模最小的 名单里的 文件里说的 学校转发的 "
+             "教育厅的 老师们常说的 这次的 网上查到的 前面提过的 大家熟悉的 Y年公布的 Y年的 Y年启动的").split()
+DISTRACTIONS = "N我知道了， 先不管N， 除了N， N就不说了， 不问N， N已经查到，再问一句，".split()
 ALIAS_TAILS = ("", "", "那个", "那份文件", "那份通知", "的文件", "这一类", "这边", "那个事", "的通知", "这种")
 LIST_UNITS = "个 种 项 类 点 条 样 方面".split()
 QUESTION_WORDS = {
@@ -86,6 +89,16 @@ def alias(rng: Random, subject: str) -> str:
     return rng.choice([subject, short]) + rng.choice(ALIAS_TAILS)
 
 
+def _shown(rng: Random, subject: str, nickname: bool) -> str:
+    """问句里的主语:全称、简称,有时前面带一个不影响意思的修饰。"""
+    shown = rng.choice(SUBJECT_FORMS).replace("S", subject)
+    if nickname and rng.random() < 0.35:
+        shown = alias(rng, subject)
+    if rng.random() < 0.12:
+        shown = rng.choice(MODIFIERS).replace("Y", str(rng.randint(2031, 2069))) + shown
+    return shown
+
+
 def _core(rng: Random, attribute: Attribute) -> str:
     """还没有填主语的问句。"""
     if rng.random() < 0.4:
@@ -108,12 +121,14 @@ def ask(rng: Random, attribute: Attribute, subject: str, pronoun: bool = False,
         text = core.replace("S，", "").replace("S的", rng.choice(["它的", "这个的", ""]))
         text = text.replace("S", rng.choice(["它", "这个", "该" + subject[-2:], ""]))
     else:
-        shown = rng.choice(SUBJECT_FORMS).replace("S", subject)
-        text = core.replace("S", alias(rng, subject) if nickname and rng.random() < 0.35 else shown, 1)
+        text = core.replace("S", _shown(rng, subject, nickname), 1)
     if rng.random() < 0.12:
         text = rng.choice(FILLERS) + rng.choice(["", "，"]) + text
     elif not pronoun and rng.random() < 0.1:  # 顺口提到另一份文件，问的还是原来的主语
         text = rng.choice(ASIDES).replace("O", lexicon.regular_subject(rng)) + text
+    elif rng.random() < 0.06:  # 顺口提到另一个属性，问的还是原来的属性
+        other = rng.choice(attributes())
+        text = rng.choice(DISTRACTIONS).replace("N", other.name) + text if other != attribute else text
     if rng.random() < 0.3:
         text = rng.choice(OPENINGS) + text
     if rng.random() < 0.2:

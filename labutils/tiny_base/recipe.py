@@ -10,6 +10,7 @@ import json
 import os
 import time
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from random import Random
 
@@ -39,6 +40,7 @@ class Recipe:
     context_share: float = 0.15
     seed: int = 7
     save_every: int = 100
+    init_from: str = ""  # 从这个文件夹已有的权重接着练(步数也接着数),空着就从随机权重开始
 
 
 def build_model(recipe: Recipe, tokenizer) -> GlmForCausalLM:
@@ -97,11 +99,18 @@ def _optimizers(model, recipe: Recipe) -> list[torch.optim.Optimizer]:
     ]
 
 
-def _learning_rate(recipe: Recipe, step: int) -> float:
-    """先升、后平、末尾线性降到零。"""
-    decay_from = recipe.steps * (1 - recipe.decay_share)
-    down = (recipe.steps - step) / max(recipe.steps - decay_from, 1)
-    return recipe.learning_rate * min((step + 1) / recipe.warmup, down, 1.0)
+@cache
+def _steps_before(recipe: Recipe) -> int:
+    """init_from 里的权重已经练过多少步;没有 init_from 时是 0。"""
+    if not recipe.init_from:
+        return 0
+    return json.loads((Path(recipe.init_from) / "recipe.json").read_text("utf-8"))["trained_steps"]
+
+
+def _learning_rate(recipe: Recipe, step: int, begin: int = 0) -> float:
+    """先升、后平、末尾线性降到零;begin 是从第几步开始练的。"""
+    down = (recipe.steps - step) / max((recipe.steps - begin) * recipe.decay_share, 1)
+    return recipe.learning_rate * min((step - begin + 1) / recipe.warmup, down, 1.0)
 
 
 def _average_gradients(model, world_size: int) -> None:
@@ -124,10 +133,13 @@ def _save(folder: Path, model, optimizers, step: int) -> None:
     partial.replace(folder / "training_state.pt")
 
 
-def _restore(folder: Path, model, optimizers) -> int:
+def _restore(folder: Path, model, optimizers, recipe: Recipe) -> int:
+    """读回检查点,返回已练的步数;没有检查点就从 recipe.init_from 的权重(或随机权重)开始。"""
     path = folder / "training_state.pt"
     if not path.exists():
-        return 0
+        if recipe.init_from:
+            model.load_state_dict(GlmForCausalLM.from_pretrained(recipe.init_from).state_dict())
+        return _steps_before(recipe)
     state = torch.load(path, weights_only=True)
     model.load_state_dict(state["model"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
@@ -139,7 +151,7 @@ def _step(model, optimizers, tokenizer, recipe, step, rank, world_size) -> float
     rng = Random(f"{recipe.seed}-{step}-{rank}")
     generator = torch.Generator().manual_seed(rng.randrange(2**31))
     for optimizer in optimizers:
-        optimizer.param_groups[0]["lr"] = _learning_rate(recipe, step)
+        optimizer.param_groups[0]["lr"] = _learning_rate(recipe, step, _steps_before(recipe))
         optimizer.zero_grad()
     ids, labels = _pack(tokenizer, rng, recipe)
     loss = _loss(model, ids, labels, generator, recipe.context_share)
@@ -188,7 +200,7 @@ def train(folder: str | Path, recipe: Recipe) -> Path:
     tokenizer = vocab.build_tokenizer()
     model = build_model(recipe, tokenizer)
     optimizers = _optimizers(model, recipe)
-    first, began = _restore(folder, model, optimizers), time.time()
+    first, began = _restore(folder, model, optimizers, recipe), time.time()
     running = 0.0
     for step in range(first + 1, recipe.steps + 1):
         loss = _step(model, optimizers, tokenizer, recipe, step - 1, rank, world_size)
