@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import random
 import re
+from functools import cache
 
 from labutils import synonyms
+from labutils.tiny_base import questions
 
 OPENINGS = ("请问，", "您好，请问", "老师，", "麻烦问一下，", "想了解一下：", "你好！")
 ENDINGS = ("谢谢！", "请回答。", "请简要回答。", "麻烦说一下。", "拜托了。", "我想知道。")
 SYNONYMS_SHARE = 0.4  # 多大比例的改写会换同义词
 QUOTED = re.compile(r"(《[^》]*》|〔[^〕]*〕|“[^”]*”)")
 
-ATTRIBUTE = re.compile(r"(.{2,24}?的[^，。；是]{2,16})是")
+SUBJECT = re.compile(r"[^，。；是]{2,20}")
+ATTRIBUTE = re.compile(r"(.{2,24}?的[^，。；是]{2,16})(?:是|，材料没有写明)")
 FORMS = ("{}是什么？", "{}是多少？", "{}是啥？", "{}？", "说说{}。", "告诉我{}。", "{}怎么说的？",
          "{}，材料里怎么写？")
 
@@ -57,9 +60,26 @@ def drop_characters(question: str, rng: random.Random) -> str:
 
 
 def question_from_answer(answer: str, rng: random.Random) -> str | None:
-    """由“主语的属性是值”这样的回答出一道题，只问主语的属性；别的句式返回 None。"""
+    """由“主语的属性是值”或“主语的属性，材料没有写明”反过来出题，只问主语的属性；别的句式返回 None。
+
+    属性在预训练的问法文法（tiny_base/questions.py）里有，就用文法随机造一种问法；没有，就套 FORMS。
+    """
+    for middle, attribute in _answer_frames():
+        subject, found, _ = answer.partition(middle)
+        if found and SUBJECT.fullmatch(subject):
+            return questions.ask(rng, attribute, subject)
     found = ATTRIBUTE.match(answer)
     if found is None:
         return None
     question = rng.choice(FORMS).format(found.group(1))
     return swap_synonyms(question, rng) if rng.random() < SYNONYMS_SHARE else question
+
+
+@cache
+def _answer_frames() -> list[tuple[str, questions.Attribute]]:
+    """(标准回答里主语与值之间的字, 属性)，长的在前，免得“数量”抢了“计划数量”。"""
+    frames = []
+    for attribute in questions.attributes():
+        frames.append((attribute.statements[0].removeprefix("S").removesuffix("V"), attribute))
+        frames.append((f"的{attribute.name}，材料没有写明", attribute))
+    return sorted(frames, key=lambda frame: -len(frame[0]))

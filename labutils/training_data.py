@@ -21,6 +21,7 @@ from labutils import chat_format, paths, qa_dataset
 from labutils.augmentation import augment, question_from_answer
 from labutils.errors import LabError
 from labutils.finetune_config import Config
+from labutils.qa_checks import NEAR_DUPLICATE, similarity
 from labutils.text_normalize import normalize
 
 
@@ -144,7 +145,8 @@ def group_similar(plan: list[tuple], lengths: list[list[int]], batch: int,
 class PlannedDataset(torch.utils.data.Dataset):
     """按课程表取样本：第 n 项 → {"input_ids", "labels"}，两个等长的列表。
 
-    held_out 是验证集的问题（questions 的结果）：改写出来碰巧与它们相同的不用，免得泄漏。
+    held_out 是验证集的问题（questions 的结果）：改写出来碰巧与它们相同或只差一两个字的
+    不用，免得泄漏。
     """
 
     def __init__(self, tokenizer, sources: list[Source], config: Config, total: int,
@@ -168,15 +170,19 @@ class PlannedDataset(torch.utils.data.Dataset):
         messages = self.sources[source].conversations[row]
         asked = next((i for i, m in enumerate(messages) if m["role"] == "user"), None)
         new = None if asked is None else self._reworded(self.sources[source], messages[asked:], rng)
-        if new is None or normalize(new) in self.held_out:
+        if new is None or self._asks_held_out(new):
             return self.encoded[source][row]
         messages = [m | {"content": new} if i == asked else m for i, m in enumerate(messages)]
         return chat_format.encode(self.tokenizer, messages, self.max_length)
 
+    def _asks_held_out(self, question: str) -> bool:
+        """与某个验证问题相同，或只差一两个字。"""
+        return any(similarity(question, other) >= NEAR_DUPLICATE for other in self.held_out)
+
     def _reworded(self, source: Source, messages: list[dict], rng: random.Random) -> str | None:
         """messages 开头那个问题的新问法；这一次不改写时返回 None。"""
         new = None
-        if source.name == "qa" and rng.random() < self.data_config.question_from_answer:
+        if source.augmentable and rng.random() < self.data_config.question_from_answer:
             new = question_from_answer(messages[1]["content"], rng)
         if new is None and source.augmentable and rng.random() < self.data_config.question_augmentation:
             new = augment(messages[0]["content"], rng)
