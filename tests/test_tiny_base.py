@@ -126,6 +126,23 @@ def test_training_resumes_bit_exactly(tmp_path):
         assert torch.equal(tensor, again["model"][name]), name
 
 
+def test_training_can_start_from_given_weights(tmp_path, toy_base):
+    """接着练:步数接着数,学习率从零重新升,第一步之前的权重就是给的那份。"""
+    from transformers import GlmForCausalLM
+
+    from labutils.tiny_base import recipe
+
+    begun = json.loads((toy_base / "recipe.json").read_text("utf-8"))["trained_steps"]
+    toy = Recipe(**{k: v for k, v in json.loads((toy_base / "recipe.json").read_text("utf-8")).items()
+                    if k in Recipe.__dataclass_fields__} | {
+        "steps": begun + 2, "save_every": 1, "init_from": str(toy_base), "learning_rate": 0.0})
+    tuned = train(tmp_path / "more", toy)
+    old, new = (GlmForCausalLM.from_pretrained(folder).state_dict() for folder in (toy_base, tuned))
+    assert all(torch.equal(tensor, new[name]) for name, tensor in old.items())
+    assert json.loads((tuned / "recipe.json").read_text("utf-8"))["trained_steps"] == begun + 2
+    assert recipe._learning_rate(Recipe(steps=300, warmup=100), 100, 100) == Recipe().learning_rate / 100
+
+
 def train_until(folder, steps):
     """练到一半就“断电”:学习率按总步数算,所以借保存间隔来停。"""
     import labutils.tiny_base.recipe as recipe_module
