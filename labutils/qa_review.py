@@ -63,8 +63,8 @@ def candidates(rows: list[dict], rejected: list[dict] | None) -> dict[str, Candi
 
 
 def _record(name: str, candidate: Candidate) -> dict[str, str]:
-    cells = {EDITABLE[field]: text for field, text in cells(candidate.row).items()}
-    return {ID: name, DECISION: UNREVIEWED, **cells, CHECK: check_result(candidate), NOTE: ""}
+    texts = {EDITABLE[field]: text for field, text in cells(candidate.row).items()}
+    return {ID: name, DECISION: UNREVIEWED, **texts, CHECK: check_result(candidate), NOTE: ""}
 
 
 def check_result(candidate: Candidate) -> str:
