@@ -14,7 +14,7 @@ from typing import NamedTuple
 from labutils.chunking import Page
 from labutils.qa_duplicates import NEAR_DUPLICATE, drop_near_duplicates, similarity
 from labutils.qa_evidence import nearest_span, on_page, point_problem
-from labutils.qa_wording import is_chinese, outside_reference
+from labutils.qa_wording import foreign_words, is_chinese, outside_reference
 from labutils.text_normalize import contains, normalize
 
 __all__ = ["NEAR_DUPLICATE", "Problem", "drop_near_duplicates", "first_problem", "funnel",
@@ -154,7 +154,7 @@ def _language_problem(row: dict) -> tuple[str, str] | None:
     if not is_chinese(row["question"]):
         return "question", "文档是中文，问题不是中文"
     # 问英文名称的题，答案就是原文里的外文，不算错
-    quoted = any(contains(row.get("evidence", ""), point) for point in row["key_points"])
+    quoted = foreign_words(row["answer"]) <= foreign_words(row.get("evidence", ""))
     if not is_chinese(row["answer"]) and not quoted:
         return "answer", "文档是中文，答案不是中文"
     return None

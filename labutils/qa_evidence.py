@@ -16,7 +16,7 @@ from labutils.text_normalize import contains, normalize
 
 SIMILAR = 85  # 统一写法之后的相似度（0–100），到这个程度才可能是抄错了几个字
 SHORTEST = 8  # 短于这么多字的话，差一个字就可能是另一句话
-_ROUGH, _MARGIN = 70, 3  # 先粗找位置，再把两头各挪几个字对齐
+_ROUGH, _MARGIN = 50, 3  # 先粗找位置（数字写法还没统一，所以放宽），再把两头各挪几个字对齐
 # 差在这些字上，意思多半就变了
 _DECISIVE = set("不没无未非否免勿除上下内外前后左右大小多少高低长短早晚增减升降入出男女新旧首末初终"
                 "仅只最每各全半必须可应省市校国")  # fmt: skip

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 CHINESE_SHARE = 0.5  # 一个汉字、一个外文单词各算一个，汉字占到一半就算中文
 
@@ -30,6 +31,12 @@ def is_chinese(text: str) -> bool:
     units = _UNIT.findall(text)
     han = sum("\u3400" <= unit <= "\u9fff" for unit in units)
     return han >= CHINESE_SHARE * len(units)
+
+
+def foreign_words(text: str) -> set[str]:
+    """外文单词的集合，不分大小写和全半角。"""
+    units = _UNIT.findall(unicodedata.normalize("NFKC", text).casefold())
+    return {unit for unit in units if not "\u3400" <= unit <= "\u9fff"}
 
 
 def outside_reference(text: str, known: str = "") -> str:

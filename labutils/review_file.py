@@ -29,7 +29,10 @@ def write_table(records: list[dict[str, str]], path: Path) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
-    writer.writerows([protect(record.get(name, "")) for name in COLUMNS] for record in records)
+    for record in records:
+        texts = ((name, record.get(name, "")) for name in COLUMNS)
+        writer.writerow(text if name == EDITABLE["page"] and text.isdecimal() else protect(text)
+                        for name, text in texts)  # 页码本来就是数，不必加引号
     data = text.getvalue().encode("utf-8-sig")
     if path.exists() and path.read_bytes() == data:
         return
