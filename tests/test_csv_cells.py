@@ -18,7 +18,8 @@ def test_risky_text_is_guarded_and_comes_back(text):
     assert unprotect(protect(text)) == text
 
 
-@pytest.mark.parametrize("text", ["4000门", "F01-1", "'引用", "教高〔2019〕8号", "五年", "", "a=b", "20%—50%的时间"])
+@pytest.mark.parametrize(
+    "text", ["4000门", "F01-1", "'引用", "教高〔2019〕8号", "五年", "", "a=b", "20%—50%的时间"])
 def test_ordinary_text_is_left_alone(text):
     assert protect(text) == text == unprotect(text)
 

@@ -13,7 +13,8 @@ from labutils.qa_dataset import load_qa, split
 
 PAGES = [
     Page(1, "图书馆手册\n一、开放时间\n图书馆每周开放六天。周一上午闭馆。\n1. 例外\n节假日另行通知。"),
-    Page(2, "项目 收费\n逾期 两角\n丢书 照价\n二、罚则\n逾期的人要交费；\n交费之后才能再借。\n<b>坏</b>标记。"),
+    Page(2, "项目 收费\n逾期 两角\n丢书 照价\n二、罚则\n逾期的人要交费；\n交费之后才能再借。\n"
+            "<b>坏</b>标记。"),
 ]
 
 
@@ -128,8 +129,10 @@ def test_html_names_the_problems(tmp_path):
 
 def test_finish_moves_leaked_questions_out(tmp_path):
     long = "图书馆从星期一到星期日一共开放多少天可以进去看书"
-    rows = [row("F1-1", long + "呢？", "每周开放六天"), row("F1-2", long + "？", "每周开放六天", answer="六天。"),
-            row("F4-1", "节假日怎么办？", "节假日另行通知"), row("F4-2", "放假的时候看什么通知？", "节假日另行通知")]
+    rows = [row("F1-1", long + "呢？", "每周开放六天"),
+            row("F1-2", long + "？", "每周开放六天", answer="六天。"),
+            row("F4-1", "节假日怎么办？", "节假日另行通知"),
+            row("F4-2", "放假的时候看什么通知？", "节假日另行通知")]
     rejected = []
     report = finish(tmp_path, rows, rejected, PAGES, 1, [("条目", 4)])
     assert len(rejected) == 1 and "几乎一样" in rejected[0]["reason"]

@@ -69,14 +69,14 @@ def test_sheet_opens_in_excel(sheet):
     assert sheet.read_bytes().startswith(b"\xef\xbb\xbf")
     records = read(sheet)
     assert list(records[0]) == list(COLUMNS) and len(records) == 5  # 没读出来的那条没有问答可审
-    assert records[0] == {"编号": "F01-1", "决定": "", "问题": "图书馆一周开几天？", "答案": "六天。", "要点": "六天",
-                          "证据": "每周开放六天", "页码": "1", "自动检查": "通过", "备注": ""}
+    assert records[0] == {"编号": "F01-1", "决定": "", "问题": "图书馆一周开几天？", "答案": "六天。",
+                          "要点": "六天", "证据": "每周开放六天", "页码": "1", "自动检查": "通过", "备注": ""}
     assert records[4]["自动检查"] == "未通过（指代）：问题里的“本文”离开原文就不知所指"
 
 
 def test_no_cell_runs_as_a_formula(tmp_path):
-    evil = {**ROWS[0], "question": "=HYPERLINK(\"http://x\")", "answer": "+1", "key_points": ["@a", "b,\"c\""],
-            "evidence": "\n-1", "id": "=1"}
+    evil = {**ROWS[0], "question": "=HYPERLINK(\"http://x\")", "answer": "+1",
+            "key_points": ["@a", "b,\"c\""], "evidence": "\n-1", "id": "=1"}
     path = qa_review.export([evil], tmp_path / "r.csv")
     for cell in next(csv.reader(io.StringIO(path.read_bytes().decode("utf-8-sig").split("\r\n", 1)[1]))):
         assert not cell.lstrip().startswith(("=", "+", "-", "@")), cell

@@ -93,8 +93,8 @@ def test_english_document_takes_english_pairs():
 @pytest.mark.parametrize(
     "text",
     ["本文讲了什么？", "根据上文，期限多长？", "上述课程有几类？", "该文件由谁发布？", "文中提到的期限是？",
-     "这份通知的文号是什么？", "请问以上内容说明了什么？", "下列哪项正确？", "据文中所说是几年？", "前述条件有哪些？",
-     "本办法何时施行？", "第3页写了什么？", "如下所示的是什么？", "这段话的意思是？"],
+     "这份通知的文号是什么？", "请问以上内容说明了什么？", "下列哪项正确？", "据文中所说是几年？",
+     "前述条件有哪些？", "本办法何时施行？", "第3页写了什么？", "如下所示的是什么？", "这段话的意思是？"],
 )
 def test_question_needing_the_page_is_found(text):
     assert outside_reference(text)
@@ -102,8 +102,9 @@ def test_question_needing_the_page_is_found(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["资本文化是什么？", "日本文学有哪些？", "基本文件有几份？", "70%以上的学时在哪里？", "应该输入哪个文号？",
-     "中文中有多少字？", "申报通知和办法冲突时，该办法还有效吗？", "本科课程有几类？", "上下文化差异是什么？",
+    ["资本文化是什么？", "日本文学有哪些？", "基本文件有几份？", "70%以上的学时在哪里？",
+     "应该输入哪个文号？", "中文中有多少字？", "申报通知和办法冲突时，该办法还有效吗？", "本科课程有几类？",
+     "上下文化差异是什么？",
      "第三批通知的文号是什么？", "材料没有写明。", "版本文字错了怎么办？", "该用哪个表？"],
 )
 def test_ordinary_question_is_not_blamed(text):
@@ -123,7 +124,8 @@ def test_answer_may_point_at_what_the_question_named():
         ("课程要安排20%-50%的教学时间，由学生在线自主学习",
          "课程要安排20%—50%的教学时间由学生在线自主学习"),
         ("认定之后，要继续建设5年", "认定之后要继续建设五年"),
-        ("课程须在全国性的公开课程平台上，向社会的学习者开放", "课程须在全国性公开课程平台上向社会学习者开放"),
+        ("课程须在全国性的公开课程平台上，向社会的学习者开放",
+         "课程须在全国性公开课程平台上向社会学习者开放"),
         ("专属在线课程的英文是 Ｓmall Private Online Course",
          "专属在线课程的英文是Small Private Online Course"),
     ],
@@ -145,7 +147,8 @@ def test_changed_meaning_is_never_repaired(written):
 
 
 def test_span_keeps_the_line_break_of_the_page():
-    assert nearest_span("向社会学习者开放专属在线课程的英文", TEXT) == "向社会学习者开放。\n专属在线课程的英文"
+    written = "向社会学习者开放专属在线课程的英文"
+    assert nearest_span(written, TEXT) == "向社会学习者开放。\n专属在线课程的英文"
 
 
 def test_repair_is_recorded_and_exact_is_left_alone():
