@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from labutils import comparison_html, plots
+from labutils.csv_cells import is_formula
 
 COLUMNS = {
     "id": "编号",
@@ -29,7 +30,6 @@ COLUMNS = {
     "baseline": "字面检索基线的回答",
     "baseline_correct": "字面检索基线",
 }
-FORMULA_STARTS = "=+-@＝＋－＠\t\r\n"
 
 
 def write_all(comparison: Any, out_dir: Path) -> dict[str, Path]:
@@ -80,6 +80,6 @@ def _cell(value: Any) -> Any:
         return "✓" if value else "✗"
     if isinstance(value, list):
         value = "；".join(value)
-    if isinstance(value, str) and value.lstrip(" 　").startswith(tuple(FORMULA_STARTS)):
+    if isinstance(value, str) and is_formula(value):
         return "'" + value
     return value

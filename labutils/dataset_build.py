@@ -8,19 +8,12 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from labutils.dataset_files import finish
 from labutils.document import Chunk, Page, chunks, read_pages
 from labutils.errors import LabError
 from labutils.paths import DATA, rel, resolve
-from labutils.qa_checks import on_page
-from labutils.qa_dataset import (
-    check_no_leak,
-    drop_near_duplicates,
-    load_qa,
-    save_conversations,
-    split,
-    validate,
-    write_json_lines,
-)
+from labutils.qa_checks import funnel, on_page
+from labutils.qa_dataset import drop_near_duplicates, load_qa, validate
 from labutils.qa_generation import generate, load_prompts, parse_response, replay
 from labutils.text_normalize import normalize
 
@@ -34,12 +27,12 @@ def build(
     api_model: str = "",
     seed: int = 42,
 ) -> dict:
-    """写出 out_dir/data/ 下的 qa.jsonl、train.json、dev.json、rejected.jsonl，返回报告。
+    """写出 out_dir/data/ 下的 qa.jsonl、train.json、dev.json、rejected.jsonl 和数据集报告。
 
     api_model 不空：调用大模型出题（回复存 out_dir/responses/，断了接着做）。
     为空且是课程 PDF：回放样例回复；给了 qa_file 就用它，并说明两者一致的条数。
     为空且是别的 PDF：必须给 qa_file，逐条对着这份 PDF 检查后使用。
-    报告的 funnel 是 [(关口, 剩余条数)]，reasons 是 {不合格原因: 条数}。
+    返回的 funnel 是 [(关口, 剩余条数)]，reasons 是 {不合格原因: 条数}，summary 是摘要文字。
     """
     pdf, out_dir = resolve(pdf), resolve(out_dir)
     qa_file = resolve(qa_file) if qa_file else None
@@ -52,14 +45,11 @@ def build(
     if not rows:
         first = f"，例如：{rejected[0]['reason']}" if rejected else ""
         raise LabError(f"没有一条问答通过检查{first}，请检查 {rel(qa_file or pdf)}。")
-    train, dev = split(rows, seed=seed)
-    report |= check_no_leak(train, dev)
-    report |= {"pairs": len(rows), "facts": len({row["fact_id"] for row in rows})}
+    folder = Path(out_dir) / "data"
+    report |= finish(folder, rows, rejected, pages, seed, report["funnel"])
     report["reasons"] = dict(Counter(summary(item["reason"]) for item in rejected))
-    _write(Path(out_dir) / "data", rows, train, dev, rejected)
     print("每一关还剩：" + " → ".join(f"{name} {count}" for name, count in report["funnel"]))
-    print(f"写好 {rel(Path(out_dir) / 'data')}：{len(rows)} 对问答，"
-          f"训练集 {len(train)} 条，验证集 {len(dev)} 条，不合格 {len(rejected)} 条。")
+    print(f"写好 {rel(folder)}，不合格 {len(rejected)} 条。", report["summary"], sep="\n")
     return report
 
 
@@ -128,13 +118,9 @@ def collect(
     good, bad = validate(rows, pages)
     kept, repeated = drop_near_duplicates(good)
     rejected += [{"stage": "解析", **{k: p[k] for k in ("reason", "text")}} for p in lost]
-    rejected += [{"stage": "检查", **item} for item in bad]
-    rejected += [{"stage": "去重", **item} for item in repeated]
+    rejected += [*bad, *repeated]
     report |= {"responses": len(responses), "repaired": fixed}
-    report["funnel"] = [
-        ("回复里的条目", len(rows) + len(lost)), ("读得出来", len(rows)),
-        ("通过检查", len(good)), ("去重之后", len(kept)),
-    ]
+    report["funnel"] = funnel("回复里的条目", len(rows) + len(lost), rejected)
     return kept
 
 
@@ -177,8 +163,7 @@ def _rows_from_file(
     loaded = load_qa(qa_file)
     good, bad = validate(loaded, pages, require_evidence=False)
     kept, repeated = drop_near_duplicates(good)
-    rejected += [{"stage": "检查", **item} for item in bad]
-    rejected += [{"stage": "去重", **item} for item in repeated]
+    rejected += [*bad, *repeated]
     bare = sum("evidence" not in row or "page" not in row for row in kept)
     if bare:
         print(f"提醒：{rel(qa_file)} 有 {bare} 条没写页码或证据，没法核对出处，照收。")
@@ -191,8 +176,7 @@ def _rows_from_file(
         print(f"回放得到 {len(generated)} 对，{same} 对与 {rel(qa_file)} 的 {len(kept)} 对一致。")
     else:
         report["source"] = "file"
-        report["funnel"] = [
-            ("文件里的条目", len(loaded)), ("通过检查", len(good)), ("去重之后", len(kept))]
+        report["funnel"] = funnel("文件里的条目", len(loaded), [*bad, *repeated])
     return kept
 
 
@@ -205,18 +189,11 @@ def summary(reason: str) -> str:
     for start, kind in (
         ("证据不在", "证据不在所写的页"), ("答案里没有要点", "答案里没有要点"),
         ("要点“", "要点里的数字在该页找不到"), ("页码", "页码不对"),
+        ("证据里没有要点", "证据里没有要点"), ("问题里的“", "问题离开原文看不懂"),
+        ("答案里的“", "答案离开原文看不懂"),
     ):
         if reason.startswith(start):
             return kind
     if "矛盾" in reason:
         return "问题相同、答案矛盾"
     return "问题重复" if "问题重复" in reason else reason
-
-
-def _write(
-    folder: Path, rows: list[dict], train: list[dict], dev: list[dict], rejected: list[dict]
-) -> None:
-    write_json_lines(rows, folder / "qa.jsonl")
-    save_conversations(train, folder / "train.json")
-    save_conversations(dev, folder / "dev.json")
-    write_json_lines(rejected, folder / "rejected.jsonl")

@@ -50,7 +50,8 @@ def _new_axes(width: float, height: float) -> tuple[LabFigure, Axes]:
     return figure, axes
 
 
-def _save(figure: Figure, path: str | Path | None) -> Figure:
+def save(figure: Figure, path: str | Path | None) -> Figure:
+    """给了 path 就另存为 PNG；返回同一个图"""
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)
@@ -83,7 +84,7 @@ def loss_curve(
     axes.set_ylim(bottom=0)
     axes.grid(axis="y", alpha=0.3)
     axes.legend(frameon=False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _bar_labels(axes: Axes, xs: list[float], scores: list[float], width: float) -> None:
@@ -122,7 +123,7 @@ def accuracy_bars(
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3,
                   frameon=False)  # fmt: skip
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _baseline_lines(axes: Axes, groups: list[str], baseline: dict, width: float) -> None:
@@ -158,7 +159,7 @@ def fact_strip(rows: list[dict], path: str | Path | None = None) -> Figure:
     bar = figure.colorbar(image, ax=axes, ticks=[1 / 6, 0.5, 5 / 6], aspect=8, pad=0.01)
     marks = (("错", "wrong"), ("部分对", "partly"), ("对", "right"))
     bar.ax.set_yticklabels([label(*mark) for mark in marks])
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _mark(rows: list[dict], fact: str, group: str, stage: str) -> float:
@@ -181,7 +182,7 @@ def funnel(counts: dict[str, int], path: str | Path | None = None) -> Figure:
     axes.set_yticks(range(len(counts)), names)
     axes.set(xlim=(0, max(1, *counts.values()) * 1.12), xlabel=label("条数", "rows"))
     axes.invert_yaxis()
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def length_histogram(
@@ -201,4 +202,4 @@ def length_histogram(
         text = label(f"上限 {limit}（超出 {over} 条）", f"limit {limit} ({over} rows over)")
         axes.axvline(limit, color=BASELINE, linestyle="--", label=text)
         axes.legend(frameon=False)
-    return _save(figure, path)
+    return save(figure, path)

@@ -1,53 +1,83 @@
-"""问答对的质检：格式、答案、证据、重复，每条不合格的都写明原因。
+"""问答对的质检：格式、长度、语言、指代、答案、证据，每条不合格的都写明关口和原因。
 
 在 notebooks/01_build_dataset.ipynb 讲解。大模型写的问答对看着都像样，
-不逐条核对，编造的数字就会混进训练集。
+不逐条核对，编造的数字就会混进训练集。证据的查找见 qa_evidence，用语见 qa_wording，
+重复见 qa_duplicates。
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from labutils.chunking import Page
+from labutils.qa_duplicates import NEAR_DUPLICATE, drop_near_duplicates, similarity
+from labutils.qa_evidence import nearest_span, on_page, point_problem
+from labutils.qa_wording import foreign_words, is_chinese, outside_reference
 from labutils.text_normalize import contains, normalize
 
-QUESTION_LENGTH = (4, 200)
-ANSWER_LENGTH = (1, 500)
-NEAR_DUPLICATE = 0.8  # 三字组重合到这个程度，只差一两个字，算同一种问法
+__all__ = ["NEAR_DUPLICATE", "Problem", "drop_near_duplicates", "first_problem", "funnel",
+           "name_rows", "on_page", "recheck", "repair_evidence", "similarity", "text_of",
+           "tidy", "validate"]
 
-Rejected = dict  # {"reason": 原因, "row": 原来的那条}
+LENGTHS = {"question": ("问题", 4, 200), "answer": ("答案", 1, 500), "evidence": ("证据", 1, 500)}
+# 关口的顺序，以及通过之后的说法；“解析”由 qa_parse 把关，“去重”由 qa_duplicates 把关
+STAGES = {"解析": "读得出来", "格式": "格式正确", "长度": "长短合适", "语言": "语言一致",
+          "指代": "单独看得懂", "答案": "答案自洽", "证据": "原文有依据", "去重": "去重之后"}
+
+Rejected = dict  # {"stage": 关口, "reason": 原因, "row": 原来的那条}
+
+
+class Problem(NamedTuple):
+    stage: str
+    field: str  # 出问题的键，如 answer；审阅表由它指出是哪一列
+    reason: str
 
 
 def validate(
     rows: Iterable[dict], pages: list[Page] | None = None, require_evidence: bool = True
 ) -> tuple[list[dict], list[Rejected]]:
-    """逐条检查，返回 (合格的, 不合格的)；不合格的是 {"reason", "row"}。
+    """逐条检查，返回 (合格的, 不合格的)；不合格的是 {"stage", "reason", "row"}。
 
-    给了 pages 就核对证据：evidence 必须一字不差地（空白除外）出现在第 page 页。
+    给了 pages 就核对语言和证据：evidence 要在第 page 页，抄错几个字的改回原话，
+    原来写的留在 evidence_original。
     require_evidence=False 用于用户自己的问答文件：没写页码和证据也收，写了仍要对得上。
     缺 key_points 时用整个答案代替；缺 fact_id 时，答案相同的算同一个事实。
     """
-    page_text = {p.number: p.text for p in pages} if pages is not None else None
     good: list[dict] = []
     rejected: list[Rejected] = []
     seen_ids: set[str] = set()
+    page_text, chinese = text_of(pages)
     for row in rows:
-        clean = _tidy(row)
-        reason = _format_problem(clean) or _answer_problem(clean)
-        if not reason and page_text is not None:
-            reason = _evidence_problem(clean, page_text, require_evidence)
-        if not reason and clean.get("id") in seen_ids:
-            reason = f"id {clean['id']} 与前面的重复"
-        if reason:
-            rejected.append({"reason": reason, "row": row})
+        clean, problem = recheck(row, page_text, require_evidence, chinese)
+        if problem is None and clean.get("id") in seen_ids:
+            problem = Problem("格式", "id", f"id {clean['id']} 与前面的重复")
+        if problem:
+            rejected.append({"stage": problem.stage, "reason": problem.reason, "row": row})
             continue
         seen_ids |= {clean["id"]} if "id" in clean else set()
         good.append(clean)
-    return _name_rows(good), rejected
+    return name_rows(good), rejected
 
 
-def _tidy(row: object) -> object:
+def text_of(pages: list[Page] | None) -> tuple[dict[int, str] | None, bool]:
+    """({页码: 那一页的文字}, 文档是不是中文)；没有文档时是 (None, False)。"""
+    if pages is None:
+        return None, False
+    page_text = {page.number: page.text for page in pages}
+    return page_text, is_chinese("".join(page_text.values()))
+
+
+def recheck(
+    row: object, page_text: dict[int, str] | None, require_evidence: bool, chinese: bool
+) -> tuple[dict, Problem | None]:
+    """整理一条、修正证据，再检查：(整理后的, 第一个问题或 None)。"""
+    clean = repair_evidence(tidy(row), page_text)
+    return clean, first_problem(clean, page_text, require_evidence, chinese)
+
+
+def tidy(row: object) -> object:
     """去掉首尾空白、补上默认要点；不改动传进来的那条。"""
     if not isinstance(row, dict):
         return row
@@ -62,72 +92,114 @@ def _tidy(row: object) -> object:
     return clean
 
 
-def _format_problem(row: object) -> str:
+def repair_evidence(row: object, page_text: dict[int, str] | None) -> object:
+    """证据抄错了几个字就换成那一页的原话，原来的留在 evidence_original；其余原样返回。"""
+    if page_text is None or _format_problem(row) or "evidence" not in row:
+        return row
+    text = page_text.get(row.get("page"), "")
+    if on_page(row["evidence"], text):
+        return row
+    span = nearest_span(row["evidence"], text)
+    return row if span is None else {
+        **row, "evidence": span, "evidence_original": row["evidence"]}
+
+
+def first_problem(
+    row: object, page_text: dict[int, str] | None, require_evidence: bool, chinese: bool
+) -> Problem | None:
+    """按 STAGES 的顺序检查一条，返回第一个问题；没有问题是 None。
+
+    page_text 是 {页码: 那一页的文字}，None 表示没有文档可对；chinese：文档是不是中文。
+    """
+    checks: list[tuple[str, Callable[[dict], tuple[str, str] | None]]] = [
+        ("格式", _format_problem), ("长度", _length_problem)]
+    if chinese:
+        checks.append(("语言", _language_problem))
+    checks += [("指代", _reference_problem), ("答案", _answer_problem)]
+    if page_text is not None:
+        checks.append(("证据", lambda row: _evidence_problem(row, page_text, require_evidence)))
+    found = ((stage, check(row)) for stage, check in checks)
+    return next((Problem(stage, *problem) for stage, problem in found if problem), None)
+
+
+def _format_problem(row: object) -> tuple[str, str] | None:
     if not isinstance(row, dict):
-        return "不是一个 JSON 对象"
-    limits = {"question": ("问题", QUESTION_LENGTH), "answer": ("答案", ANSWER_LENGTH)}
-    for field, (name, (low, high)) in limits.items():
+        return "", "不是一个 JSON 对象"
+    for field, name in (("question", "问题"), ("answer", "答案")):
         value = row.get(field)
         if value is None:
-            return f"缺少{name}（{field}）"
+            return field, f"缺少{name}（{field}）"
         if not isinstance(value, str):
-            return f"{name}（{field}）不是文字"
-        if not low <= len(value) <= high:
-            return f"{name}长 {len(value)} 字，应在 {low}–{high} 字之间"
+            return field, f"{name}（{field}）不是文字"
     points = row["key_points"]
     if not isinstance(points, list) or not all(isinstance(p, str) and p.strip() for p in points):
-        return "要点（key_points）应是一组不空的文字"
+        return "key_points", "要点（key_points）应是一组不空的文字"
     for field in ("id", "fact_id", "evidence"):
         if not isinstance(row.get(field, ""), str):
-            return f"{field} 不是文字"
+            return field, f"{field} 不是文字"
     page = row.get("page", 1)
     if not isinstance(page, int) or isinstance(page, bool) or page < 1:
-        return f"页码（page）{page!r} 不是正整数"
-    return ""
+        return "page", f"页码（page）{page!r} 不是正整数"
+    return None
 
 
-def _answer_problem(row: dict) -> str:
+def _length_problem(row: dict) -> tuple[str, str] | None:
+    for field, (name, low, high) in LENGTHS.items():
+        if field in row and not low <= len(row[field]) <= high:
+            return field, f"{name}长 {len(row[field])} 字，应在 {low}–{high} 字之间"
+    return None
+
+
+def _language_problem(row: dict) -> tuple[str, str] | None:
+    if not is_chinese(row["question"]):
+        return "question", "文档是中文，问题不是中文"
+    # 问英文名称的题，答案就是原文里的外文，不算错
+    quoted = foreign_words(row["answer"]) <= foreign_words(row.get("evidence", ""))
+    if not is_chinese(row["answer"]) and not quoted:
+        return "answer", "文档是中文，答案不是中文"
+    return None
+
+
+def _reference_problem(row: dict) -> tuple[str, str] | None:
+    if word := outside_reference(row["question"]):
+        return "question", f"问题里的“{word}”离开原文就不知所指"
+    if word := outside_reference(row["answer"], known=row["question"]):
+        return "answer", f"答案里的“{word}”离开原文就不知所指"
+    return None
+
+
+def _answer_problem(row: dict) -> tuple[str, str] | None:
     for point in row["key_points"]:
         if not contains(row["answer"], point):
-            return f"答案里没有要点“{point}”"
-    if all(contains(row["question"], point) for point in row["key_points"]):
-        return "问题里已经说出了答案"
-    return ""
+            return "key_points", f"答案里没有要点“{point}”"
+    told = all(contains(row["question"], point) for point in row["key_points"])
+    if told or contains(row["question"], row["answer"].replace("|", "")):
+        return "question", "问题里已经说出了答案"
+    return None
 
 
-def _evidence_problem(row: dict, page_text: dict[int, str], required: bool) -> str:
-    evidence, page = row.get("evidence"), row.get("page")
-    if evidence is None or page is None:
-        missing = "证据（evidence）" if evidence is None else "页码（page）"
-        return f"缺少{missing}" if required else ""
+def _evidence_problem(
+    row: dict, page_text: dict[int, str], required: bool
+) -> tuple[str, str] | None:
+    for field, name in (("evidence", "证据"), ("page", "页码")):
+        if field not in row:
+            return (field, f"缺少{name}（{field}）") if required else None
+    evidence, page = row["evidence"], row["page"]
     if page not in page_text:
-        return f"页码 {page} 超出文档（共 {max(page_text, default=0)} 页）"
+        return "page", f"页码 {page} 超出文档（共 {max(page_text, default=0)} 页）"
     if not on_page(evidence, page_text[page]):
         elsewhere = [n for n, text in page_text.items() if on_page(evidence, text)]
         where = f"，它在第 {elsewhere[0]} 页" if elsewhere else "，文档里没有这句话"
-        return f"证据不在第 {page} 页{where}"
-    known = set(_numbers(page_text[page]))
-    for point in row["key_points"]:
-        # 有几种写法（“|”隔开）时，只要一种的数字都在这一页就行
-        if not any(known.issuperset(_numbers(part)) for part in point.split("|")):
-            return f"要点“{point}”里的数字在第 {page} 页找不到"
-    return ""
+        return "page" if elsewhere else "evidence", f"证据不在第 {page} 页{where}"
+    reason = point_problem(row, page_text[page])
+    return ("key_points", reason) if reason else None
 
 
-def on_page(evidence: str, text: str) -> bool:
-    """证据是不是一字不差地在这页文字里；空白和换行不算，它们是排版留下的。"""
-    return re.sub(r"\s", "", evidence) in re.sub(r"\s", "", text)
-
-
-def _numbers(text: str) -> list[str]:
-    return re.findall(r"\d+(?:\.\d+)?", normalize(text))
-
-
-def _name_rows(rows: list[dict]) -> list[dict]:
+def name_rows(rows: list[dict]) -> list[dict]:
     """没有 fact_id、id 的补上：答案相同的问法归到同一个事实。"""
     used = {row["fact_id"] for row in rows if "fact_id" in row}
     free = (name for i in range(1, 10**9) if (name := f"F{i:02d}") not in used)
-    by_answer: dict[str, str] = {}
+    by_answer = {normalize(row["answer"]): row["fact_id"] for row in rows if "fact_id" in row}
     counts: dict[str, int] = {}
     ids = {row["id"] for row in rows if "id" in row}
     for row in rows:
@@ -145,43 +217,16 @@ def _name_rows(rows: list[dict]) -> list[dict]:
     return rows
 
 
-def similarity(left: str, right: str, n: int = 3) -> float:
-    """两句话的 n 字组 Jaccard 相似度：共有的字组数 ÷ 全部字组数，0–1。
+def funnel(first: str, total: int, rejected: list[Rejected]) -> list[tuple[str, int]]:
+    """每过一道关口还剩多少条：[(first, total), (关口通过之后的说法, 条数), …]。
 
-    来源：Broder (1997), On the resemblance and containment of documents。
+    没有经过“解析”的（现成的问答文件）不列那一关。
     """
-    a, b = _grams(normalize(left), n), _grams(normalize(right), n)
-    return len(a & b) / len(a | b) if a | b else 1.0
-
-
-def _grams(text: str, n: int) -> set[str]:
-    return {text[i : i + n] for i in range(max(1, len(text) - n + 1))} - {""}
-
-
-def drop_near_duplicates(
-    rows: list[dict], threshold: float = NEAR_DUPLICATE
-) -> tuple[list[dict], list[Rejected]]:
-    """去掉重复的问题，保留先出现的；返回 (留下的, 去掉的)。
-
-    问题完全相同（标点、全半角不算）就算重复；答案要点不同的另报“矛盾”。
-    差一两个字的，只有要点也相同才算重复：“线上”和“线下”只差一字，问的却是两件事。
-    """
-    kept: list[dict] = []
-    dropped: list[Rejected] = []
-    by_question: dict[str, dict] = {}
-    by_points: dict[frozenset, list[dict]] = {}
-    for row in rows:
-        points = frozenset(normalize(p) for p in row["key_points"])
-        same = by_question.get(normalize(row["question"]))
-        close = same or next(
-            (old for old in by_points.get(points, [])
-             if similarity(old["question"], row["question"]) >= threshold), None)
-        if close is None:
-            kept.append(row)
-            by_question[normalize(row["question"])] = row
-            by_points.setdefault(points, []).append(row)
+    lost = Counter(item["stage"] for item in rejected)
+    rows, left = [(first, total)], total
+    for stage, name in STAGES.items():
+        if stage == "解析" and not lost[stage]:
             continue
-        agrees = points == frozenset(normalize(p) for p in close["key_points"])
-        what = "与 {} 的问题重复" if agrees else "与 {} 问题相同、答案矛盾"
-        dropped.append({"reason": what.format(close.get("id", close["question"])), "row": row})
-    return kept, dropped
+        left -= lost[stage]
+        rows.append((name, left))
+    return rows

@@ -67,10 +67,13 @@ def _loads(text: str, name: str, first_line: int) -> object:
 
 
 def write_json_lines(items: Iterable[object], path: str | Path) -> Path:
+    """一行写一个 JSON；先写临时文件再改名，中途断电也不会弄坏原来的文件。"""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(item, ensure_ascii=False) + "\n" for item in items]
-    path.write_text("".join(lines), encoding="utf-8", newline="\n")
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
+    temporary.replace(path)
     return path
 
 

@@ -55,7 +55,10 @@ def test_shipped_data_survive_and_replay_agrees(tmp_path, capsys):
     assert load_qa(tmp_path / "data" / "qa.jsonl") == load_qa(DATA / "qa.jsonl")
     assert len(load_conversations(tmp_path / "data" / "train.json")) == 100
     assert len(load_conversations(tmp_path / "data" / "dev.json")) == 50
-    assert "没有调用 API" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "没有调用 API" in out and "✓ 验证集没有训练集的题" in out and "覆盖 " in out
+    names = {path.name for path in (tmp_path / "data").iterdir()}
+    assert {f"dataset_report.{kind}" for kind in ("json", "html", "png")} <= names
 
 
 def test_replay_alone_gives_the_same_questions(tmp_path):
@@ -146,12 +149,16 @@ def test_collect_reports_every_loss():
     report, rejected = {}, []
     kept = collect([text[:-1] + ', {"conversations": ['], [Page(1, TEXT)], report, rejected)
     assert len(kept) == 1
-    assert [count for _, count in report["funnel"]] == [4, 3, 2, 1]
-    assert [r["stage"] for r in rejected] == ["解析", "检查", "去重"]
+    counts = dict(report["funnel"])
+    assert (counts["回复里的条目"], counts["读得出来"], counts["答案自洽"]) == (4, 3, 3)
+    assert (counts["原文有依据"], counts["去重之后"]) == (2, 1)
+    assert [r["stage"] for r in rejected] == ["解析", "证据", "去重"]
 
 
 def test_summary_groups_reasons():
     assert summary("证据不在第 2 页，它在第 1 页") == summary("证据不在第 3 页，文档里没有这句话")
     assert summary("与 F01-1 的问题重复") == "问题重复"
     assert summary("与 F01-1 问题相同、答案矛盾") == "问题相同、答案矛盾"
+    assert summary("证据里没有要点“甲”") == summary("证据里没有要点“乙”")
+    assert summary("问题里的“本文”离开原文就不知所指") == "问题离开原文看不懂"
     assert summary("缺少问题（question）") == "缺少问题（question）"
