@@ -34,7 +34,9 @@ def clean_pages(raw: list[str]) -> list[str]:
             where[key].append(number)
     repeated = {key for key, numbers in where.items()
                 if _HAS_WORD.search(key) and _is_running(numbers, len(pages))}
-    kept = [_drop_running(lines, repeated) for lines in numbered]
+    usual = usual_width([li for lines in numbered for li in lines if _key(li) not in repeated])
+    running = {key for key in repeated if not _is_prose(key, usual)}
+    kept = [_drop_running(lines, running) for lines in numbered]
     full = usual_width([line for lines in kept for line in lines])
     return [join_lines(lines, full) for lines in kept]
 
@@ -58,14 +60,19 @@ def _is_running(numbers: list[int], count: int) -> bool:
     return any(n + step in found and n + 2 * step in found for n in found for step in (1, 2))
 
 
+def _is_prose(key: str, usual: int) -> bool:
+    """写满一行或以句号结尾的是正文：每页一份的表单、套话会一再出现，不能当页眉删掉。"""
+    return bool(usual) and (width(key) >= 0.8 * usual or key.rstrip(CLOSING)[-1:] in SENTENCE_END + "；")
+
+
 def _drop_running(lines: list[str], repeated: set[str]) -> list[str]:
-    """从两头往里剥，剥到第一行不重复的为止；续表每页重复的表头挨着表格的行，不算页眉。"""
+    """从两头往里剥，剥到第一行不重复的为止；续表每页重复的表头（这行和里面一行都有三格）不算页眉。"""
     lines = list(lines)
     for end, next_in in ((0, 1), (-1, -2)):
         for _ in range(EDGE):
             if not lines or _key(lines[end]) not in repeated:
                 break
-            if len(lines) > 1 and is_row(lines[end].strip()) and is_row(lines[next_in].strip()):
+            if len(lines) > 1 and min(len(lines[i].split()) for i in (end, next_in)) >= 3:
                 break
             lines.pop(end)
             lines = _drop_page_number(lines)

@@ -32,7 +32,7 @@ def _to_pages(blocks: list[Block]) -> list[Page]:
     groups: list[list[str]] = []
     before = True  # 上一段是标题：“章”紧跟着“节”时不单独成页
     for is_title, text in blocks:
-        long = not by_title and groups and sum(map(len, groups[-1])) + len(text) > PAGE_LENGTH
+        long = not by_title and groups and len("\n".join([*groups[-1], text])) > PAGE_LENGTH
         if not groups or long or (is_title and not before):
             groups.append([])
         groups[-1].append(text)
@@ -43,9 +43,10 @@ def _to_pages(blocks: list[Block]) -> list[Page]:
 def read_text(path: Path, name: str) -> list[Page]:
     """纯文本：空行、缩进分段，硬换行的句子接回去；有换页符（\\f）时按它分页。"""
     text = decode(path.read_bytes(), name)
-    if text.strip("\f").count("\f"):
-        pages = ["\n".join(t for _, t in _paragraphs(part)) for part in text.split("\f")]
-        return [Page(n, tidy(page)) for n, page in enumerate(pages, 1)] if any(pages) else []
+    parts = text.rstrip("\f\n ").split("\f")
+    if len(parts) > 1:
+        pages = ["\n".join(t for _, t in _paragraphs(part)) for part in parts]
+        return [Page(n, tidy(page).strip()) for n, page in enumerate(pages, 1)] if any(pages) else []
     return _to_pages(list(_paragraphs(text)))
 
 

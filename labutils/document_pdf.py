@@ -155,11 +155,11 @@ def _no_text(found: Found, name: str) -> str:
     if found.images:
         return (f"{name} 是扫描件：第 {page_list(found.images)} 页只有图片、没有文字，"
                 "请先用 OCR 软件识别成可以选中文字的 PDF。")
+    if any(text.strip() for text in found.raw):
+        return f"{name} 共 {len(found.raw)} 页，除了每页重复的页眉页脚没有别的文字，请换一份 PDF。"
     if found.damaged:
         return (f"{name} 第 {page_list(found.damaged)} 页已损坏，读不出来，"
                 "请重新下载，或用阅读器打开后另存一份再试。")
-    if any(text.strip() for text in found.raw):
-        return f"{name} 共 {len(found.raw)} 页，除了每页重复的页眉页脚没有别的文字，请换一份 PDF。"
     return f"{name} 共 {len(found.raw)} 页，全是空白，没有可用的文字，请换一份 PDF。"
 
 

@@ -98,7 +98,7 @@ def scanned(path, text_pages=()):
     for number in range(1, 5):
         pdf.add_page()
         if number in text_pages:
-            pdf.text(20, 30, f"第{number}页有文字，可以读。")
+            pdf.text(20, 30, f"第{number}页：{LEFT[number - 1][:30]}。")
         else:
             grey_image(pdf)
             pdf.text(103, 290, str(number))
