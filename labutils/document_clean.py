@@ -18,6 +18,7 @@ PAGE_NUMBER = re.compile(
 )
 _HAS_WORD = re.compile(r"[^\W\d_]{2}")  # 只有数字、符号的行可能是表格，不当页眉
 EDGE = 2  # 页眉、页脚各至多几行（页码不算）
+NARROWEST = 60  # 判断写没写满时，一行至少按 30 个字算：两栏的页、幻灯片的页眉可以比正文行宽
 _HYPHENATED = re.compile(r"(?:^|[^A-Za-z-])[A-Za-z]*[a-z]-$")
 
 
@@ -62,7 +63,8 @@ def _is_running(numbers: list[int], count: int) -> bool:
 
 def _is_prose(key: str, usual: int) -> bool:
     """写满一行或以句号结尾的是正文：每页一份的表单、套话会一再出现，不能当页眉删掉。"""
-    return bool(usual) and (width(key) >= 0.8 * usual or key.rstrip(CLOSING)[-1:] in SENTENCE_END + "；")
+    full = max(usual, NARROWEST)
+    return bool(usual) and (width(key) >= 0.8 * full or key.rstrip(CLOSING)[-1:] in SENTENCE_END + "；")
 
 
 def _drop_running(lines: list[str], repeated: set[str]) -> list[str]:

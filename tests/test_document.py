@@ -233,6 +233,11 @@ def test_sentence_across_pages_is_one():
     assert got[1] == Chunk("这一句话很长很长，写到页末还没有写完。", (1, 2))
 
 
+def test_pieces_of_a_long_sentence_keep_their_own_pages():
+    got = chunks([Page(1, "一" * 20), Page(2, "二" * 20)], size=20, overlap=0)
+    assert [(c.text, c.pages) for c in got] == [("一" * 20, (1,)), ("二" * 20, (2,))]
+
+
 def test_sizes_are_checked():
     for size, overlap in [(0, 0), (10, 10), (10, -1)]:
         with pytest.raises(LabError, match="重叠"):

@@ -1,10 +1,13 @@
 """Word、Markdown、纯文本：和 PDF 走同一个入口，读不了的说得清。文件都在测试里现做。"""
 
+import json
+
 import docx
 import pytest
 from docx.oxml import parse_xml
 from docx.oxml.ns import nsdecls
 
+from labutils import dataset_build
 from labutils.document import chunks, read_pages
 from labutils.document_characters import tidy
 from labutils.errors import LabError
@@ -179,3 +182,20 @@ def test_evidence_is_checked_against_sections(tmp_path):
 ])
 def test_characters(raw, clean):
     assert tidy(raw) == clean
+
+
+def test_whole_dataset_from_word(tmp_path):
+    """整条造数据的路：Word 文档和现成的问答文件。"""
+    def build(document):
+        document.add_heading("开放", 1)
+        document.add_paragraph("学校图书馆每周开放六天。")
+        document.add_heading("借书", 1)
+        document.add_paragraph("借书期限是三十天。")
+
+    facts = [("六天。", "每周开放六天", 1, ["每周开几天？", "一周有多少天能进馆？", "开馆的日子有几天？"]),
+             ("三十天。", "借书期限是三十天", 2, ["书可以借多久？", "几天之内要还书？", "借期有多长？"])]
+    rows = [{"question": q, "answer": answer, "key_points": [answer[:-1]], "page": page, "evidence": evidence}
+            for answer, evidence, page, questions in facts for q in questions]
+    qa = written(tmp_path / "qa.jsonl", "\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
+    report = dataset_build.build(word_file(tmp_path / "a.docx", build), qa, tmp_path / "out")
+    assert report["pages"] == 2 and report["pairs"] == 6 and report["facts"] == 2
