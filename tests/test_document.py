@@ -159,6 +159,26 @@ def test_running_header_removed():
     assert clean_pages(raw) == ["甲是正文。", "乙是正文。", "丙是正文。", "丁是正文。"]
 
 
+def test_repeated_sentences_are_not_headers():
+    """每页一份的套话写满一行或以句号结尾，是正文；左右页、每章不同的短行才是页眉。"""
+    body = "本表一式两份，由所在学院和教务处分别保存，填写时请用"
+    names = "甲乙丙丁戊己庚辛"
+    heads = ["第一章"] * 4 + ["第二章"] * 4
+    raw = [f"{head}\n{body}\n黑色墨水。\n{name}填。" for head, name in zip(heads, names, strict=True)]
+    assert clean_pages(raw) == [f"{body}黑色墨水。\n{name}填。" for name in names]
+
+
+def test_repeated_table_head_is_kept():
+    raw = [f"学院 门数 说明\n{name}学院 12 无" for name in "甲乙丙丁"]
+    assert clean_pages(raw) == raw
+
+
+def test_one_wide_line_does_not_stop_joining():
+    lines = ["这一行正好写满了还没有说完，", "所以接上。"] * 6
+    got = join_lines(["https://example.org/a/very/long/address/that/is/wide", *lines])
+    assert got.count("没有说完，所以接上。") == 6
+
+
 def test_join_lines_rules():
     assert join_lines(["这一行写满了还没有说", "完。"]) == "这一行写满了还没有说完。"
     assert join_lines(["短标题", "这一行写满了还没有说完。"]) == "短标题\n这一行写满了还没有说完。"
@@ -166,6 +186,11 @@ def test_join_lines_rules():
     assert join_lines(["这一行写满了但后面是", "二、标题"]) == "这一行写满了但后面是\n二、标题"
     assert join_lines(["数字在这里断开了20", "23年。"]) == "数字在这里断开了2023年。"
     assert join_lines(["this is deep", "learning"]) == "this is deep learning"
+    assert join_lines(["published in 2017,", "pp. 5 to 8"]) == "published in 2017, pp. 5 to 8"
+    assert join_lines(["some informa-", "tion here"]) == "some information here"
+    assert join_lines(["state-of-the-", "art models"]) == "state-of-the-art models"
+    assert join_lines(["这一行写满了还没有说", "　　另起一段。"]) == "这一行写满了还没有说\n另起一段。"
+    assert join_lines(["线上 1875 1463", "线下 1463 1875"]) == "线上 1875 1463\n线下 1463 1875"
     assert join_lines([]) == ""
 
 
@@ -206,6 +231,11 @@ def test_sentence_across_pages_is_one():
     pages = [Page(1, "第一句。这一句话很长很长，写到页末还没有"), Page(2, "写完。第三句。")]
     got = chunks(pages, size=20, overlap=0)
     assert got[1] == Chunk("这一句话很长很长，写到页末还没有写完。", (1, 2))
+
+
+def test_pieces_of_a_long_sentence_keep_their_own_pages():
+    got = chunks([Page(1, "一" * 20), Page(2, "二" * 20)], size=20, overlap=0)
+    assert [(c.text, c.pages) for c in got] == [("一" * 20, (1,)), ("二" * 20, (2,))]
 
 
 def test_sizes_are_checked():

@@ -1,0 +1,209 @@
+"""现做一批难读的 PDF：每个函数写一份到 path 并返回它。文字取自这里的常量，测试好对照。"""
+
+import io
+from pathlib import Path
+
+import pypdf
+import zhplot
+from fpdf import FPDF
+from PIL import Image
+from pypdf.generic import NameObject
+
+FONT = next((Path(zhplot.__file__).parent / "fonts").rglob("*.ttf"))
+
+LEFT = [
+    "学校图书馆面向全体师生开放，每周开放六天，周一上午闭馆整理图书。读者凭校园卡入馆，"
+    "一人一卡，不得转借他人使用。",
+    "借书期限是三十天，到期前可以在网上续借一次，续借期限为十五天；逾期不还的，每天交两角。",
+    "自习室座位采用预约制，每人每天可以预约两次，每次最多四小时，迟到二十分钟的预约自动取消。",
+] * 2
+RIGHT = [
+    "体育馆在工作日的晚上对校外居民开放，入场须出示身份证件，未成年人应当由监护人陪同进入。",
+    "游泳池的水深为一米二到两米，开放时配备四名持证救生员；雷雨天气停止开放，已购的票可以退。",
+    "器材损坏的，使用人应当照价赔偿，并在三日以内到值班室办理登记手续，逾期由所在单位催办。",
+] * 2
+
+
+def new_pdf(size=11) -> FPDF:
+    pdf = FPDF()
+    pdf.set_auto_page_break(False)
+    pdf.add_font("zh", fname=FONT)
+    pdf.set_font("zh", size=size)
+    return pdf
+
+
+def save(pdf, path):
+    pdf.output(path)
+    return path
+
+
+def wrap(paragraphs: list[str], per_line: int) -> list[str]:
+    """段首空两格，写满 per_line 个字就换行。"""
+    lines = []
+    for text in paragraphs:
+        text = "\u3000\u3000" + text
+        lines += [text[i : i + per_line] for i in range(0, len(text), per_line)]
+    return lines
+
+
+def column(pdf, x, lines, top=40, step=6):
+    for i, line in enumerate(lines):
+        pdf.text(x, top + i * step, line)
+
+
+def two_columns(path, by_row=False, title="校园设施使用指南"):
+    """by_row：一行左、一行右地画，许多办公软件“另存为”就是这样。"""
+    pdf = new_pdf(10)
+    pdf.add_page()
+    pdf.set_font("zh", size=16)
+    pdf.text(70, 25, title)
+    pdf.set_font("zh", size=10)
+    left, right = wrap(LEFT, 24), wrap(RIGHT, 24)
+    if by_row:
+        for i in range(max(len(left), len(right))):
+            column(pdf, 15, left[i : i + 1], 40 + i * 6)
+            column(pdf, 110, right[i : i + 1], 40 + i * 6)
+    else:
+        column(pdf, 15, left)
+        column(pdf, 110, right)
+    pdf.text(103, 285, "1")
+    return save(pdf, path)
+
+
+def tables(path):
+    pdf = new_pdf(10)
+    for number in (1, 2):
+        pdf.add_page()
+        pdf.text(15, 15, f"附件{number} 各学院课程统计")
+        pdf.set_y(20)
+        rows = [("学院", "课程类型", "门数", "说明")]
+        for i in range(12):
+            rows.append((f"第{i + 1}学院", "线上课程" if i % 2 else "线下课程", str(10 * number + i),
+                         "含两门虚拟仿真实验教学课程，其中一门为跨校共建" if i % 3 == 0 else "无"))
+        with pdf.table(col_widths=(30, 30, 20, 50), wrapmode="CHAR", first_row_as_headings=False) as table:
+            for row in rows:
+                table.row(row)
+        pdf.text(100, 290, f"- {number} -")
+    return save(pdf, path)
+
+
+def grey_image(pdf, x=0, y=0, w=210):
+    buffer = io.BytesIO()
+    Image.new("RGB", (60, 80), "gray").save(buffer, "PNG")
+    pdf.image(buffer, x, y, w)
+
+
+def scanned(path, text_pages=()):
+    pdf = new_pdf()
+    for number in range(1, 5):
+        pdf.add_page()
+        if number in text_pages:
+            pdf.text(20, 30, f"第{number}页：{LEFT[number - 1][:30]}。")
+        else:
+            grey_image(pdf)
+            pdf.text(103, 290, str(number))
+    return save(pdf, path)
+
+
+def long_document(path, count=300):
+    pdf = new_pdf(11)
+    for number in range(1, count + 1):
+        pdf.add_page()
+        pdf.text(15, 12, "学生手册（合订本）")
+        pdf.text(160, 12, f"第{(number - 1) // 20 + 1}章")
+        first = f"第{number}页的规定自公布之日起施行。" + LEFT[0] + RIGHT[0]
+        body = [first, LEFT[1] + RIGHT[1], *LEFT[:3], *RIGHT[:3]]
+        column(pdf, 20, wrap(body, 42), 30)
+        pdf.text(100, 290, f"{number} / {count}")
+    return save(pdf, path)
+
+
+VERTICAL = LEFT[0] + LEFT[1]
+
+
+def vertical(path, by_row=False, per_column=12):
+    """直排：一字一画，从上往下、从右往左地读。by_row：画的时候却是一横排一横排的。"""
+    pdf = new_pdf(14)
+    pdf.add_page()
+    cells = [divmod(i, per_column) for i in range(len(VERTICAL))]
+    for c, r in sorted(cells, key=lambda cell: cell[::-1]) if by_row else cells:
+        pdf.text(150 - 12 * c, 40 + 7 * r, VERTICAL[c * per_column + r])
+    return save(pdf, path)
+
+
+MIXED = [
+    "课程 AI in Education（2024 版）面向 K-12 教师，学时 32 h，成绩≥60 分为合格。",
+    "参考文献：Vaswani A. Attention Is All You Need. NeurIPS 2017, pp. 5998–6008.",
+    "日本語の資料とРусский текст、Ελληνικα也在其中；温度 25℃，误差 ±0.5%。",
+]
+
+
+def mixed_scripts(path):
+    pdf = new_pdf(10)
+    pdf.add_page()
+    column(pdf, 20, MIXED)
+    return save(pdf, path)
+
+
+def no_to_unicode(path, readable_page=False):
+    """去掉字体的 ToUnicode，只剩字形编号。readable_page：再加一页好的。"""
+    pdf = new_pdf()
+    pdf.add_page()
+    column(pdf, 20, wrap(LEFT + RIGHT, 30))
+    pdf.output(path)
+    writer = pypdf.PdfWriter(clone_from=path)
+    for font in writer.pages[0]["/Resources"]["/Font"].values():
+        del font.get_object()[NameObject("/ToUnicode")]
+    if readable_page:
+        writer.append(rotated(path.with_name("good.pdf"), 0))
+    writer.write(path)
+    return path
+
+
+def running_heads(path):
+    """单双页页眉不同，页眉两行，页脚一行。"""
+    pdf = new_pdf()
+    for number in range(1, 9):
+        pdf.add_page()
+        pdf.text(20, 10, "某某大学本科教学工作手册" if number % 2 else "第三章 课程建设")
+        pdf.text(20, 16, "内部资料 请勿外传")
+        column(pdf, 20, wrap([f"第{number}件事：" + LEFT[number % 6], RIGHT[number % 6]], 36), 30)
+        pdf.text(20, 285, "教务处编印")
+        pdf.text(180, 285, f"·{number}·")
+    return save(pdf, path)
+
+
+def rotated(path, angle=90):
+    """整页横放：/Rotate 90。"""
+    pdf = new_pdf()
+    pdf.add_page()
+    column(pdf, 20, wrap(LEFT[:2], 36))
+    pdf.output(path)
+    writer = pypdf.PdfWriter(clone_from=path)
+    writer.pages[0].rotate(angle)
+    writer.write(path)
+    return path
+
+
+def spaced(path):
+    """分散对齐：每个字之间都有空隙。"""
+    pdf = new_pdf()
+    pdf.add_page()
+    pdf.set_char_spacing(6)
+    pdf.text(20, 30, "教育部办公厅文件")
+    pdf.set_char_spacing(0)
+    for i, char in enumerate("关于开展课程认定工作的通知"):
+        pdf.text(20 + 9 * i, 45, char)
+    column(pdf, 20, wrap(LEFT, 36), 60)
+    return save(pdf, path)
+
+
+def footnotes_first(path):
+    """页脚、页码先画，正文后画（版式软件常这样）。"""
+    pdf = new_pdf()
+    for number in range(1, 5):
+        pdf.add_page()
+        pdf.text(100, 290, str(number))
+        pdf.text(20, 10, "学习资料")
+        column(pdf, 20, wrap([LEFT[number], RIGHT[number]], 36), 30)
+    return save(pdf, path)
