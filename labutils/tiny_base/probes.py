@@ -42,11 +42,11 @@ def general_probes(seed: int = 11) -> list[dict]:
             for i, (kind, q, a, keys) in enumerate(rows, 1)]
 
 
-def general_conversations(count: int = 400, seed: int = 12) -> list[dict]:
+def general_conversations(count: int = 1500, seed: int = 12) -> list[dict]:
     """混入 LoRA 训练的一般对话,每条都短,省训练时间。"""
     rng = Random(f"mix-{seed}")
-    makers = {corpus.talk_task: 0.35, _plain_echo: 0.12, _short_reading: 0.25,
-              corpus.world_task: 0.1, corpus.unknown_task: 0.18}
+    makers = {corpus.talk_task: 0.3, _plain_echo: 0.1, _short_reading: 0.22, corpus.world_task: 0.12,
+              corpus.unknown_task: 0.18, corpus.rewrite_task: 0.08}
     forbidden = {row["question"] for row in general_probes()}
     rows = []
     while len(rows) < count:
