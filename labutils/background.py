@@ -47,7 +47,7 @@ class StopSign:
 
 def run(work: Callable[[StopSign], Coroutine]) -> None:
     """跑完 work(停下的信号)；它引发的异常原样引发，按了 Ctrl-C 就在收尾之后引发 KeyboardInterrupt。"""
-    stop, errors = StopSign(), []
+    stop, errors, finished = StopSign(), [], threading.Event()
 
     async def attached() -> None:
         stop.attach()
@@ -58,22 +58,25 @@ def run(work: Callable[[StopSign], Coroutine]) -> None:
             asyncio.run(attached())
         except BaseException as error:  # noqa: BLE001  交给主线程引发
             errors.append(error)
+        finally:
+            finished.set()
 
-    thread = threading.Thread(target=body, daemon=True)
-    thread.start()
-    interrupted = _join(thread, stop)
-    if interrupted:
+    threading.Thread(target=body, daemon=True).start()
+    if _wait(finished, stop):
         raise KeyboardInterrupt
     if errors:
         raise errors[0]
 
 
-def _join(thread: threading.Thread, stop: StopSign) -> int:
-    """等线程结束，返回按了几次 Ctrl-C。"""
+def _wait(finished: threading.Event, stop: StopSign) -> int:
+    """等活干完，返回按了几次 Ctrl-C。
+
+    不用 Thread.join：Python 3.11 的 join 被 Ctrl-C 打断后，会误以为线程已经结束。
+    """
     presses = 0
-    while thread.is_alive():
+    while not finished.is_set():
         try:
-            thread.join(0.1)
+            finished.wait(0.1)
         except KeyboardInterrupt:
             presses += 1
             if presses == 1:

@@ -6,14 +6,19 @@
 
 import hashlib
 import json
+import os
 import random
 import re
 import socket
 import struct
+import sys
 import threading
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from labutils.chunking import Chunk
+from labutils.qa_generation import generate, load_prompts
 
 KEY = "sk-sentinel-8f3a9c1d7e"
 TEMPORARY = ("429", "500", "slow", "reset", "empty", "truncated", "wrong_schema", "html")
@@ -177,12 +182,25 @@ def serve(monkeypatch=None, **settings):
         server.server_close()
 
 
-def long_text(pages=40, facts_per_page=12, seed=7):
-    """40 页的规定，每页 12 个事项：每页约三块，共约 120 块。"""
+def generate_in_child(url, source, out):
+    """在另一个进程里出题，随时可能被杀；source 是 [[文字, 页码]] 的 JSON。"""
+    os.environ |= {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": url}
+    sys.stdout = open(os.devnull, "w")
+    with open(source, encoding="utf-8") as file:
+        pieces = [Chunk(text, tuple(pages)) for text, pages in json.load(file)]
+    generate(pieces, "m", out, load_prompts(), concurrency=8)
+
+
+OFFICES = ("教务处", "学生处", "财务处", "图书馆")
+RULES = ("申请人应当提前提交材料", "逾期未办的视为同意", "特殊情况可以顺延一次", "结果在网上公布")
+
+
+def long_text(pages=40, facts_per_page=27, seed=48):
+    """一份有许多事项的规定，给出每一页的文字。按 400 字切块时 40 页约 120 块。"""
     rng = random.Random(seed)
-    return ["".join(
-        f"第{page * 100 + i}号事项的办理期限是{rng.randint(10, 99)}天，"
-        f"由{rng.choice(['教务处', '学生处', '财务处', '图书馆'])}负责受理和答复，"
-        f"{rng.choice(['申请人应当提前提交材料', '逾期未办的视为同意', '特殊情况可以顺延一次', '结果在网上公布'])}，"
-        f"{rng.choice(['需要两人签字', '需要加盖公章', '需要现场核验', '需要留存副本'])}。\n"
-        for i in range(facts_per_page)) for page in range(1, pages + 1)]
+
+    def line(number):
+        return (f"第{number}号事项的办理期限是{rng.randint(10, 99)}天，由{rng.choice(OFFICES)}受理和答复，"
+                f"{rng.choice(RULES)}。\n")
+
+    return ["".join(line(page * 100 + i) for i in range(facts_per_page)) for page in range(1, pages + 1)]
