@@ -62,11 +62,11 @@ class Progress:
         self.path, self.model = Path(path), model
         self.entries: dict[tuple[str, str, str], Entry] = {}
         self.torn = 0  # 略过了几行写坏的
+        self._lock = filelock.FileLock(self.path.with_suffix(".lock"), timeout=0)
 
     def __enter__(self) -> Progress:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = filelock.FileLock(self.path.with_suffix(".lock"), timeout=0)
             self._lock.acquire()
             self._load()
             self._file = open(self.path, "ab", buffering=0)  # 在 __exit__ 里关
@@ -74,6 +74,7 @@ class Progress:
             raise LabError(f"另一个程序正在往 {rel(self.path)} 里写，请等它结束或换一个输出文件夹。"
                            ) from None
         except OSError as error:
+            self._lock.release()
             raise LabError(_cannot_write(error, self.path)) from None
         return self
 

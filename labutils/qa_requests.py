@@ -69,17 +69,27 @@ class Caller:
     async def ask(self, request: Request) -> Reply:
         """问到有回复为止；重试用完、或重试没有用时引发 CallFailed，里面是一句中文。"""
         for attempt in range(1, TRIES + 1):
-            try:
-                reply = _reply(await self._send(request), self.client.api_key)
-            except (openai.APIError, BadAnswer) as error:
-                wait = _wait(error, attempt)
-                if wait is None or attempt >= self._tries(error):
-                    raise self._failed(error, attempt) from None
-            else:
+            reply, error = await self._try(request)
+            if reply is not None:
                 self.answered = True
                 return reply
+            wait = _wait(error, attempt)
+            if wait is None or attempt >= self._tries(error):
+                raise self._failed(error, attempt)
             await self.sleep(wait)
         raise AssertionError("最后一次不是返回就是引发异常")
+
+    async def _try(self, request: Request) -> tuple[Reply | None, Exception | None]:
+        """问一次：回复或错误。错误先抹掉密钥再交出去，以后出现在哪个调用栈里都不要紧。"""
+        key = self.client.api_key
+        try:
+            return _reply(await self._send(request), key), None
+        except BadAnswer as error:
+            return None, error
+        except openai.APIError as error:
+            error.message = _without_key(error.message, key)
+            error.args, error.body = (error.message,), None
+            return None, error.with_traceback(None)
 
     def _tries(self, error: Exception) -> int:
         unreachable = isinstance(error, BadAnswer) or (
@@ -175,8 +185,11 @@ def _reply(answer: object, key: str) -> Reply:
     if message is None:
         raise BadAnswer
     text = message.content if isinstance(message.content, str) else ""
-    text = text.replace(key, "（密钥）") if len(key) >= 8 else text
-    return Reply(text, choices[0].finish_reason == "length", _usage(answer))
+    return Reply(_without_key(text, key), choices[0].finish_reason == "length", _usage(answer))
+
+
+def _without_key(text: str, key: str) -> str:
+    return text.replace(key, "（密钥）") if len(key) >= 8 else text  # 太短的是“none”这类占位
 
 
 def _usage(answer: object) -> dict | None:

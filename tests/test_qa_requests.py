@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 
-import openai
 import pytest
 from qa_server import KEY, serve
 
@@ -426,5 +425,4 @@ def test_failed_call_does_not_hold_the_servers_words(monkeypatch):
 
     with serve(monkeypatch, script=[401]):
         error = asyncio.run(ask())
-    assert KEY not in str(error) and error.__cause__ is None and error.__suppress_context__
-    assert isinstance(error.__context__, openai.AuthenticationError)
+    assert KEY not in str(error) and error.__cause__ is None and error.__context__ is None

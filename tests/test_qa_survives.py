@@ -146,7 +146,8 @@ def test_killed_ten_times_equals_an_undisturbed_run(tmp_path, pages, pieces, mon
             process.kill()  # SIGKILL：来不及做任何收尾
             process.join()
             assert process.exitcode == -signal.SIGKILL
-            time.sleep(0.3)  # 服务器答完手上的
+            while server.active:  # 等服务器答完手上的
+                time.sleep(0.01)
             done = finished_in(progress)
             new = {hash_of[c["text"]] for c in server.calls[before:] if c["paid"]}
             lost.append(new - done)
