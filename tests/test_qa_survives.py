@@ -74,7 +74,7 @@ def test_misbehaving_server_every_chunk_done_in_time(tmp_path, pdf, pages, piece
         done = subprocess.run(
             [sys.executable, "-m", "labutils", "dataset", str(pdf), "--out", str(tmp_path), "--api-model",
              "m", "--concurrency", str(concurrency), "--yes"],
-            env=environment(server), capture_output=True, text=True, timeout=300)
+            env=environment(server), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     asked = {call["text"] for call in server.calls}
     assert asked == {piece.text for piece in pieces} and server.most_active == concurrency
@@ -88,7 +88,7 @@ def test_misbehaving_server_every_chunk_done_in_time(tmp_path, pdf, pages, piece
     took = max(c["end"] for c in server.calls) - min(c["start"] for c in server.calls)
     ideal = len(pieces) * delay / concurrency  # 120 次、一次也不出错
     print(f"用了 {took:.2f} 秒，理想 {ideal:.2f} 秒，{took / ideal:.2f} 倍；分到 CPU 的 {share:.0%}")
-    if min(share, cpu_share()) < 0.3:
+    if min(share, cpu_share()) < 0.5:
         pytest.skip(f"机器太忙，只分到 CPU 的 {share:.0%}，时间测不准（其余都检查过了）")
     assert took <= 1.5 * ideal
 
