@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from labutils import cli_models, console
+from labutils import cli_dataset, cli_models, console
 from labutils.console import newest_checkpoint
 from labutils.errors import LabError
 
@@ -56,19 +56,7 @@ def run(
     print(report.verdict(summary)[1])
 
 
-@app.command()
-def dataset(
-    pdf: Annotated[str, typer.Argument(help="要读的 PDF")] = "data/source/course_document.pdf",
-    qa: Annotated[str, typer.Option(help="现成的问答对（JSON Lines）")] = "data/qa.jsonl",
-    out: Annotated[str, typer.Option(help="实验文件夹；数据写进它的 data/")] = "output/lab",
-    api_model: ApiModel = "",
-    seed: Seed = 42,
-) -> None:
-    """从 PDF 与问答对做出 train.json 和 dev.json（notebook 01）。"""
-    from labutils import dataset_build, paths
-    from labutils.lab_run import locate
-
-    dataset_build.build(locate(pdf), locate(qa) if qa else None, paths.ROOT / locate(out), api_model, seed)
+cli_dataset.register(app)  # 在这里登记，帮助里就排在 run 之后
 
 
 @app.command()

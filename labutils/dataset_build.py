@@ -15,6 +15,7 @@ from labutils.paths import DATA, rel, resolve
 from labutils.qa_checks import funnel, on_page
 from labutils.qa_dataset import drop_near_duplicates, load_qa, validate
 from labutils.qa_generation import generate, load_prompts, parse_response, replay
+from labutils.qa_unanswerable import save_unanswerable
 from labutils.text_normalize import normalize
 
 COURSE_PDF = DATA / "source" / "course_document.pdf"
@@ -26,10 +27,12 @@ def build(
     out_dir: str | Path,
     api_model: str = "",
     seed: int = 42,
+    **api,
 ) -> dict:
     """写出 out_dir/data/ 下的 qa.jsonl、train.json、dev.json、rejected.jsonl 和数据集报告。
 
-    api_model 不空：调用大模型出题（回复存 out_dir/responses/，断了接着做）。
+    api_model 或 api 里的 preset 不空：调用大模型出题（回复存 out_dir/responses/，断了接着做）；
+    api 是 generate 的其余参数：preset、concurrency、max_cost、retry_failed、unanswerable……
     为空且是课程 PDF：回放样例回复；给了 qa_file 就用它，并说明两者一致的条数。
     为空且是别的 PDF：必须给 qa_file，逐条对着这份 PDF 检查后使用。
     返回的 funnel 是 [(关口, 剩余条数)]，reasons 是 {不合格原因: 条数}，summary 是摘要文字。
@@ -39,8 +42,9 @@ def build(
     pages = read_pages(pdf)
     report: dict = {"pages": len(pages), "seed": seed}
     rejected: list[dict] = []
-    rows = _generated_rows(pdf, qa_file, out_dir, api_model, pages, report, rejected)
-    if qa_file and not api_model:
+    api |= {"model": api_model}
+    rows = _generated_rows(pdf, qa_file, out_dir, api, pages, report, rejected)
+    if qa_file and report.get("source") != "api":
         rows = _rows_from_file(qa_file, pages, rows, report, rejected)
     if not rows:
         first = f"，例如：{rejected[0]['reason']}" if rejected else ""
@@ -54,28 +58,39 @@ def build(
 
 
 def _generated_rows(
-    pdf: Path, qa_file: Path | None, out_dir: Path, api_model: str, pages: list[Page],
+    pdf: Path, qa_file: Path | None, out_dir: Path, api: dict, pages: list[Page],
     report: dict, rejected: list[dict],
 ) -> list[dict]:
     """调用 API 或回放；两样都不该做时返回空列表。"""
-    pieces = None
-    if api_model:
-        prompts = load_prompts()
-        pieces = chunks(pages, prompts.chunk_size, prompts.chunk_overlap)
-        responses = generate(pieces, api_model, out_dir, prompts)
+    if api["model"] or api.get("preset"):
         report["source"] = "api"
-    elif is_course_document(pages):
-        responses = replay()
+        return _asked_rows(out_dir, api, pages, report, rejected)
+    if is_course_document(pages):
         report["source"] = "replay"
-    elif qa_file:
+        texts = [path.read_text(encoding="utf-8") for path in replay()]
+        return collect(texts, pages, report, rejected)
+    if qa_file:
         return []
-    else:
-        raise LabError(
-            f"{rel(pdf)} 没有配套的问答：请设置环境变量 OPENAI_API_KEY 并指定 API 模型来生成，"
-            "或给出现成的问答文件。"
-        )
-    texts = [path.read_text(encoding="utf-8") for path in responses]
-    return collect(texts, pages, report, rejected, pieces)
+    raise LabError(
+        f"{rel(pdf)} 没有配套的问答：请设置环境变量 OPENAI_API_KEY 并指定 API 模型来生成，"
+        "或给出现成的问答文件。"
+    )
+
+
+def _asked_rows(
+    out_dir: Path, api: dict, pages: list[Page], report: dict, rejected: list[dict]
+) -> list[dict]:
+    """调用大模型出题；要了“没有写明”的问题就另写一个文件，不混进问答。"""
+    prompts = load_prompts()
+    pieces = chunks(pages, prompts.chunk_size, prompts.chunk_overlap)
+    result = generate(pieces, out_dir=out_dir, prompts=prompts, **api)
+    report["failed_chunks"] = len(result.failures)
+    texts = [path.read_text(encoding="utf-8") for path in result.files]
+    rows = collect(texts, pages, report, rejected, result.chunks)
+    if count := api.get("unanswerable"):
+        saved = save_unanswerable(result.unanswerable_files, rows, out_dir / "data", count)
+        report["unanswerable"] = saved
+    return rows
 
 
 def is_course_document(pages: list[Page]) -> bool:

@@ -1,186 +1,185 @@
-"""请大模型根据文档出题：一块一次调用，回复立刻存盘，断了再运行会接着做。
+"""请大模型根据文档出题：同时问几块，回复立刻存盘，断了再运行会接着做，不重复花钱。
 
 没有 API 密钥也能走完全程：replay 读出随仓库附带的样例回复，走同一条解析、检查的路。
-在 notebooks/01_build_dataset.ipynb 讲解。
+在 notebooks/01_build_dataset.ipynb 讲解。一次请求怎么发见 qa_requests，进度文件见 qa_progress。
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
-import os
-import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import openai
-import yaml
-
+from labutils import background
+from labutils.api_cost import Bill, estimate, spending_cap
+from labutils.api_presets import find_service, make_client
 from labutils.chunking import Chunk
 from labutils.errors import LabError
-from labutils.openai_errors import explain
-from labutils.paths import CONFIGS, DATA, rel
+from labutils.paths import DATA, rel
 from labutils.qa_parse import parse_response
+from labutils.qa_progress import Progress
+from labutils.qa_prompts import (
+    Prompts,
+    Request,
+    fill,
+    load_prompts,
+    messages_for,
+    qa_requests,
+    unanswerable_requests,
+)
+from labutils.qa_requests import Caller
+from labutils.qa_workers import Workers
 
-__all__ = ["Prompts", "fill", "generate", "load_prompts", "make_client", "messages_for",
+__all__ = ["Generation", "Prompts", "fill", "generate", "load_prompts", "messages_for",
            "parse_response", "replay"]
 
-MARKERS = ("文本", "页码", "事实数", "问答对数")
-PHRASINGS = 3
-_MARKER = re.compile(r"\{\{(.+?)\}\}")
 
+@dataclass
+class Generation:
+    """一次出题的结果；files 与 chunks 一一对应，没有问成的块不在里面。"""
 
-@dataclass(frozen=True)
-class Prompts:
-    """configs/qa_prompt.yaml 的内容。"""
-
-    system: str
-    user: str
-    total_pairs: int = 150
-    chunk_size: int = 400
-    chunk_overlap: int = 50
-    temperature: float = 0.3
-    timeout_seconds: float = 120.0
-
-
-def load_prompts(path: str | Path = CONFIGS / "qa_prompt.yaml") -> Prompts:
-    """读提示词；缺 system、user、{{文本}}，或有不认识的键、占位符时抛 LabError。"""
-    name = rel(path)
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LabError(f"{name} 不存在，请检查提示词文件的路径。") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
-        raise LabError(f"{name} 第 {line} 行附近不是合法的 YAML，请检查缩进和冒号。") from None
-    if not isinstance(values, dict):
-        raise LabError(f"{name} 应是“键: 值”的样子，至少要有 system 和 user。")
-    unknown = values.keys() - Prompts.__dataclass_fields__.keys()
-    if unknown:
-        raise LabError(f"{name} 有不认识的键 {'、'.join(map(str, unknown))}，请检查拼写。")
-    for key in ("system", "user"):
-        if not isinstance(values.get(key), str):
-            raise LabError(f"{name} 缺少文字 {key}，请补上。")
-        for marker in set(_MARKER.findall(values[key])) - set(MARKERS):
-            known = "、".join(MARKERS)
-            raise LabError(f"{name} 的 {key} 里有不认识的占位符 {marker}，可用的是：{known}。")
-    if "{{文本}}" not in values["user"]:
-        raise LabError(f"{name} 的 user 里没有 {{{{文本}}}}，模型会看不到文档，请补上。")
-    for key in values.keys() - {"system", "user"}:
-        if isinstance(values[key], bool) or not isinstance(values[key], int | float):
-            raise LabError(f"{name} 的 {key} 应是数字，现在是 {values[key]!r}。")
-    return Prompts(**values)
-
-
-def fill(template: str, values: dict[str, object]) -> str:
-    """把 {{名字}} 换成值。只扫一遍，所以文档里自带的花括号、{{…}} 都原样保留。"""
-    return _MARKER.sub(lambda m: str(values[m[1]]) if m[1] in values else m[0], template)
-
-
-def messages_for(chunk: Chunk, chunk_count: int, prompts: Prompts) -> list[dict]:
-    """一块文本的两条消息。要出的题按块数平摊，向上取整。"""
-    fact_count = math.ceil(prompts.total_pairs / PHRASINGS / chunk_count)
-    values = {
-        "文本": chunk.text,
-        "页码": "、".join(map(str, chunk.pages)),
-        "事实数": fact_count,
-        "问答对数": fact_count * PHRASINGS,
-    }
-    return [
-        {"role": "system", "content": fill(prompts.system, values)},
-        {"role": "user", "content": fill(prompts.user, values)},
-    ]
-
-
-def make_client(timeout: float = 120.0, max_retries: int = 3) -> openai.OpenAI:
-    """按环境变量 OPENAI_API_KEY、OPENAI_BASE_URL 建客户端；本地服务可以不设密钥。"""
-    key = os.environ.get("OPENAI_API_KEY", "").strip()
-    if not key and not os.environ.get("OPENAI_BASE_URL"):
-        raise LabError(
-            "没有设置环境变量 OPENAI_API_KEY，请先设置密钥，或不指定 API 模型，改用样例回放。"
-        )
-    return openai.OpenAI(api_key=key or "none", timeout=timeout, max_retries=max_retries)
+    files: list[Path] = field(default_factory=list)
+    chunks: list[Chunk] = field(default_factory=list)
+    unanswerable_files: list[Path] = field(default_factory=list)
+    failures: list[dict] = field(default_factory=list)
+    bill: Bill | None = None
 
 
 def generate(
     chunks: list[Chunk],
-    model: str,
-    out_dir: str | Path,
+    model: str = "",
+    out_dir: str | Path = "output/lab",
     prompts: Prompts | None = None,
-    client: openai.OpenAI | None = None,
-) -> list[Path]:
-    """每块调用一次，原始回复写到 out_dir/responses/NNN.txt，返回这些文件。
+    *,
+    preset: str = "",
+    concurrency: int = 4,
+    max_cost: float | None = None,
+    confirm: Callable[[str], bool] | None = None,
+    retry_failed: bool = False,
+    unanswerable: int = 0,
+) -> Generation:
+    """每块问一次，回复追加到 out_dir/responses/progress.jsonl，另写成 NNN.txt 供人看。
 
-    每收到一个回复就存盘，并在 progress.json 记下模型和提示词的指纹；再次运行时，
-    指纹没变的块不再调用。密钥、连接、模型名有问题时抛 LabError，已收到的都还在。
+    preset 是 configs/api_presets.yaml 里的名字；不写就用 OPENAI_BASE_URL、OPENAI_API_KEY。
+    concurrency：同时几个请求。max_cost：最多花多少（预设写的币种），估算或实际超过就停下；
+    给了 confirm（如命令行里的“继续吗”）就先问它。unanswerable：另要几个“没有写明”的问题。
+    再次运行时，已有回复的块不再调用；retry_failed 只再问上次失败的块。
+    密钥、模型名、余额、磁盘有问题，超过花费上限，或一块也没问成时抛 LabError，已收到的都还在。
     """
+    if concurrency < 1 or unanswerable < 0:
+        raise LabError(f"同时的请求数 {concurrency} 至少是 1，“没有写明”的问题数 {unanswerable} 不能小于 0。")
     prompts = prompts or load_prompts()
+    service = find_service(preset, model)
+    requests = [*qa_requests(chunks, prompts), *unanswerable_requests(chunks, unanswerable, prompts)]
     folder = Path(out_dir) / "responses"
-    folder.mkdir(parents=True, exist_ok=True)
-    requests = [messages_for(chunk, len(chunks), prompts) for chunk in chunks]
-    paths = [folder / f"{i:03d}.txt" for i in range(1, len(chunks) + 1)]
-    prints = [_fingerprint(model, messages, prompts.temperature) for messages in requests]
-    done = _finished(folder / "progress.json")
-    todo = [i for i, p in enumerate(paths) if not (p.exists() and done.get(p.name) == prints[i])]
-    size = sum(len(m["content"]) for i in todo for m in requests[i])
-    print(f"共 {len(chunks)} 块，已有 {len(chunks) - len(todo)} 块的回复；"
-          f"还要调用 {len(todo)} 次，共发送约 {size} 字。")
+    with Progress(folder / "progress.jsonl", service.model) as progress:
+        todo = _todo(requests, progress, retry_failed)
+        bill, expected = Bill(service.price), estimate(todo, service.price)
+        _announce(requests, todo, progress, expected)
+        halted = ""
+        if todo:
+            cap = spending_cap(service, expected, max_cost, confirm)
+            client = make_client(service, prompts.timeout_seconds)
+            try:
+                halted = _ask_all(client, service, todo, progress, bill, cap, concurrency)
+            finally:  # Ctrl-C 也要留下结果和一句总结
+                result = _write(folder, requests, progress, bill)
+                _summarize(result, requests, progress, folder)
+        else:
+            result = _write(folder, requests, progress, bill)
+    if halted:
+        raise LabError(f"{halted}；已收到的回复都在 {rel(folder)}，改好后再运行会接着做。")
+    if not result.files:
+        reason = result.failures[0]["reason"] if result.failures else "没有可问的文字"
+        raise LabError(f"一块也没有问成：{reason}；改好后加上 --retry-failed 再运行。")
+    return result
+
+
+def _todo(requests: list[Request], progress: Progress, retry_failed: bool) -> list[Request]:
+    """还要问的。付过钱却用不了的，只有 retry_failed 才再问；没付钱的失败，再运行就会再问。"""
+    todo, seen = [], set()
+    for request in requests:
+        entry, name = progress.entry(request), (request.chunk_hash, request.prompt_hash)
+        paid_in_vain = bool(entry.failure) and entry.unusable
+        wanted = bool(entry.failure) if retry_failed else not paid_in_vain
+        if not entry.done and wanted and name not in seen:
+            todo.append(request)
+            seen.add(name)  # 一字不差的两块只问一次
+    return todo
+
+
+def _announce(
+    requests: list[Request], todo: list[Request], progress: Progress, expected: Bill
+) -> None:
+    done = sum(progress.entry(request).done for request in requests)
+    failed = sum(bool(progress.entry(r).failure and not progress.entry(r).done) for r in requests)
+    if progress.torn:
+        print(f"提醒：{rel(progress.path)} 有 {progress.torn} 行没写完（上次中断时留下的），已略过。")
+    print(f"共 {len(requests)} 次提问，已有 {done} 次的回复，{failed} 次上次失败；还要调用 {len(todo)} 次。")
     if todo:
-        client = client or make_client(prompts.timeout_seconds)
-    for i in todo:
-        reply = _ask(client, model, requests[i], prompts.temperature, rel(folder))
-        _save(paths[i], reply)
-        done[paths[i].name] = prints[i]
-        _save(folder / "progress.json", json.dumps(done, indent=1))
-        print(f"  {rel(paths[i])}：收到 {len(reply)} 字")
-    return paths
+        print(f"估算：{expected}。")
+    elif failed:
+        print("只剩上次失败的，加上 --retry-failed（notebook 里 retry_failed=True）可以再问。")
 
 
-def _fingerprint(model: str, messages: list[dict], temperature: float) -> str:
-    source = json.dumps([model, messages, temperature], ensure_ascii=False)
-    return hashlib.sha256(source.encode("utf-8")).hexdigest()[:16]
+def _ask_all(client, service, todo, progress, bill, cap, concurrency) -> str:
+    """问完 todo；返回中途停下的原因，顺利就是空的。"""
+    workers: list[Workers] = []
+
+    async def work(stop: background.StopSign) -> None:
+        async with client:
+            caller = Caller(client, service, stop.sleep)
+            workers.append(Workers(caller, progress, bill, stop, cap))
+            await workers[0].run(todo, concurrency)
+
+    background.run(work)
+    return workers[0].halted
 
 
-def _finished(record: Path) -> dict[str, str]:
-    if not record.exists():
-        return {}
-    try:
-        done = json.loads(record.read_text(encoding="utf-8"))
-    except ValueError:
-        done = None
-    if not isinstance(done, dict):
-        raise LabError(f"{rel(record)} 坏了，请删掉它所在的文件夹后重新生成。")
-    return done
+def _write(
+    folder: Path, requests: list[Request], progress: Progress, bill: Bill
+) -> Generation:
+    """把最好的回复写成一个个文件，失败的写进 failures.jsonl；都由进度文件得来，可以随时重写。"""
+    result = Generation(bill=bill)
+    for request in requests:
+        entry = progress.entry(request)
+        if entry.usable and request.kind == "qa":
+            result.files.append(_save(folder / f"{request.number:03d}.txt", entry.best))
+            result.chunks.append(request.chunk)
+        elif entry.usable:
+            path = folder / f"unanswerable-{request.number:03d}.txt"
+            result.unanswerable_files.append(_save(path, entry.best))
+        if entry.failure and not entry.done:
+            result.failures.append({"kind": request.kind, "chunk": request.number,
+                                    "pages": list(request.chunk.pages), "reason": entry.failure})
+    lines = [json.dumps(item, ensure_ascii=False) + "\n" for item in result.failures]
+    _save(folder / "failures.jsonl", "".join(lines))
+    return result
 
 
-def _save(path: Path, text: str) -> None:
-    """先写临时文件再改名：中途断电不会留下半个回复。"""
+def _save(path: Path, text: str) -> Path:
+    """先写临时文件再改名：中途断电不会留下半个文件。"""
     temporary = path.with_suffix(".tmp")
-    # 服务器偶尔会给半个表情符号，换成问号也要存下来：这是花了钱的回复
-    temporary.write_bytes(text.encode("utf-8", errors="replace"))
-    temporary.replace(path)
-
-
-def _ask(
-    client: openai.OpenAI, model: str, messages: list[dict], temperature: float, folder: str
-) -> str:
     try:
-        reply = client.chat.completions.create(
-            model=model, messages=messages, temperature=temperature
-        )
-    except openai.APIError as error:
-        # 服务器的原话可能带着密钥的一部分，所以只说自己的话
-        saved = f"已收到的回复都在 {folder}，改好后再运行会接着做。"
-        raise LabError(explain(error, model, client) + saved) from None
-    # 地址填错时，有的服务器回一张网页；库原样交给我们，那就没有 choices
-    choices = getattr(reply, "choices", None)
-    text = choices[0].message.content if choices else None
-    if not text:
-        raise LabError(
-            f"模型 {model} 没有返回文字，请检查模型名和 OPENAI_BASE_URL 后再运行，会接着做。"
-        )
-    return text
+        temporary.write_bytes(text.encode("utf-8", errors="replace"))
+        temporary.replace(path)
+    except OSError:
+        raise LabError(f"写不进 {rel(path)}，磁盘可能满了；已收到的回复都在 progress.jsonl 里，"
+                       "腾出空间后再运行即可。") from None
+    return path
+
+
+def _summarize(
+    result: Generation, requests: list[Request], progress: Progress, folder: Path
+) -> None:
+    done = sum(progress.entry(request).done for request in requests)
+    left = len(requests) - done - len(result.failures)
+    parts = [f"问成 {done} 次"]
+    parts += [f"失败 {len(result.failures)} 次（原因见 {rel(folder / 'failures.jsonl')}，"
+              "加上 --retry-failed 只再问这些）"] if result.failures else []
+    parts += [f"还没问 {left} 次（再运行会接着做）"] if left else []
+    print(f"{'，'.join(parts)}。实际：{result.bill}。", flush=True)
 
 
 def replay(folder: str | Path = DATA / "sample_responses") -> list[Path]:

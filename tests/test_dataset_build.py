@@ -13,6 +13,7 @@ from labutils.document import Chunk, Page
 from labutils.errors import LabError
 from labutils.paths import DATA
 from labutils.qa_dataset import load_conversations, load_qa, write_json_lines
+from labutils.qa_generation import Generation
 
 COURSE = DATA / "source" / "course_document.pdf"
 FONT = next((Path(zhplot.__file__).parent / "fonts").rglob("*.ttf"))
@@ -107,7 +108,7 @@ def test_other_pdf_without_questions_says_what_to_do(tmp_path, other_pdf):
 def test_api_model_is_called_and_page_comes_from_evidence(tmp_path, other_pdf, monkeypatch):
     """网络部分在 test_qa_generation 里测；这里只看回复怎样变成数据集。"""
 
-    def fake(pieces, model, out_dir, prompts):
+    def fake(pieces, out_dir, prompts, model, unanswerable):
         assert model == "m" and all(isinstance(p, Chunk) for p in pieces)
         items = [{"conversations": [{"role": "user", "content": q},
                                     {"role": "assistant", "content": "三十天。"}],
@@ -115,11 +116,22 @@ def test_api_model_is_called_and_page_comes_from_evidence(tmp_path, other_pdf, m
                   "evidence": "借书期限是三十天"} for q in ("书能借多久？", "借书期限有多长？")]
         path = tmp_path / "001.txt"
         path.write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
-        return [path]
+        extra = tmp_path / "unanswerable-001.txt"
+        questions = ("罚款交到哪里？", "书能借多久", "借书证多少钱？", "馆长是谁？")
+        rows = [{"question": q, "answer": "材料没有写明。"} for q in questions]
+        rows[2]["answer"] = "五元。"
+        extra.write_text(json.dumps({"pairs": rows}, ensure_ascii=False), encoding="utf-8")
+        return Generation([path], pieces, [extra])
 
     monkeypatch.setattr(dataset_build, "generate", fake)
-    report = build(other_pdf, None, tmp_path, api_model="m")
-    assert report["source"] == "api" and report["pairs"] == 2
+    report = build(other_pdf, None, tmp_path, api_model="m", unanswerable=2)
+    assert report["source"] == "api" and report["pairs"] == 2 and report["unanswerable"] == 2
+    assert lines(tmp_path / "data" / "unanswerable_train.jsonl") == [
+        {"id": "N01", "question": "罚款交到哪里？", "answer": "材料没有写明。"},
+        {"id": "N02", "question": "馆长是谁？", "answer": "材料没有写明。"}]
+    bad = lines(tmp_path / "data" / "unanswerable_rejected.jsonl")
+    assert [r["reason"] for r in bad] == ["文件里答得出", "答案里没有“没有写明”"]
+    assert not any("没有写明" in r["answer"] for r in load_qa(tmp_path / "data" / "qa.jsonl"))
     assert load_qa(tmp_path / "data" / "qa.jsonl")[0]["page"] == 1
 
 

@@ -1,10 +1,6 @@
-"""出题：回复怎么坏都不崩、不编；调用断了接着做；密钥不外露。服务器是真的，跑在本机。"""
+"""出题：回复怎么坏都不崩、不编；提示词写错说得出来；没有密钥就回放。调用在 test_qa_requests 里测。"""
 
 import json
-import threading
-import time
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -13,18 +9,13 @@ from labutils.errors import LabError
 from labutils.qa_generation import (
     Prompts,
     fill,
-    generate,
     load_prompts,
-    make_client,
     messages_for,
     parse_response,
     replay,
 )
+from labutils.qa_prompts import unanswerable_requests
 from labutils.text_normalize import normalize
-
-KEY = "sk-secret-123456"
-PROMPTS = Prompts(system="出题", user="第 {{页码}} 页，{{问答对数}} 对：{{文本}}", total_pairs=6)
-CHUNKS = [Chunk("线上计划4000门。", (1,)), Chunk("继续建设五年。", (1, 2))]
 
 
 def item(question="计划多少门？", answer="4000门左右。", **extra):
@@ -151,10 +142,30 @@ def test_empty_array_means_nothing_to_ask():
 
 def test_shipped_prompts():
     prompts = load_prompts()
-    system, user = messages_for(Chunk("原文{a}", (2, 3)), 10, prompts)
+    system, user = messages_for(Chunk("原文{a}", (2, 3)), prompts)
     assert "不得编造" in system["content"] and "conversations" in user["content"]
     assert "原文{a}" in user["content"] and "2、3" in user["content"]
-    assert "15 个问答对" in user["content"] and "{{" not in user["content"]
+    assert "构造 3 个问答对" in user["content"] and "{{" not in user["content"]
+
+
+def test_longer_chunks_get_more_questions():
+    prompts = Prompts("出题", "{{事实数}}×{{问法数}}={{问答对数}}：{{文本}}", chars_per_fact=100, phrasings=2)
+    asked = [messages_for(Chunk("字" * n, (1,)), prompts)[1]["content"] for n in (1, 160, 400)]
+    assert [text.split("：")[0] for text in asked] == ["1×2=2", "2×2=4", "4×2=8"]
+
+
+def test_unanswerable_requests_are_spread_and_enough():
+    chunks = [Chunk(f"第{i}块", (i,)) for i in range(1, 11)]
+    got = unanswerable_requests(chunks, 7, load_prompts())
+    assert [r.number for r in got] == [1, 4, 7] and sum(r.pairs for r in got) >= 7
+    assert "写 3 个" in got[0].messages[1]["content"] and "{{" not in got[0].messages[1]["content"]
+    assert sum(r.pairs for r in unanswerable_requests(chunks, 100, load_prompts())) == 100
+    assert unanswerable_requests(chunks, 0, load_prompts()) == []
+
+
+def test_unanswerable_without_a_prompt():
+    with pytest.raises(LabError, match="没有 unanswerable"):
+        unanswerable_requests([Chunk("甲", (1,))], 1, Prompts("出题", "{{文本}}"))
 
 
 def test_markers_inside_the_document_stay():
@@ -170,7 +181,11 @@ def test_markers_inside_the_document_stay():
         ("system: 甲\nuser: '{{文本}} {{页数}}'", "不认识的占位符 页数"),
         ("system: 甲\nuser: '{{文本}}'\ntemprature: 1", "不认识的键 temprature"),
         ("system: 甲\nuser: '{{文本}}'\nchunk_size: 大", "应是数字"),
-        ("system: [", "第 1 行附近不是合法的 YAML"),
+        ("system: 甲\nuser: '{{文本}}'\nphrasings: 0", "应大于 0"),
+        ("system: 甲\nuser: '{{文本}}'\nphrasings: 1.5", "应是整数"),
+        ("system: 甲\nuser: '{{文本}}'\nunanswerable: '{{事实数}}'", "不认识的占位符 事实数"),
+        ("system: 甲\nuser: '{{文本}}'\nunanswerable: 五个", "看不到文档"),
+        ("system: [", "第 1 行写法有误"),
         ("只是文字", "键: 值"),
     ],
 )
@@ -183,152 +198,8 @@ def test_bad_prompt_file(tmp_path, content, reason):
 
 
 def test_missing_prompt_file(tmp_path):
-    with pytest.raises(LabError, match="不存在"):
+    with pytest.raises(LabError, match="找不到"):
         load_prompts(tmp_path / "none.yaml")
-
-
-# ---- 调用 ----
-
-class Stub(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.seen.append((body, self.headers["Authorization"]))
-        step = self.server.script.pop(0) if self.server.script else 200
-        code, delay = step if isinstance(step, tuple) else (step, 0)
-        time.sleep(delay)
-        if code == 200:
-            message = {"role": "assistant", "content": self.server.reply}
-            choice = {"index": 0, "message": message, "finish_reason": "stop"}
-            answer = {"id": "1", "object": "chat.completion", "created": 1, "model": body["model"],
-                      "choices": [choice]}
-        else:
-            answer = {"error": {"message": f"Incorrect API key provided: {KEY}"}}
-        data = json.dumps(answer).encode()
-        self.send_response(code)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        if code == 429:
-            self.send_header("retry-after", "0.05")
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *args):
-        pass
-
-
-@contextmanager
-def serve(monkeypatch, script=(), reply="[]"):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Stub)
-    server.script, server.seen, server.reply = list(script), [], reply
-    server.handle_error = lambda *args: None  # 客户端超时先挂断，不必打印
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.server_port}/v1")
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def test_one_call_per_chunk_and_raw_replies_saved(tmp_path, monkeypatch, capsys):
-    reply = "<think>想\r\n</think>" + dump(item())
-    with serve(monkeypatch, reply=reply) as server:
-        paths = generate(CHUNKS, "出题模型", tmp_path, PROMPTS)
-    assert [p.name for p in paths] == ["001.txt", "002.txt"]
-    assert [p.read_bytes().decode() for p in paths] == [reply, reply]
-    body, key = server.seen[1]
-    assert body["model"] == "出题模型" and key == f"Bearer {KEY}"
-    assert body["messages"][1]["content"] == "第 1、2 页，3 对：继续建设五年。"
-    everything = capsys.readouterr().out + "".join(
-        p.read_text(encoding="utf-8") for p in tmp_path.rglob("*") if p.is_file())
-    assert KEY not in everything and "还要调用 2 次" in everything
-
-
-def test_resume_calls_only_what_is_missing(tmp_path, monkeypatch):
-    with serve(monkeypatch, script=[200, 401]):
-        with pytest.raises(LabError, match="已收到的回复都在"):
-            generate(CHUNKS, "m", tmp_path, PROMPTS)
-    assert (tmp_path / "responses" / "001.txt").exists()
-    with serve(monkeypatch) as server:
-        generate(CHUNKS, "m", tmp_path, PROMPTS)
-        assert len(server.seen) == 1 and "五年" in server.seen[0][0]["messages"][1]["content"]
-        generate(CHUNKS, "m", tmp_path, PROMPTS)
-        assert len(server.seen) == 1  # 全有了，一次也不再调用
-        generate(CHUNKS, "另一个模型", tmp_path, PROMPTS)
-        assert len(server.seen) == 3  # 模型换了，旧回复不能冒充
-
-
-def test_interrupted_between_reply_and_record(tmp_path, monkeypatch):
-    with serve(monkeypatch) as server:
-        generate(CHUNKS, "m", tmp_path, PROMPTS)
-        record = tmp_path / "responses" / "progress.json"
-        done = json.loads(record.read_text(encoding="utf-8"))
-        del done["002.txt"]
-        record.write_text(json.dumps(done), encoding="utf-8")
-        generate(CHUNKS, "m", tmp_path, PROMPTS)
-        generate(CHUNKS, "m", tmp_path, PROMPTS)
-        assert len(server.seen) == 3
-        record.write_text("{", encoding="utf-8")
-        with pytest.raises(LabError, match="progress.json 坏了"):
-            generate(CHUNKS, "m", tmp_path, PROMPTS)
-
-
-def test_finished_run_needs_no_key(tmp_path, monkeypatch):
-    with serve(monkeypatch):
-        generate(CHUNKS, "m", tmp_path, PROMPTS)
-    monkeypatch.delenv("OPENAI_API_KEY")
-    monkeypatch.delenv("OPENAI_BASE_URL")
-    assert len(generate(CHUNKS, "m", tmp_path, PROMPTS)) == 2
-
-
-def test_busy_and_broken_server_is_retried(tmp_path, monkeypatch):
-    with serve(monkeypatch, script=[429, 500, 200, 200]) as server:
-        generate(CHUNKS, "m", tmp_path, PROMPTS)
-    assert len(server.seen) == 4
-
-
-@pytest.mark.parametrize(
-    ("code", "reason"),
-    [(401, "不认这个密钥"), (403, "没有使用 m 的权限"), (404, "没有模型 m"),
-     (429, "太频繁"), (400, "出错（400）"), (500, "出错（500）")],
-)
-def test_errors_are_one_clear_sentence_without_the_key(tmp_path, monkeypatch, code, reason):
-    with serve(monkeypatch, script=[code] * 9), pytest.raises(LabError) as caught:
-        generate(CHUNKS, "m", tmp_path, PROMPTS, client=make_client(max_retries=0))
-    message = str(caught.value)
-    assert reason in message and "127.0.0.1" in message or code == 403
-    assert reason in message and KEY not in message and "\n" not in message
-    assert caught.value.__cause__ is None and caught.value.__suppress_context__
-
-
-def test_timeout(tmp_path, monkeypatch):
-    with serve(monkeypatch, script=[(200, 0.5)]), pytest.raises(LabError, match="超时"):
-        generate(CHUNKS, "m", tmp_path, PROMPTS, client=make_client(timeout=0.1, max_retries=0))
-
-
-def test_nothing_listening(tmp_path, monkeypatch):
-    with serve(monkeypatch):
-        pass
-    with pytest.raises(LabError, match="连不上 127.0.0.1"):
-        generate(CHUNKS, "m", tmp_path, PROMPTS, client=make_client(max_retries=0))
-
-
-def test_empty_reply_is_not_saved_as_done(tmp_path, monkeypatch):
-    with serve(monkeypatch, reply=""), pytest.raises(LabError, match="没有返回文字"):
-        generate(CHUNKS, "m", tmp_path, PROMPTS)
-    assert not list((tmp_path / "responses").glob("*.txt"))
-
-
-def test_no_key(tmp_path, monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    with pytest.raises(LabError, match="OPENAI_API_KEY.*回放"):
-        generate(CHUNKS, "m", tmp_path, PROMPTS)
-    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
-    assert make_client().api_key == "none"  # 本地服务不要密钥
 
 
 # ---- 回放 ----
