@@ -228,7 +228,7 @@ def test_memory_errors_give_advice_and_unknown_ones_pass(tmp_path):
         raise PermissionError(errno.EACCES, "denied")
 
 
-def test_disk_filling_up_while_saving_keeps_only_whole_checkpoints(lab, toy_base, tmp_path, monkeypatch):
+def test_disk_filling_up_while_saving_keeps_only_whole_checkpoints(lab, toy_base, monkeypatch):
     """torch.save 写到一半时报的错：一句话，半个检查点删掉，前面的还能接着训练。"""
     real = training_job.LabTrainer._save_optimizer_and_scheduler
 
@@ -238,13 +238,13 @@ def test_disk_filling_up_while_saving_keeps_only_whole_checkpoints(lab, toy_base
         real(self, folder)
 
     monkeypatch.setattr(training_job.LabTrainer, "_save_optimizer_and_scheduler", full)
-    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    usage = shutil.disk_usage(lab)._replace(free=1000)
     monkeypatch.setattr("labutils.training_errors.shutil.disk_usage", lambda folder: usage)
     with pytest.raises(LabError, match="磁盘满了.*接着训练"):
-        finetune.run(lab, toy_base, lab / "lora.yaml", tmp_path / "out")
-    assert [p.name for p in sorted((tmp_path / "out").glob("checkpoint-*"))] == ["checkpoint-6"]
+        train(lab, toy_base)
+    assert [p.name for p in sorted((lab / "out").glob("checkpoint-*"))] == ["checkpoint-6"]
     monkeypatch.undo()
-    assert finetune.run(lab, toy_base, lab / "lora.yaml", tmp_path / "out").steps == 12
+    assert train(lab, toy_base).steps == 12
 
 
 def test_full_disk_at_the_start_and_unusable_folder(lab, toy_base, tmp_path, monkeypatch):
@@ -253,10 +253,10 @@ def test_full_disk_at_the_start_and_unusable_folder(lab, toy_base, tmp_path, mon
 
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(LabError, match="不能写"):
-        finetune.run(lab, toy_base, lab / "lora.yaml", tmp_path / "file" / "out")
+        train(lab, toy_base, output_dir=tmp_path / "file" / "out")
     monkeypatch.setattr(finetune.checkpoints, "write_json", full)
     with pytest.raises(LabError, match="磁盘满了"):
-        finetune.run(lab, toy_base, lab / "lora.yaml", tmp_path / "out")
+        train(lab, toy_base)
 
 
 class Screen:
