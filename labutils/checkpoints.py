@@ -94,6 +94,13 @@ def last_valid(folder: Path) -> Path | None:
     return None
 
 
+def discard_broken(folder: Path) -> None:
+    """删去不完整的检查点。"""
+    for checkpoint in checkpoints(folder):
+        if problem(checkpoint):
+            shutil.rmtree(checkpoint, ignore_errors=True)
+
+
 def at_step(folder: Path, step: int) -> Path:
     """指定步数的检查点；没有或不完整时引发 LabError，并列出有哪些。"""
     checkpoint = folder / f"checkpoint-{step}"

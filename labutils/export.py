@@ -36,6 +36,8 @@ def export(model: str | Path, out: str | Path) -> str:
     if folder.is_dir() and models.is_adapter(folder):
         return _export_adapter(folder, out)
     if not chatglm3.is_official(folder):
+        if folder.is_dir():
+            models.read_config(folder)  # 读不懂的、别家的结构，说出真正的原因
         raise LabError(f"{model} 不是官方 ChatGLM3 文件夹；transformers 自带的模型不必导出，可以直接使用，"
                        "要合并适配器请用 labutils merge。")
     config = chatglm3.read_config(folder)
@@ -130,6 +132,7 @@ def _write_shards(shards: list[Path], part: Path, config) -> None:
         native: dict[str, torch.Tensor] = {}
         for name, tensor in weight_files.tensors(path):
             native |= chatglm3.native_tensors(name, tensor, rows)
+        weight_files.refuse_nan(native.items(), rel(path))
         whole = len(shards) == 1
         file = "model.safetensors" if whole else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         save_file({name: t.contiguous() for name, t in native.items()}, part / file, {"format": "pt"})

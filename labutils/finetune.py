@@ -7,7 +7,7 @@ LoRA 的方法出自 Hu 等 2021（arXiv:2106.09685）；讲解在 notebooks/02_
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,9 +71,10 @@ def run(data_dir: str | Path, model_name: str, config_path: str | Path,
 
     output_dir 缺省为 <配置的 output_dir>/<配置文件名>。resume 的取值：
     "auto" 有可用的检查点就接着训练，已训练完就直接返回，没有就从头开始；
-    True 必须接着训练；整数 N 从 checkpoint-N 接着训练；False 清空后从头训练。
-    文件夹里的训练与这次的配置、数据、基座或种子不同时引发 LabError（resume=False 除外；
-    明确要求接着训练时，允许把 max_steps 改大）。overrides 按名字改配置项，例如 max_steps=20。
+    "yes" 相同，只是允许把 max_steps 改大；True 必须接着训练；整数 N 从 checkpoint-N 接着训练；
+    False 清空后从头训练。True 与整数也允许把 max_steps 改大。
+    文件夹里的训练与这次的配置、数据、基座或种子不同时引发 LabError（resume=False 除外）。
+    overrides 按名字改配置项，例如 max_steps=20。
     """
     if seed is not None:
         overrides["seed"] = seed
@@ -81,10 +82,16 @@ def run(data_dir: str | Path, model_name: str, config_path: str | Path,
     folder = paths.resolve(output_dir or
                            Path(config.training_args.output_dir) / Path(config_path).stem)
     job = prepare(config, Path(paths.resolve(data_dir)), str(model_name), folder)
-    start = on_main_process(job.args, lambda: _starting_point(folder, resume, job))
+    start = on_main_process(job.args, lambda: _explained(folder, _starting_point, folder, resume, job))
     if start is None or checkpoints.step_of(start) < job.args.max_steps:
         _train(job, start, list(callbacks))
-    return on_main_process(job.args, lambda: _result(job))
+    return on_main_process(job.args, lambda: _explained(folder, _result, job))
+
+
+def _explained(folder: Path, work: Callable[..., Any], *arguments: Any) -> Any:
+    """work(*arguments)，磁盘满、不能写之类的错误换成一句话。"""
+    with explained(folder):
+        return work(*arguments)
 
 
 def _starting_point(folder: Path, resume: str | bool | int, job: Job) -> Path | None:
@@ -94,10 +101,13 @@ def _starting_point(folder: Path, resume: str | bool | int, job: Job) -> Path | 
     if resume is not False and folder.is_dir():
         exact = isinstance(resume, int) and not isinstance(resume, bool)
         last = checkpoints.at_step(folder, resume) if exact else checkpoints.last_valid(folder)
-    if last is None and resume not in ("auto", False):
-        raise LabError(f"{paths.rel(folder)} 里没有可以接着训练的检查点；请改用 resume=\"auto\"")
+    if last is None and resume not in ("auto", "yes", False):
+        raise LabError(f"{paths.rel(folder)} 里没有可以接着训练的检查点；要从头训练，命令末尾写 auto，"
+                       "程序里写 resume=\"auto\"")
     if last is None:
-        folder.mkdir(parents=True, exist_ok=True)
+        if resume == "yes":
+            print("还没有检查点，从头训练")
+        _make_folder(folder)
         checkpoints.clear(folder)
     else:
         changed = checkpoints.differences(folder, job.identity)
@@ -105,13 +115,20 @@ def _starting_point(folder: Path, resume: str | bool | int, job: Job) -> Path | 
             changed = [item for item in changed if not item.startswith("max_steps：")]
         if changed:
             raise LabError(f"{paths.rel(folder)} 里是另一次训练（{'；'.join(changed[:4])}）；"
-                           "请换一个 output_dir，或用 resume=False 清空后重新训练")
+                           "请换一个 output_dir，或清空后重新训练（命令末尾写 no，程序里写 resume=False）")
         checkpoints.discard_after(folder, checkpoints.step_of(last))
         step = checkpoints.step_of(last)
         done = step >= job.args.max_steps
         print(f"{paths.rel(last)} 已训练完，直接使用" if done else f"从第 {step} 步接着训练")
     checkpoints.write_json(folder / "run.json", job.identity)
     return last
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (PermissionError, NotADirectoryError, FileExistsError, FileNotFoundError) as error:
+        raise LabError(f"不能写 {paths.rel(folder)}：{error.strerror}；请换一个 output_dir") from None
 
 
 def _train(job: Job, start: Path | None, callbacks: list[TrainerCallback]) -> None:

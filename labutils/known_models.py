@@ -9,13 +9,18 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Known:
-    """一个认得的模型。sizes 是 GlmConfig 的键；tensors 不含旋转位置表，它由配置算得出来。"""
+    """一个认得的模型。sizes 是 GlmConfig 的键；tensors 不含旋转位置表，它由配置算得出来。
+
+    sources：网站 → 在那里的名字；licence：权重的许可。
+    """
 
     title: str
     sizes: dict[str, int]
     tensors: int
     parameters: int
     tokenizer_sha256: str
+    sources: dict[str, str]
+    licence: str
     prompts: dict[str, list[int]] = field(default_factory=dict)
 
 
@@ -26,6 +31,8 @@ CHATGLM3_6B = Known(
     tensors=199,
     parameters=6_243_584_000,
     tokenizer_sha256="e7dc4c393423b76e4373e5157ddc34803a0189ba96b21ddbb40269d31468a6f2",
+    sources={"ModelScope": "ZhipuAI/chatglm3-6b", "Hugging Face": "zai-org/chatglm3-6b"},
+    licence="ChatGLM3 的模型许可，不是 Apache",
     prompts={"你好": [64790, 64792, 64795, 30910, 13, 36474, 54591, 64796]},
 )
 # 大小相同、用途不同的几个：官方 config.json 的 _name_or_path 以此结尾 → 说明

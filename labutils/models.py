@@ -3,6 +3,7 @@
 讲解见 notebook 00（自带小模型）与 notebook 02（适配器）。
 """
 
+import json
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -137,7 +138,18 @@ def read_config(name_or_path: str | Path):
     return _read_config(name, _base_folder(name))
 
 
+def _check_json(path: Path) -> None:
+    try:
+        readable = isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError):
+        readable = False
+    if not readable:
+        raise LabError(f"{rel(path)} 读不懂，不是一份完整的配置，请重新下载这个文件。")
+
+
 def _read_config(name: str, source: str):
+    if Path(source).is_dir():
+        _check_json(Path(source) / "config.json")
     if chatglm3.is_official(Path(source)):
         return chatglm3.read_config(Path(source))
     try:
@@ -196,6 +208,7 @@ def _load_base(name: str, dtype, device, quantization: str | None = None):
             model, tokenizer = _load_any(name, source, config, dtype, options)
     except BROKEN as error:
         raise _failed(name, error) from error
+    weight_files.refuse_nan(model.named_parameters(), f"模型 {name}")
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise LabError(f"模型 {name} 的分词器没有结束符，不知道回答在哪里停，请换一个对话模型。")
@@ -229,4 +242,6 @@ def load(name_or_path: str | Path, dtype=None, device=None, quantization: str | 
         reason = str(error).strip().splitlines()[0][:200]
         raise LabError(f"适配器 {rel(folder)} 与基座 {model.name_or_path} 对不上：{reason}。"
                        "请用训练时的同一个基座。") from error
+    added = ((key, weight) for key, weight in tuned.named_parameters() if "lora_" in key)
+    weight_files.refuse_nan(added, f"适配器 {rel(folder)}")
     return (tuned if quantization else tuned.to(device)).eval(), tokenizer

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from labutils import paths
+from labutils import checkpoints, paths
 from labutils.errors import LabError
 
 LITTLE = 64 * 2**20  # 剩余空间少于 64 MiB 时，写文件失败就当作磁盘满
@@ -19,13 +19,17 @@ LITTLE = 64 * 2**20  # 剩余空间少于 64 MiB 时，写文件失败就当作�
 
 @contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """在这个范围里，认得出原因的系统错误变成 LabError；认不出的原样抛出。"""
+    """在这个范围里，认得出原因的系统错误变成 LabError；认不出的原样抛出。
+
+    磁盘满时删掉写了一半的检查点：它不能用，又占着地方。
+    """
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError):
         raise LabError(_memory("显存或内存")) from None
     except (OSError, RuntimeError, SafetensorError) as error:
         if is_disk_full(error, folder):
+            checkpoints.discard_broken(folder)
             raise LabError(f"磁盘满了，{paths.rel(folder)} 写不进去；请腾出空间（可删旧的 runs/、"
                            "output/ 或设 save_total_limit），再运行一次就会接着训练") from None
         if "not enough memory" in str(error):
@@ -42,5 +46,5 @@ def is_disk_full(error: Exception, folder: Path) -> bool:
     """是不是磁盘满：错误号、错误文字，或 torch 写文件失败而剩余空间确实很少。"""
     if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
         return True
-    failed_write = "PytorchStreamWriter" in str(error) or "file write failed" in str(error)
-    return failed_write and shutil.disk_usage(folder).free < LITTLE
+    signs = ("PytorchStreamWriter", "inline_container", "file write failed")  # torch.save 写到一半
+    return any(sign in str(error) for sign in signs) and shutil.disk_usage(folder).free < LITTLE

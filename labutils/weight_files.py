@@ -5,7 +5,7 @@
 
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from pickle import UnpicklingError  # 只为认出 torch.load 拒绝读取时的报错
 
@@ -18,6 +18,7 @@ from labutils.paths import rel
 # transformers 找权重文件的次序
 NAMES = ("model.safetensors", "model.safetensors.index.json",
          "pytorch_model.bin", "pytorch_model.bin.index.json")
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 DAMAGED = (OSError, RuntimeError, ValueError, EOFError, SafetensorError, UnpicklingError,
            zipfile.BadZipFile)
 
@@ -83,6 +84,15 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
         return {name: tuple(tensor.shape) for name, tensor in _read_bin(path).items()}
     except DAMAGED as error:
         raise _damaged(path, error) from error
+
+
+def refuse_nan(tensors: Iterable[tuple[str, torch.Tensor]], where: str) -> None:
+    """有 nan 或无穷大时引发 LabError：文件头完好、内容却坏了的分片，训练时只会看到损失是 nan。"""
+    for name, tensor in tensors:
+        if tensor.dtype in FLOATS and tensor.numel():
+            if not torch.stack(tensor.detach().aminmax()).isfinite().all():
+                raise LabError(f"{where} 的权重 {name} 里有 nan 或无穷大，多半是文件损坏，"
+                               "请重新下载权重文件。")
 
 
 def _read_bin(path: Path) -> dict[str, torch.Tensor]:

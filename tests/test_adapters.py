@@ -274,6 +274,14 @@ def test_damaged_official_adapter(base, tmp_path):
         models.load(tmp_path / "a")
 
 
+def test_broken_numbers_in_an_adapter(base, tmp_path):
+    weights = official_adapter(tmp_path / "a", base)
+    next(iter(weights.values()))[0, 0] = float("nan")
+    save_file(weights, tmp_path / "a" / "adapter_model.safetensors", {"format": "pt"})
+    with pytest.raises(LabError, match="适配器 .* 里有 nan"):
+        models.load(tmp_path / "a")
+
+
 def test_export_refuses_what_has_no_official_form(base, tmp_path, toy_base):
     official_adapter(tmp_path / "a", base)
     with pytest.raises(LabError, match="已经是官方写法"):

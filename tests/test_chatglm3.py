@@ -9,9 +9,10 @@ import chatglm3_reference
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import GlmForCausalLM
 
-from labutils import chat_format, chatglm3, inference, models
+from labutils import chat_format, chatglm3, export, inference, models
 from labutils.errors import LabError
 
 SHAPES = {"小": {}, "深": {"layers": 4, "hidden": 64, "head_dim": 16, "ffn": 80},
@@ -178,6 +179,19 @@ def test_flipped_byte_in_a_bin_shard_is_found(tmp_path):
         models.load(tmp_path)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_damaged_content_behind_a_good_header_is_found(tmp_path, value):
+    """safetensors 没有校验和：头完好、内容坏了，只能从数值看出来。"""
+    state = chatglm3_fake.write(tmp_path / "m", shards=1)
+    state["transformer.encoder.layers.1.self_attention.dense.weight"][3, 4] = value
+    save_file(state, tmp_path / "m" / "model.safetensors", {"format": "pt"})
+    source, out = tmp_path / "m", tmp_path / "out"
+    for work in (lambda: models.load(source), lambda: export.export(source, out)):
+        with pytest.raises(LabError, match=r"layers\.1\.self_attn\.o_proj\.weight 里有 nan 或无穷大"):
+            work()
+    assert not out.exists()
+
+
 def test_code_inside_a_bin_shard_is_not_run(tmp_path):
     """.bin 是 pickle：里面若不是张量就拒绝，绝不执行。"""
     chatglm3_fake.write(tmp_path, kind="bin", shards=1)
@@ -202,8 +216,6 @@ def test_git_lfs_pointer_is_explained(copy):
 
 def test_missing_tensor_is_not_filled_with_noise(tmp_path):
     """transformers 只会提醒一句然后随机初始化；这里必须报错。"""
-    from safetensors.torch import save_file
-
     state = chatglm3_fake.write(tmp_path, shards=1)
     del state["transformer.encoder.layers.1.mlp.dense_4h_to_h.weight"]
     save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
@@ -218,6 +230,15 @@ def test_weights_of_another_shape_are_refused(copy, change, words):
     edit_config(copy, **change)
     with pytest.raises(LabError, match=words):
         models.load(copy)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "3"])
+def test_damaged_config_is_explained(copy, tmp_path, text):
+    (copy / "config.json").write_text(text, encoding="utf-8")
+    for work in (lambda: models.load(copy), lambda: export.export(copy, tmp_path / "out")):
+        with pytest.raises(LabError, match="config.json 读不懂") as caught:
+            work()
+        assert str(copy) not in str(caught.value)
 
 
 def test_damaged_index_is_explained(copy):
@@ -238,7 +259,7 @@ def test_folder_without_weights(copy):
      "baichuan 不是 transformers 自带的"),
     ({"model_type": "没有这种结构"}, "从不执行下载来的代码"), ({"model_type": "vit"}, "不是能对话的语言模型"),
     ({"model_type": "chatglm", "inner_hidden_size": 16384, "position_encoding_2d": True}, "multi_query"),
-    ({}, "None 不是 transformers 自带的")])
+    ({}, "None 不是 transformers 自带的"), ([], "config.json 读不懂")])
 def test_other_architecture_gets_one_sentence(copy, raw, words):
     (copy / "config.json").write_text(json.dumps(raw), encoding="utf-8")
     with pytest.raises(LabError, match=words):

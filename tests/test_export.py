@@ -198,6 +198,13 @@ def test_wrong_kind_of_source(tmp_path, work, source, words):
         getattr(export, work)(source, tmp_path / "out")
 
 
+def test_another_architecture_is_not_called_native(official, tmp_path):
+    copy = shutil.copytree(official, tmp_path / "m")
+    (copy / "config.json").write_text('{"model_type": "baichuan"}', encoding="utf-8")
+    with pytest.raises(LabError, match="baichuan 不是 transformers 自带的"):
+        export.export(copy, tmp_path / "out")
+
+
 def test_unknown_dtype_is_explained(adapter, tmp_path):
     with pytest.raises(LabError, match="没有叫 float7 的精度"):
         export.merge(adapter, tmp_path / "out", "float7")

@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -225,6 +226,37 @@ def test_memory_errors_give_advice_and_unknown_ones_pass(tmp_path):
         raise RuntimeError("something else")
     with pytest.raises(OSError, match="denied"), explained(tmp_path):
         raise PermissionError(errno.EACCES, "denied")
+
+
+def test_disk_filling_up_while_saving_keeps_only_whole_checkpoints(lab, toy_base, monkeypatch):
+    """torch.save 写到一半时报的错：一句话，半个检查点删掉，前面的还能接着训练。"""
+    real = training_job.LabTrainer._save_optimizer_and_scheduler
+
+    def full(self, folder):
+        if folder.endswith("checkpoint-12"):
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+        real(self, folder)
+
+    monkeypatch.setattr(training_job.LabTrainer, "_save_optimizer_and_scheduler", full)
+    usage = shutil.disk_usage(lab)._replace(free=1000)
+    monkeypatch.setattr("labutils.training_errors.shutil.disk_usage", lambda folder: usage)
+    with pytest.raises(LabError, match="磁盘满了.*接着训练"):
+        train(lab, toy_base)
+    assert [p.name for p in sorted((lab / "out").glob("checkpoint-*"))] == ["checkpoint-6"]
+    monkeypatch.undo()
+    assert train(lab, toy_base).steps == 12
+
+
+def test_full_disk_at_the_start_and_unusable_folder(lab, toy_base, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(LabError, match="不能写"):
+        train(lab, toy_base, output_dir=tmp_path / "file" / "out")
+    monkeypatch.setattr(finetune.checkpoints, "write_json", full)
+    with pytest.raises(LabError, match="磁盘满了"):
+        train(lab, toy_base)
 
 
 class Screen:

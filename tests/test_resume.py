@@ -195,6 +195,14 @@ def test_longer_training_is_allowed_when_resuming_is_asked_for(lab, toy_base, co
     assert result.adapter.name == "checkpoint-11" and result.log[-1]["step"] == 11
 
 
+def test_yes_is_the_official_word(lab, toy_base, copy, tmp_path, capsys):
+    """有检查点就接着训练，也可以把步数改大；没有就从头训练，与官方程序相同。"""
+    assert again(lab, toy_base, copy, resume="yes", max_steps=11).steps == 11
+    assert "从第 9 步接着训练" in capsys.readouterr().out
+    assert again(lab, toy_base, tmp_path / "new", resume="yes", max_steps=1).steps == 1
+    assert "还没有检查点，从头训练" in capsys.readouterr().out
+
+
 def test_shorter_training_is_not_a_continuation(lab, toy_base, copy):
     with pytest.raises(LabError, match="max_steps：9 → 5"):
         again(lab, toy_base, copy, resume=True, max_steps=5)

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import chatglm3_fake
 import pytest
 
 from labutils import make_pdf
@@ -30,10 +31,8 @@ FACTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run_lab(folder, config, steps, *options):
     """用另一份文档和它自己的问答文件跑完整个实验；返回 (进程结果, 运行文件夹)。"""
-    folder = tmp_path_factory.mktemp("other")
     (folder / "other.md").write_text(MARKDOWN, encoding="utf-8")
     make_pdf.make_pdf(folder / "other.md", folder / "other.pdf")
     rows = [{"id": f"L{i}-{k}", "fact_id": f"L{i}", "question": question, "answer": answer,
@@ -41,13 +40,30 @@ def run(tmp_path_factory):
             for i, (answer, key, *asked) in enumerate(FACTS) for k, question in enumerate(asked)]
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (folder / "other.jsonl").write_text(lines, encoding="utf-8")
-    config = (CONFIGS / "lora_tiny.yaml").read_text(encoding="utf-8")
-    (folder / "short.yaml").write_text(re.sub(r"max_steps: \d+", "max_steps: 20", config), encoding="utf-8")
+    config = (CONFIGS / config).read_text(encoding="utf-8")
+    short = re.sub(r"max_steps: \d+", f"max_steps: {steps}", config)
+    (folder / "short.yaml").write_text(short, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "labutils", "run", "--pdf", folder / "other.pdf",
          "--qa", folder / "other.jsonl", "--config", folder / "short.yaml", "--seed", "7",
-         "--out", folder / "runs"], cwd=ROOT, capture_output=True, text=True, timeout=900)
+         "--out", folder / "runs", *options], cwd=ROOT, capture_output=True, text=True, timeout=900)
     return done, next((folder / "runs").iterdir(), None)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return run_lab(tmp_path_factory.mktemp("other"), "lora_tiny.yaml", 20)
+
+
+def test_official_chatglm3_folder_runs_through(tmp_path):
+    """官方格式的 ChatGLM3 文件夹（随机权重）与大模型的配置，同样跑完全部 notebook。"""
+    chatglm3_fake.write(tmp_path / "model", shards=3, pieces=2000, vocab=2048, seq_length=2048)
+    done, folder = run_lab(tmp_path, "lora.yaml", 4, "--model", tmp_path / "model")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    assert summary["ok"] and summary["training"]["steps"] == 4
+    layers, hidden, rows, rank = 2, 32, (4 + 2 * 2) * 8, 8  # q、k、v 共用 A，与官方的 LoRA 相同
+    assert summary["training"]["trainable_parameters"] == layers * rank * (hidden + rows)
 
 
 def test_another_document_runs_through(run):
