@@ -21,7 +21,7 @@ from labutils import chat_format, paths, qa_dataset
 from labutils.augmentation import augment, question_from_answer
 from labutils.errors import LabError
 from labutils.finetune_config import Config
-from labutils.qa_checks import NEAR_DUPLICATE, similarity
+from labutils.qa_duplicates import NEAR_DUPLICATE, similarity
 from labutils.text_normalize import normalize
 
 
