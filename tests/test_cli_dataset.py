@@ -16,7 +16,7 @@ EVIDENCE = next(line for line in PAGES[1].text.splitlines() if len(line) > 30 an
 REPLY = json.dumps({"pairs": [
     {"conversations": [{"role": "user", "content": question}, {"role": "assistant", "content": EVIDENCE}],
      "fact_id": "F01", "key_points": [EVIDENCE[:8]], "page": 2, "evidence": EVIDENCE}
-    for question in ("材料第二页第一句写了些什么？", "请背出第二页打头的那一句。")]
+    for question in ("第三批通知的教学摘编写了些什么？", "请背出摘编里打头的那一句。")]
     + [{"question": "评审专家的补贴是多少钱？", "answer": "评审专家的补贴，材料没有写明。"}]},
     ensure_ascii=False)
 
