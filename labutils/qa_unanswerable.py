@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from labutils.paths import rel
-from labutils.qa_checks import NEAR_DUPLICATE, QUESTION_LENGTH, similarity
+from labutils.qa_checks import LENGTHS, NEAR_DUPLICATE, similarity
 from labutils.qa_dataset import write_json_lines
 from labutils.qa_parse import parse_response
 
@@ -41,7 +41,7 @@ def _problem(pair: dict, good: list[dict], answerable: list[dict]) -> str:
         return "问题或答案不是文字"
     if NOT_STATED not in answer:
         return f"答案里没有“{NOT_STATED}”"
-    low, high = QUESTION_LENGTH
+    _, low, high = LENGTHS["question"]
     if not low <= len(question.strip()) <= high:
         return f"问题长 {len(question.strip())} 字，应在 {low}–{high} 字之间"
     for rows, reason in ((good, "与前面的问题重复"), (answerable, "文件里答得出")):
