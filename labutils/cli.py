@@ -24,7 +24,7 @@ app = typer.Typer(
 )
 
 Seed = Annotated[int, typer.Option(help="随机种子，同样的种子得到同样的结果")]
-ApiModel = Annotated[str, typer.Option(help="造问答对的 API 模型名；空着就用附带的样例")]
+ApiModel = Annotated[str, typer.Option(help="造问答对的 API 模型名；空着且没有 --preset 就不调用 API")]
 Checkpoint = Annotated[
     str, typer.Argument(help="checkpoint-N 文件夹、模型文件夹或 tiny；不写就用最近一次的结果")
 ]
@@ -39,6 +39,10 @@ def run(
     seed: Seed = 42,
     out: Annotated[str, typer.Option(help="结果放在这里的 <时间> 文件夹里")] = "runs",
     api_model: ApiModel = "",
+    preset: Annotated[str, typer.Option(help="造问答对的服务，configs/api_presets.yaml 里的名字")] = "",
+    max_cost: Annotated[
+        float, typer.Option(min=0, help="造问答对最多花多少，估算超过就停下；0 不设上限")
+    ] = 0.0,
     p: Annotated[
         list[str] | None, typer.Option("-p", help="其他 notebook 参数，写成 名字=值，可重复")
     ] = None,
@@ -49,8 +53,9 @@ def run(
     given = notebook_parameters.split_assignments(p or [])
     with console.progress() as (say, on_cell):
         summary = lab_run.run(
-            model, config, pdf, qa, seed, out, api_model, given, say=say, on_cell=on_cell
-        )
+            model, config, pdf, qa, seed, out, api_model, given,
+            preset=preset, max_cost=max_cost, say=say, on_cell=on_cell,
+        )  # fmt: skip
     if not summary["ok"]:
         raise LabError(report.describe_failure(summary["failed"]))
     print(report.verdict(summary)[1])

@@ -44,27 +44,33 @@ def run(
     api_model: str = "",
     parameters: dict[str, notebook_parameters.Value] | None = None,
     notebooks: Path | None = None,
+    preset: str = "",
+    max_cost: float = 0.0,
     say: Callable[[str], None] = print,
     on_cell: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> dict:
     """跑完整个实验，返回 summary.json 的内容（键见 report.summarize）。
 
-    model/config/pdf/qa/api_model 的含义与命令行相同；parameters 是额外的 notebook 参数；
+    model/config/pdf/qa/api_model/preset/max_cost 的含义与命令行相同；parameters 是额外的 notebook 参数；
     notebooks 是 notebook 所在的文件夹（默认仓库里的）。say 收到每行进度，
     on_cell 收到（notebook 名，已完成的单元数，单元总数）。
     输入不对时在执行第一个 notebook 之前抛 LabError；执行中失败时不抛错，
     summary["ok"] 为 False，summary["failed"] 说明是哪个 notebook、哪个单元、什么原因。
     """
+    from labutils.api_presets import find_service
+
     # notebook 里相对路径都从仓库根目录算起
     config, pdf, qa = (locate(p) for p in (config, pdf, qa))
-    preflight.check_inputs(model, *(paths.ROOT / p for p in (config, pdf, qa)), api_model)
+    preflight.check_inputs(model, *(paths.ROOT / p for p in (config, pdf, qa)), api_model or preset)
+    if preset:
+        find_service(preset, api_model)  # 名字写错，在跑第一个 notebook 之前就说
     road = find_road(notebooks or paths.NOTEBOOKS)
     given = dict(parameters or {})
     for name, reason in _RESERVED.items():
         if name in given:
             raise LabError(f"不能用 -p 改 {name}：{reason}。")
     options = {"MODEL": locate_model(model), "SEED": seed, "CONFIG": config, "PDF": pdf}
-    options |= {"QA_FILE": qa, "API_MODEL": api_model}
+    options |= {"QA_FILE": qa, "API_MODEL": api_model, "PRESET": preset, "MAX_COST": max_cost}
     plan = plan_parameters(road, options, given)  # 名字或类型不对，在建文件夹之前就报错
     folder = make_run_folder(out)
     for values in plan.values():

@@ -79,15 +79,17 @@ def test_wrong_usage_is_explained_in_chinese(call, capsys, arguments, words):
 def test_run_passes_options_and_reports_failure(monkeypatch, call, capsys):
     seen = {}
 
-    def fake(*args, say, on_cell):
-        seen["args"] = args
+    def fake(*args, say, on_cell, **api):
+        seen.update(args=args, api=api)
         say("▶ 01_build_dataset")
         failed = {"notebook": "01_build_dataset", "cell": 5, "error": "没有问答对。"}
         return {"ok": False, "failed": failed}
 
     monkeypatch.setattr(lab_run, "run", fake)
-    assert call("run", "--seed", "7", "-p", "PORT=7000", "-p", "SHARE=否") == 1
+    api = ("--preset", "deepseek", "--max-cost", "3")
+    assert call("run", "--seed", "7", *api, "-p", "PORT=7000", "-p", "SHARE=否") == 1
     assert seen["args"][4] == 7 and seen["args"][7] == {"PORT": "7000", "SHARE": "否"}
+    assert seen["api"] == {"preset": "deepseek", "max_cost": 3.0}
     captured = capsys.readouterr()
     assert "▶ 01_build_dataset" in captured.out
     assert captured.err.strip() == "01_build_dataset 的单元 [5]：没有问答对。"

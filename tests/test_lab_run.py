@@ -13,7 +13,8 @@ from labutils.errors import LabError
 
 COMMON = 'MODEL = "tiny"\nSEED = 42\nOUT = "output/lab"'
 EXTRA = {
-    "01_build_dataset": '\nPDF = "a.pdf"\nQA_FILE = "a.jsonl"\nAPI_MODEL = ""',
+    "01_build_dataset": '\nPDF = "a.pdf"\nQA_FILE = "a.jsonl"\nAPI_MODEL = ""'
+    '\nPRESET = ""\nMAX_COST = 5.0',
     "02_lora_finetune": '\nCONFIG = "a.yaml"\nDATA_DIR = ""',
     "03_before_after": '\nADAPTER = ""\nQA_FILE = ""',
     "04_web_demo": '\nSHARE = False\nPORT = 0',
@@ -186,6 +187,12 @@ def test_bad_input_stops_before_any_folder_is_made(road, tmp_path, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(LabError, match="没有这份.pdf"):
         lab_run.run(pdf="没有这份.pdf", notebooks=road, out=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_unknown_preset_stops_before_any_folder_is_made(road, tmp_path):
+    with pytest.raises(LabError, match="没有预设 nobody"):
+        lab_run.run(preset="nobody", notebooks=road, out=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 
