@@ -76,9 +76,11 @@ class Batcher:
             try:
                 row.read_into(text.ids, timeout)
             except queue.Empty:
-                raise LabError(f"等了 {timeout:.0f} 秒没有新的文字，已停止；请减小输入或稍后再试。") from None
+                raise LabError(f"等了 {timeout:.0f} 秒没有新的文字，已停止；"
+                               "请减小输入或稍后再试。") from None
             if row.failure is not None:
-                raise LabError(f"生成回答时出错：{row.failure}。请减小输入或重启内核后再试。") from row.failure
+                raise LabError(f"生成回答时出错：{row.failure}。"
+                               "请减小输入或重启内核后再试。") from row.failure
             if piece := text.grown(last=row.finished):
                 yield piece
 
