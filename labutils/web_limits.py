@@ -3,11 +3,14 @@
 网页对外开放时，来的不一定是学生。框架自带的上传、读文件、转发等地址这里用不到，一律不开放。
 """
 
+import logging
 import threading
 import time
 from collections import deque
 
 from labutils.errors import LabError
+
+_log = logging.getLogger(__name__)
 
 MAX_BODY = 256 * 1024          # 一次请求最多多少字节
 QUESTIONS_PER_MINUTE = 20      # 一个网页（一个标签页）
@@ -92,8 +95,17 @@ class Guard:
         refusal = self._refusal(path, scope)
         if refusal:
             return await _refuse(send, *refusal)
+        answer = Answer(send)
         login = scope["method"] == "POST" and path.rstrip("/") == "/login"
-        await self.app(scope, self._bounded(receive), self._watched(send, _address(scope), login))
+        try:
+            await self.app(scope, self._bounded(receive), answer)
+        except Exception as error:  # 乱填的请求会让框架出错：回一句话，不断开、不外泄调用栈
+            _log.warning("框架处理不了的请求 %s：%s %s", path, type(error).__name__, error)
+            if not answer.status:
+                await _refuse(answer, 400, "请求不合格。")
+        if login and answer.status >= 400:
+            self.wrong.count(_address(scope))
+            self.wrong_in_all.count("")
 
     def _refusal(self, path: str, scope) -> tuple[int, str] | None:
         first, _, rest = path.lstrip("/").partition("/")
@@ -119,17 +131,19 @@ class Guard:
 
         return bounded
 
-    def _watched(self, send, address: str, login: bool):
-        async def watched(message):
-            if message["type"] == "http.response.start":
-                if login and message["status"] >= 400:
-                    self.wrong.count(address)
-                    self.wrong_in_all.count("")
-                extra = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-                message = {**message, "headers": [*message.get("headers", []), *extra]}
-            await send(message)
 
-        return watched
+class Answer:
+    """发出去的回应：记下状态，加上保护用的头。"""
+
+    def __init__(self, send):
+        self.send, self.status = send, 0
+
+    async def __call__(self, message):
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            extra = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+            message = {**message, "headers": [*message.get("headers", []), *extra]}
+        await self.send(message)
 
 
 def _address(scope) -> str:

@@ -19,8 +19,8 @@ PLACES = ["/etc/passwd", "../../../../etc/passwd", "..%2f..%2f..%2fetc%2fpasswd"
           "....//....//etc/passwd", "/proc/self/environ", "/proc/self/cmdline", "file:///etc/passwd",
           "\\etc\\passwd", "%5c..%5c..%5cetc%5cpasswd", "//etc/passwd", "/./etc/passwd", "/etc/passwd%00.png"]
 ROUTES = ["/gradio_api/file={}", "/gradio_api/file/{}", "/file={}", "/file/{}", "/static/{}",
-          "/assets/{}", "/svelte/{}", "/gradio_api/proxy={}", "/gradio_api/stream/{}", "/gradio_api/custom_component/{}", "/{}",
-          "/gradio_api/run-history/records/{}"]
+          "/assets/{}", "/svelte/{}", "/gradio_api/proxy={}", "/gradio_api/stream/{}", "/{}",
+          "/gradio_api/custom_component/{}", "/gradio_api/run-history/records/{}"]
 
 
 @pytest.fixture(scope="module")

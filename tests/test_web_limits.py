@@ -120,3 +120,12 @@ def test_changing_address_does_not_buy_endless_guesses(clock):
     guard = Guard(inner)
     got = [request(guard, "/login", "POST", [b"wrong"], client=f"10.0.{i}.1")[0] for i in range(150)]
     assert got.count(400) == web_limits.WRONG_IN_ALL and got[-1] == 429
+
+
+async def broken(scope, receive, send):
+    raise KeyError("内部细节")
+
+
+def test_what_breaks_the_framework_gets_a_plain_answer():
+    status, headers = request(Guard(broken), "/gradio_api/queue/join", "POST")
+    assert status == 400 and b"content-security-policy" in headers
