@@ -144,6 +144,10 @@ class Page:
         self.running.stop(request.session_hash)
         return STOPPED
 
+    def leave(self, request: gr.Request) -> None:
+        """标签页关了：不再为它生成，也忘掉它。"""
+        self.running.stop(request.session_hash)
+
     def clear(self, request: gr.Request):
         self.running.stop(request.session_hash)
         return empty(), [], [], "", ""

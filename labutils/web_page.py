@@ -32,6 +32,7 @@ def build(
     with gr.Blocks(title="教育行业大模型课程实验", analytics_enabled=False) as blocks:
         widgets = lay_out(engine, examples, adapter)
         _wire(page, gr.State(empty()), widgets)
+        blocks.unload(page.leave)
         # 谁先谁后由 engine 里的队管，框架不必再限制
         gr.api(page.chat, api_name="chat", concurrency_limit=None)
     return blocks.queue(max_size=MAX_EVENTS)
