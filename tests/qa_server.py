@@ -56,6 +56,7 @@ def ungrounded(items):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # 否则头和正文分两次发，每个回复平白多等 40 毫秒
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

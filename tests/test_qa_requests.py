@@ -40,7 +40,7 @@ def records(folder):
 
 def test_one_call_per_chunk_and_every_reply_saved(tmp_path, monkeypatch, capsys):
     with serve(monkeypatch) as server:
-        result = generate(CHUNKS, "出题模型", tmp_path, PROMPTS)
+        result = generate(CHUNKS, "出题模型", tmp_path, PROMPTS, concurrency=1)
     assert [p.name for p in result.files] == [f"{i:03d}.txt" for i in range(1, 7)]
     assert result.chunks == CHUNKS and result.failures == []
     assert "第3号事项" in result.files[2].read_text(encoding="utf-8")
