@@ -87,8 +87,9 @@ def tidy(row: object) -> object:
         clean["key_points"] = [clean["answer"]]
     if isinstance(clean.get("key_points"), str):
         clean["key_points"] = [clean["key_points"]]
-    if isinstance(clean.get("page"), str) and clean["page"].isdecimal():
-        clean["page"] = int(clean["page"])
+    page = clean.get("page")
+    if isinstance(page, str) and page.isdecimal() and len(page) < 10:  # 再长的 int() 会引发异常
+        clean["page"] = int(page)
     return clean
 
 
