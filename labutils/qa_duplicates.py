@@ -14,12 +14,18 @@ STAGE = "去重"
 
 def similarity(left: str, right: str, n: int = 3) -> float:
     """两句话的 n 字组 Jaccard 相似度：共有的字组数 ÷ 全部字组数，0–1。"""
-    a, b = _grams(normalize(left), n), _grams(normalize(right), n)
-    return len(a & b) / len(a | b) if a | b else 1.0
+    return overlap(grams(left, n), grams(right, n))
 
 
-def _grams(text: str, n: int) -> set[str]:
+def grams(text: str, n: int = 3) -> set[str]:
+    """统一写法之后的全部 n 字组；同一句话要比很多次时，先算好它。"""
+    text = normalize(text)
     return {text[i : i + n] for i in range(max(1, len(text) - n + 1))} - {""}
+
+
+def overlap(a: set[str], b: set[str]) -> float:
+    """两组字组的 Jaccard 相似度，0–1。"""
+    return len(a & b) / len(a | b) if a | b else 1.0
 
 
 def drop_near_duplicates(

@@ -21,7 +21,7 @@ from labutils import chat_format, paths, qa_dataset
 from labutils.augmentation import augment, question_from_answer
 from labutils.errors import LabError
 from labutils.finetune_config import Config
-from labutils.qa_duplicates import NEAR_DUPLICATE, similarity
+from labutils.qa_duplicates import NEAR_DUPLICATE, grams, overlap
 from labutils.text_normalize import normalize
 
 
@@ -153,7 +153,7 @@ class PlannedDataset(torch.utils.data.Dataset):
                  batch: int, seed: int, held_out: frozenset[str] = frozenset()):
         self.tokenizer, self.sources, self.seed = tokenizer, sources, seed
         self.max_length = config.max_length
-        self.data_config, self.held_out = config.data_config, held_out
+        self.data_config, self.held_out = config.data_config, [grams(q) for q in held_out]
         self.encoded = [encode_source(tokenizer, source, config.max_length) for source in sources]
         self.plan = schedule([len(s.conversations) for s in sources],
                              ratios_of(sources, config), total, seed)
@@ -177,7 +177,8 @@ class PlannedDataset(torch.utils.data.Dataset):
 
     def _asks_held_out(self, question: str) -> bool:
         """与某个验证问题相同，或只差一两个字。"""
-        return any(similarity(question, other) >= NEAR_DUPLICATE for other in self.held_out)
+        asked = grams(question)
+        return any(overlap(asked, other) >= NEAR_DUPLICATE for other in self.held_out)
 
     def _reworded(self, source: Source, messages: list[dict], rng: random.Random) -> str | None:
         """messages 开头那个问题的新问法；这一次不改写时返回 None。"""

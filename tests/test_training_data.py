@@ -136,6 +136,14 @@ def test_a_question_made_by_chance_is_dropped_when_validation_asks_it(tokenizer)
     assert asked(frozenset()) & held_out and not asked(held_out) & held_out
 
 
+def test_a_question_that_nearly_repeats_validation_is_dropped_too(tokenizer):
+    held_out = frozenset({normalize("请问一下,申报的截止日期究竟是什么?谢谢")})
+    data = training_data.PlannedDataset(tokenizer, [training_data.Source("qa", "qa.json", [
+        dialogue("哪天截止？", "申报的截止日期是1月31日。")])], config(), 4, 4, 1, held_out)
+    assert data._asks_held_out("请问一下,申报的截止日期究竟是什么?")
+    assert not data._asks_held_out("申报要交什么材料？")
+
+
 def test_some_questions_are_made_from_their_answers(tokenizer):
     sources = [training_data.Source("qa", "qa.json", [
         dialogue("哪天截止？", "申报的截止日期是1月31日。")] * 4)]
