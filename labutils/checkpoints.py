@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from labutils import paths
+from labutils import paths, whole_files
 from labutils.errors import LabError
 
 WEIGHTS = "adapter_model.safetensors"
@@ -153,10 +153,8 @@ def differences(folder: Path, wanted: dict[str, Any]) -> list[str]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """先写临时文件再改名：任何时刻被打断，文件要么是旧的，要么是新的。"""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
-    os.replace(part, path)
+    """写一个 JSON 文件；被打断也不会留下半个。"""
+    whole_files.write(path, json.dumps(value, ensure_ascii=False, indent=1))
 
 
 def weights_digest(model: torch.nn.Module) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from labutils.errors import LabError
 
 SENTENCE_END = "。！？!?…"
+STOPS = SENTENCE_END + "；;：:"  # 一行停在这些符号上，就是说完了，不接下一行
 CLOSING = "”’」』）)】》"
 HEADING = re.compile(
     r"\s*(?:第[零〇一二三四五六七八九十百\d]+[章节条]|[一二三四五六七八九十]+、"
@@ -94,7 +95,7 @@ def _between(before: str, after: str) -> str:
     end = last.rstrip(CLOSING)[-1:]
     first = after.split("\n", 1)[0]
     # 没有句号的短行多半是标题；停在逗号上的一定没完
-    unfinished = end not in SENTENCE_END + "；;：:." and (len(last) > 15 or end in "，、,")
+    unfinished = end not in STOPS + "." and (len(last) > 15 or end in "，、,")
     if not unfinished or HEADING.match(first) or is_row(last) or is_row(first):
         return "\n"
     return glue(last[-1], first[0])

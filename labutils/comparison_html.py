@@ -5,14 +5,14 @@
 """
 
 import base64
-import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Template
 
+from labutils.html_templates import template, without_blank_lines
 from labutils.plots import GROUPS
 
 CHANGES = {
@@ -42,11 +42,7 @@ def percent(share: float) -> str:
 
 @lru_cache(maxsize=1)
 def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("labutils", ""), autoescape=True, undefined=StrictUndefined
-    )
-    environment.globals |= {"change": change, "group_name": group_name, "percent": percent}
-    return environment.get_template("comparison.html.j2")
+    return template("comparison.html.j2", change=change, group_name=group_name, percent=percent)
 
 
 def page(comparison: Any, images: dict[str, Path]) -> str:
@@ -73,8 +69,7 @@ class AnswerTable:
     def _repr_html_(self) -> str:
         if not self.rows:
             return f"<p>{self!r}</p>"
-        html = _template().render(page=False, rows=self.rows)
-        return re.sub(r"\n\s*\n+", "\n", html)  # 空行会让某些 Markdown 查看器截断表格
+        return without_blank_lines(_template().render(page=False, rows=self.rows))
 
     def __repr__(self) -> str:
         if not self.rows:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from labutils.chunking import CLOSING, SENTENCE_END, Page
+from labutils.chunking import CLOSING, STOPS, Page
+from labutils.text_normalize import without_spaces
 
 FRONT = "（开头）"
-_STOPS = SENTENCE_END + "；;：:"
 _CHAPTER = re.compile(r"\s*(?:[一二三四五六七八九十]+、|第[零〇一二三四五六七八九十百\d]+[章编部]|#\s)")
 _NUMBERED = re.compile(
     r"\s*(?:第[零〇一二三四五六七八九十百\d]+节|[（(][一二三四五六七八九十\d]+[）)]"
@@ -69,7 +69,7 @@ def _blocks(text: str) -> list[list[str]]:
 
 
 def _ends_sentence(line: str) -> bool:
-    return line.rstrip(CLOSING)[-1:] in tuple(_STOPS)
+    return line.rstrip(CLOSING)[-1:] in tuple(STOPS)
 
 
 def _is_numbered(line: str) -> bool:
@@ -91,7 +91,7 @@ def mark(found: list[Paragraph], rows: list[dict]) -> list[dict]:
     lost = []
     for row in rows:
         mine = by_page.get(row.get("page"), [])
-        touched = _touched(mine, re.sub(r"\s", "", row.get("evidence", "")))
+        touched = _touched(mine, without_spaces(row.get("evidence", "")))
         for paragraph in touched:
             paragraph.questions.append(row["id"])
         if not touched:
@@ -100,7 +100,7 @@ def mark(found: list[Paragraph], rows: list[dict]) -> list[dict]:
 
 
 def _touched(mine: list[Paragraph], evidence: str) -> list[Paragraph]:
-    flat = [re.sub(r"\s", "", paragraph.text) for paragraph in mine]
+    flat = [without_spaces(paragraph.text) for paragraph in mine]
     start = "".join(flat).find(evidence) if evidence else -1
     if start < 0:
         return []

@@ -35,7 +35,7 @@ def funnel(counts: list[tuple[str, int]], path: str | Path | None = None) -> Fig
     axes.barh(places, lost, left=left, color=WRONG, height=0.62)
     axes.set_yticks(places, names)
     for place, (count, gone) in enumerate(zip(left, lost, strict=True)):
-        text = f"{count}（−{gone}）" if gone else str(count)
+        text = label(f"{count}（−{gone}）", f"{count} (−{gone})") if gone else str(count)
         axes.text(count + gone + max(left) * 0.01, place, text, va="center", fontsize=9)
     axes.set(xlim=(0, max(1, *left) * 1.16), xlabel=label("条数", "rows"))
     axes.invert_yaxis()

@@ -158,10 +158,8 @@ def write(
 
 def render(report: dict, picture: bytes, funnel: list[tuple[str, int]]) -> str:
     """报告的 HTML：一个文件、不引用外部资源；一切文字都转义。"""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from labutils.html_templates import template
 
-    environment = Environment(
-        loader=PackageLoader("labutils", ""), autoescape=True, undefined=StrictUndefined)
-    return environment.get_template(f"{NAME}.html.j2").render(
+    return template(f"{NAME}.html.j2").render(
         report=report, problems=split_problems(report), funnel=funnel,
         picture=base64.b64encode(picture).decode())

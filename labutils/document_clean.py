@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 
-from labutils.chunking import CLOSING, HEADING, SENTENCE_END, glue, is_row
+from labutils.chunking import CLOSING, HEADING, SENTENCE_END, STOPS, glue, is_row
 from labutils.document_characters import tidy, width
+from labutils.text_normalize import without_spaces
 
 PAGE_NUMBER = re.compile(
     r"[\s\-—–_·|]*(?:第\s*[\d一二三四五六七八九十百]+\s*页|page\s*\d+|\d{1,3}|[ivx]{1,6})"
@@ -44,7 +45,7 @@ def clean_pages(raw: list[str]) -> list[str]:
 
 def _key(line: str) -> str:
     """数字换成 #：“××通知 第 3 页”每页都不同，说的却是一件事；章节号也一样。"""
-    return re.sub(r"\d+", "#", re.sub(r"\s", "", line))
+    return re.sub(r"\d+", "#", without_spaces(line))
 
 
 def _is_running(numbers: list[int], count: int) -> bool:
@@ -126,7 +127,7 @@ def _goes_on(previous: str, line: str, full: float) -> bool:
     end = previous.rstrip(CLOSING)[-1:]
     body = line.strip()
     new_paragraph = line.startswith(("\u3000", "  ")) or HEADING.match(body)
-    stopped = end in SENTENCE_END + "；;：:" or (end == "." and not body[:1].isascii())
+    stopped = end in STOPS or (end == "." and not body[:1].isascii())
     return (width(previous) >= full and not stopped and not new_paragraph
             and not is_row(previous) and not is_row(body))
 

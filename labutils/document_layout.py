@@ -11,6 +11,7 @@ import re
 from collections import Counter
 
 from labutils.document_clean import PAGE_NUMBER
+from labutils.text_normalize import without_spaces
 
 _HAN_ONLY = re.compile("[\u3001-\u9fff\ufe10-\ufe4f\uff01-\uff1f]{1,2}")
 _GAP = re.compile(r"\s{2,}")
@@ -28,17 +29,13 @@ def reading_order(plain: str, grid: str) -> tuple[str, str]:
     ordered = vertical or _two_columns(lines)
     if not ordered or _letters(ordered) != _letters(plain):
         return plain, ""
-    if _flat(ordered) == _flat(plain):
+    if without_spaces(ordered) == without_spaces(plain):
         return (ordered if vertical else plain), ""
     return ordered, "直排" if vertical else "两栏"
 
 
-def _flat(text: str) -> str:
-    return re.sub(r"\s", "", text)
-
-
 def _letters(text: str) -> Counter:
-    return Counter(_flat(text))
+    return Counter(without_spaces(text))
 
 
 def _vertical(lines: list[str]) -> str:

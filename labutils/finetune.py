@@ -7,7 +7,7 @@ LoRA 的方法出自 Hu 等 2021（arXiv:2106.09685）；讲解在 notebooks/02_
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,16 +82,11 @@ def run(data_dir: str | Path, model_name: str, config_path: str | Path,
     folder = paths.resolve(output_dir or
                            Path(config.training_args.output_dir) / Path(config_path).stem)
     job = prepare(config, Path(paths.resolve(data_dir)), str(model_name), folder)
-    start = on_main_process(job.args, lambda: _explained(folder, _starting_point, folder, resume, job))
+    start = on_main_process(
+        job.args, explained(folder)(lambda: _starting_point(folder, resume, job)))
     if start is None or checkpoints.step_of(start) < job.args.max_steps:
         _train(job, start, list(callbacks))
-    return on_main_process(job.args, lambda: _explained(folder, _result, job))
-
-
-def _explained(folder: Path, work: Callable[..., Any], *arguments: Any) -> Any:
-    """work(*arguments)，磁盘满、不能写之类的错误换成一句话。"""
-    with explained(folder):
-        return work(*arguments)
+    return on_main_process(job.args, explained(folder)(lambda: _result(job)))
 
 
 def _starting_point(folder: Path, resume: str | bool | int, job: Job) -> Path | None:

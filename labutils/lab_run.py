@@ -57,12 +57,12 @@ def run(
     输入不对时在执行第一个 notebook 之前抛 LabError；执行中失败时不抛错，
     summary["ok"] 为 False，summary["failed"] 说明是哪个 notebook、哪个单元、什么原因。
     """
-    from labutils.api_presets import find_service
-
     # notebook 里相对路径都从仓库根目录算起
     config, pdf, qa = (locate(p) for p in (config, pdf, qa))
     preflight.check_inputs(model, *(paths.ROOT / p for p in (config, pdf, qa)), api_model or preset)
     if preset:
+        from labutils.api_presets import find_service  # 它要导入 openai，用到时才导入
+
         find_service(preset, api_model)  # 名字写错，在跑第一个 notebook 之前就说
     road = find_road(notebooks or paths.NOTEBOOKS)
     given = dict(parameters or {})

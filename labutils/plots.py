@@ -168,23 +168,6 @@ def _mark(rows: list[dict], fact: str, group: str, stage: str) -> float:
     return (any(marks) + all(marks)) / 2 if marks else math.nan
 
 
-def funnel(counts: dict[str, int], path: str | Path | None = None) -> Figure:
-    """数据每过一道工序还剩多少：{工序名: 条数}，按给出的顺序从上到下
-
-    counts 为空时抛出 LabError。讲解见 notebooks/01_build_dataset。
-    """
-    if not counts:
-        raise LabError("画不出数据漏斗：没有任何工序的条数。")
-    figure, axes = _new_axes(6.4, 0.5 * len(counts) + 0.8)
-    names = [data_label(name, f"step {i}") for i, name in enumerate(counts, 1)]
-    bars = axes.barh(range(len(counts)), list(counts.values()), color=AFTER, height=0.62)
-    axes.bar_label(bars, padding=4)
-    axes.set_yticks(range(len(counts)), names)
-    axes.set(xlim=(0, max(1, *counts.values()) * 1.12), xlabel=label("条数", "rows"))
-    axes.invert_yaxis()
-    return save(figure, path)
-
-
 def length_histogram(
     lengths: list[int], limit: int | None = None, path: str | Path | None = None
 ) -> Figure:

@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterable
 from pathlib import Path
 
-from labutils import conversations
+from labutils import conversations, whole_files
 from labutils.errors import LabError
 from labutils.paths import rel
 from labutils.qa_checks import drop_near_duplicates, similarity, validate
@@ -67,13 +67,11 @@ def _loads(text: str, name: str, first_line: int) -> object:
 
 
 def write_json_lines(items: Iterable[object], path: str | Path) -> Path:
-    """一行写一个 JSON；先写临时文件再改名，中途断电也不会弄坏原来的文件。"""
+    """一行写一个 JSON；中途断电也不会弄坏原来的文件。"""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(item, ensure_ascii=False) + "\n" for item in items]
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
-    temporary.replace(path)
+    whole_files.write(path, "".join(lines))
     return path
 
 

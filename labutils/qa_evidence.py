@@ -12,7 +12,7 @@ from itertools import product
 from rapidfuzz import fuzz
 from rapidfuzz.distance import Levenshtein
 
-from labutils.text_normalize import contains, normalize
+from labutils.text_normalize import contains, normalize, without_spaces
 
 SIMILAR = 85  # 统一写法之后的相似度（0–100），到这个程度才可能是抄错了几个字
 SHORTEST = 8  # 短于这么多字的话，差一个字就可能是另一句话
@@ -24,7 +24,7 @@ _DECISIVE = set("不没无未非否免勿除上下内外前后左右大小多少
 
 def on_page(evidence: str, text: str) -> bool:
     """证据是不是一字不差地在这页文字里；空白和换行不算，它们是排版留下的。"""
-    return re.sub(r"\s", "", evidence) in re.sub(r"\s", "", text)
+    return without_spaces(evidence) in without_spaces(text)
 
 
 def nearest_span(evidence: str, text: str) -> str | None:
@@ -35,7 +35,7 @@ def nearest_span(evidence: str, text: str) -> str | None:
     """
     places = [i for i, char in enumerate(text) if not char.isspace()]
     flat = "".join(text[i] for i in places)
-    wanted = re.sub(r"\s", "", evidence)
+    wanted = without_spaces(evidence)
     if len(wanted) < SHORTEST or len(flat) < SHORTEST:
         return None
     rough = fuzz.partial_ratio_alignment(wanted, flat, score_cutoff=_ROUGH)

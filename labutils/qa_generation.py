@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from labutils import background
+from labutils import background, whole_files
 from labutils.api_cost import Bill, estimate, spending_cap
 from labutils.api_presets import find_service, make_client
 from labutils.chunking import Chunk
@@ -159,11 +159,9 @@ def _write(
 
 
 def _save(path: Path, text: str) -> Path:
-    """先写临时文件再改名：中途断电不会留下半个文件。"""
-    temporary = path.with_suffix(".tmp")
+    """中途断电不会留下半个文件；写不进去时抛 LabError。"""
     try:
-        temporary.write_bytes(text.encode("utf-8", errors="replace"))
-        temporary.replace(path)
+        whole_files.write(path, text.encode("utf-8", errors="replace"))
     except OSError:
         raise LabError(f"写不进 {rel(path)}，磁盘可能满了；已收到的回复都在 progress.jsonl 里，"
                        "腾出空间后再运行即可。") from None

@@ -146,13 +146,11 @@ def write(folder: Path, summary: dict, options: dict, road: list[str]) -> Path:
 
 def render(folder: Path, summary: dict, options: dict, road: list[str]) -> str:
     """报告的 HTML：一个文件、不引用外部资源；一切文字都转义，模型的输出不会变成标记。"""
-    from jinja2 import Environment, PackageLoader
+    from labutils.html_templates import template
 
-    environment = Environment(loader=PackageLoader("labutils", "."), autoescape=True)
-    environment.filters["percent"] = percent
     comparison = _read_json(folder / "output" / "comparison" / "comparison.json")
     level, sentence = verdict(summary)
-    return environment.get_template("report.html.j2").render(
+    return template("report.html.j2", percent=percent).render(
         summary=summary,
         level=level,
         verdict=sentence,

@@ -9,6 +9,7 @@ import csv
 import io
 from pathlib import Path
 
+from labutils import whole_files
 from labutils.csv_cells import protect, unprotect
 from labutils.errors import LabError
 from labutils.paths import rel
@@ -42,9 +43,7 @@ def write_table(records: list[dict[str, str]], path: Path) -> None:
         path.rename(kept)
         print(f"原来的 {rel(path)} 改名为 {kept.name}，没有覆盖。")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    whole_files.write(path, data)
 
 
 def read_table(path: str | Path) -> list[tuple[int, dict[str, str]]]:
@@ -53,8 +52,8 @@ def read_table(path: str | Path) -> list[tuple[int, dict[str, str]]]:
     文件打不开、不是 CSV、缺少必需的列、列名重复时抛 LabError。
     """
     name = rel(path)
-    rows = list(csv.reader(io.StringIO(_decode(Path(path), name), newline=""),
-                           delimiter=_delimiter(Path(path), name)))
+    text = _decode(Path(path), name)
+    rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text)))
     header = [cell.strip() for cell in rows[0]] if rows else []
     for column in REQUIRED:
         if column not in header:
@@ -96,7 +95,7 @@ def _decode(path: Path, name: str) -> str:
     raise LabError(f"{name} 的编码认不出来（不是 UTF-8 也不是 GB18030），{save_as}")
 
 
-def _delimiter(path: Path, name: str) -> str:
+def _delimiter(text: str) -> str:
     """有的系统里 Excel 用分号或制表符分隔；表头里有哪个就是哪个。"""
-    first = _decode(path, name).split("\n", 1)[0]
+    first = text.split("\n", 1)[0]
     return next((mark for mark in ",;\t" if mark in first), ",")

@@ -4,11 +4,9 @@
 讲解见 notebooks/01_build_dataset。
 """
 
-import re
 from dataclasses import dataclass
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from labutils.html_templates import template, without_blank_lines
 from labutils.qa_review import Candidate, candidates, cells, check_result
 
 _LEVELS = ("failed", "noted", "passed")
@@ -23,13 +21,9 @@ class ReviewTable:
     passed: int
 
     def _repr_html_(self) -> str:
-        environment = Environment(
-            loader=PackageLoader("labutils", ""), autoescape=True, undefined=StrictUndefined
-        )
-        html = environment.get_template("review.html.j2").render(
-            rows=self.rows, total=self.total, passed=self.passed
-        )
-        return re.sub(r"\n\s*\n+", "\n", html)  # 空行会让某些 Markdown 查看器截断表格
+        html = template("review.html.j2").render(
+            rows=self.rows, total=self.total, passed=self.passed)
+        return without_blank_lines(html)
 
     def __repr__(self) -> str:
         lines = [f"{row['name']} {row['cells']['question']}\n  {row['check']}" for row in self.rows]

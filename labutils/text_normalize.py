@@ -45,6 +45,11 @@ def normalize(text: str) -> str:
         text = new
 
 
+def without_spaces(text: str) -> str:
+    """去掉一切空白：排版留下的空格和换行不算文字。"""
+    return re.sub(r"\s", "", text)
+
+
 def contains(answer: str, key_point: str) -> bool:
     """回答里有没有这个要点。要点中的 “|” 隔开几种都算对的写法。
 

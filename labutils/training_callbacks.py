@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
-from labutils import plots
+from labutils import plots, whole_files
 from labutils.errors import LabError
 
 
@@ -43,9 +42,7 @@ class TrainingLog(TrainerCallback):
         self.path, self.steps_per_epoch = path, steps_per_epoch
         self.rows = [row for row in read_log(path) if row["step"] <= start_step]
         if write:
-            part = path.with_name(path.name + ".part")
-            part.write_text("".join(_line(row) for row in self.rows), encoding="utf-8")
-            os.replace(part, path)
+            whole_files.write(path, "".join(_line(row) for row in self.rows))
         self.seconds = max([row.get("seconds", 0.0) for row in self.rows], default=0.0)
         self._started = 0.0
 

@@ -1,27 +1,26 @@
 """测试用的真服务器：兼容 OpenAI 接口，跑在本机，按脚本逐段回答（SSE）或出错。"""
 
 import json
-import threading
 import time
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
+
+from local_http import QuietHandler, serving
 
 KEY = "sk-secret-654321"
 MODEL = "glm-merged"
 ANSWER = "\n 有效期五年，到期重新认定。"  # ChatGLM3 的回答以换行和空格开头
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(QuietHandler):
     """server.script 是每次提问怎么答：状态码，或 "slow"、"cut"、"html"、"empty"；用完后都正常回答。"""
-
-    protocol_version = "HTTP/1.1"
 
     def do_GET(self):
         self.server.keys.append(self.headers["Authorization"])
         if self.server.models_code != 200:
             return self.fail(self.server.models_code)
         names = [{"id": n, "object": "model", "created": 1, "owned_by": "x"} for n in self.server.models]
-        return self.send("application/json", json.dumps({"object": "list", "data": names}).encode())
+        return self.send(json.dumps({"object": "list", "data": names}).encode())
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -29,7 +28,7 @@ class Handler(BaseHTTPRequestHandler):
         self.server.keys.append(self.headers["Authorization"])
         step = self.server.script.pop(0) if self.server.script else 200
         if step == "html":
-            return self.send("text/html", b"<html>nothing here</html>")
+            return self.send(b"<html>nothing here</html>", kind="text/html")
         if step == "slow":
             time.sleep(1.0)
         if isinstance(step, int) and step != 200:
@@ -62,17 +61,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def fail(self, code):
-        self.send("application/json", json.dumps({"error": {"message": f"bad key {KEY}"}}).encode(), code)
-
-    def send(self, kind, data, code=200):
-        self.send_response(code)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *args):
-        pass
+        self.send(json.dumps({"error": {"message": f"bad key {KEY}"}}).encode(), code)
 
 
 @contextmanager
@@ -81,11 +70,5 @@ def running(script=(), models=(MODEL,), models_code=200, delay=0.0):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.script, server.models, server.models_code, server.delay = list(script), models, models_code, delay
     server.seen, server.keys, server.sent, server.hung_up = [], [], 0, 0
-    server.url = f"http://127.0.0.1:{server.server_port}/v1"
-    server.handle_error = lambda *args: None  # 客户端先挂断，不必打印
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    try:
+    with serving(server):
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()

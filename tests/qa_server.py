@@ -15,7 +15,9 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
+
+from local_http import QuietHandler, serving
 
 from labutils.chunking import Chunk
 from labutils.qa_generation import generate, load_prompts
@@ -54,8 +56,7 @@ def ungrounded(items):
                                        {"role": "assistant", "content": items[0]["key_points"][0]}]}]
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class Handler(QuietHandler):
     disable_nagle_algorithm = True  # 否则头和正文分两次发，每个回复平白多等 40 毫秒
 
     def do_POST(self):
@@ -118,19 +119,6 @@ class Handler(BaseHTTPRequestHandler):
         message = f"Incorrect API key provided: {KEY} {self.headers['Authorization']}"
         self.send(json.dumps({"error": {"message": message, **extra}}).encode(), code, *headers)
 
-    def send(self, data, code=200, *headers, kind="application/json"):
-        self.send_response(code)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(data)))
-        for name, value in headers:
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *args):
-        pass
-
-
 class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
@@ -143,7 +131,6 @@ class Server(ThreadingHTTPServer):
         self.error_code = self.error_param = None
         self.refuses = lambda body: False  # 不认识的参数：返回 True 就答 400
         self.active = self.most_active = 0
-        self.url = f"http://127.0.0.1:{self.server_port}/v1"
 
     def step(self, body, text, count):
         """这一次怎么答：先照 script，再看是不是有不认的参数，最后看这一块的毛病。"""
@@ -160,9 +147,6 @@ class Server(ThreadingHTTPServer):
         texts = [call["text"] for call in self.calls if call["paid"]]
         return {text: texts.count(text) for text in texts}
 
-    def handle_error(self, *args):
-        pass  # 客户端先挂断、被杀掉，都不必打印
-
 
 @contextmanager
 def serve(monkeypatch=None, **settings):
@@ -171,15 +155,11 @@ def serve(monkeypatch=None, **settings):
     for name, value in settings.items():
         assert hasattr(server, name), name
         setattr(server, name, value)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    if monkeypatch:
-        monkeypatch.setenv("OPENAI_API_KEY", KEY)
-        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-    try:
+    with serving(server):
+        if monkeypatch:
+            monkeypatch.setenv("OPENAI_API_KEY", KEY)
+            monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def generate_in_child(url, source, out):

@@ -7,17 +7,9 @@ import awkward_pdfs as awkward
 import pypdf
 import pytest
 from awkward_pdfs import LEFT, MIXED, RIGHT, VERTICAL
+from document_errors import error_of
 
 from labutils.document import read_pages
-from labutils.errors import LabError
-
-
-def error_of(path):
-    with pytest.raises(LabError) as caught:
-        read_pages(path)
-    message = str(caught.value)
-    assert path.name in message and "\n" not in message and str(path.parent) not in message
-    return message
 
 
 @pytest.mark.parametrize("by_row", [False, True])

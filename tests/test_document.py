@@ -6,6 +6,7 @@ from pathlib import Path
 import pypdf
 import pytest
 import zhplot
+from document_errors import error_of
 from fpdf import FPDF
 from fpdf.enums import AccessPermission
 from PIL import Image
@@ -41,14 +42,6 @@ def image_page(pdf):
     Image.new("RGB", (40, 40), "gray").save(buffer, "PNG")
     pdf.add_page()
     pdf.image(buffer, 10, 10, 50)
-
-
-def error_of(path):
-    with pytest.raises(LabError) as caught:
-        read_pages(path)
-    message = str(caught.value)
-    assert Path(path).name in message and "\n" not in message and str(path.parent) not in message
-    return message
 
 
 def test_text_pages_footer_and_broken_lines(tmp_path):

@@ -4,24 +4,16 @@ import json
 
 import docx
 import pytest
+from document_errors import error_of
 from docx.oxml import parse_xml
 from docx.oxml.ns import nsdecls
 
 from labutils import dataset_build
 from labutils.document import chunks, read_pages
 from labutils.document_characters import tidy
-from labutils.errors import LabError
 from labutils.qa_checks import validate
 
 TEXT = "学校图书馆每周开放六天，周一上午闭馆。借书期限是三十天。"
-
-
-def error_of(path):
-    with pytest.raises(LabError) as caught:
-        read_pages(path)
-    message = str(caught.value)
-    assert path.name in message and "\n" not in message and str(path.parent) not in message
-    return message
 
 
 def written(path, text, encoding="utf-8"):

@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 
-from labutils import fonts, plots
+from labutils import dataset_plots, fonts, plots
 from labutils.errors import LabError
 
 LOG = [
@@ -27,7 +27,7 @@ DRAWINGS = {
     "loss": lambda path: plots.loss_curve(LOG, path),
     "bars": lambda path: plots.accuracy_bars(BEFORE, AFTER, {"unseen": AFTER["unseen"]}, path),
     "strip": lambda path: plots.fact_strip(ROWS, path),
-    "funnel": lambda path: plots.funnel({"读入的行〔2023〕": 160, "去重后 $5": 150}, path),
+    "funnel": lambda path: dataset_plots.funnel([("读入的行〔2023〕", 160), ("去重后 $5", 150)], path),
     "lengths": lambda path: plots.length_histogram([10, 12, 40], 32, path),
 }
 
@@ -85,8 +85,8 @@ def test_histogram_counts_rows_over_the_limit():
 
 
 def test_funnel_keeps_the_given_order():
-    axes = plots.funnel({"a": 3, "b": 2, "c": 2}).axes[0]
-    assert [p.get_width() for p in axes.patches] == [3, 2, 2]
+    axes = dataset_plots.funnel([("a", 3), ("b", 2), ("c", 2)]).axes[0]
+    assert [p.get_width() for p in axes.containers[0]] == [3, 2, 2]
     assert [t.get_text() for t in axes.get_yticklabels()] == ["a", "b", "c"]
 
 
@@ -96,7 +96,7 @@ def test_funnel_keeps_the_given_order():
         (lambda: plots.loss_curve([{"step": 1}]), "损失曲线"),
         (lambda: plots.accuracy_bars({}, {}), "正确率"),
         (lambda: plots.fact_strip([{"group": "general"}]), "fact_id"),
-        (lambda: plots.funnel({}), "漏斗"),
+        (lambda: dataset_plots.funnel([]), "漏斗"),
         (lambda: plots.length_histogram([]), "长度分布"),
     ],
 )

@@ -150,8 +150,9 @@ def _restore(folder: Path, model, optimizers, recipe: Recipe) -> int:
 def _step(model, optimizers, tokenizer, recipe, step, rank, world_size) -> float:
     rng = Random(f"{recipe.seed}-{step}-{rank}")
     generator = torch.Generator().manual_seed(rng.randrange(2**31))
+    rate = _learning_rate(recipe, step, _steps_before(recipe))
     for optimizer in optimizers:
-        optimizer.param_groups[0]["lr"] = _learning_rate(recipe, step, _steps_before(recipe))
+        optimizer.param_groups[0]["lr"] = rate
         optimizer.zero_grad()
     ids, labels = _pack(tokenizer, rng, recipe)
     loss = _loss(model, ids, labels, generator, recipe.context_share)
