@@ -11,7 +11,7 @@ from labutils.dataset_files import finish
 from labutils.document import Chunk, Page, chunks, read_pages
 from labutils.errors import LabError
 from labutils.paths import DATA, rel, resolve
-from labutils.qa_checks import funnel
+from labutils.qa_checks import funnel, text_of
 from labutils.qa_dataset import drop_near_duplicates, load_qa, validate, write_json_lines
 from labutils.qa_evidence import begins_on
 from labutils.qa_generation import generate, load_prompts, parse_response, replay
@@ -100,8 +100,8 @@ def _asked_rows(
     texts = [path.read_text(encoding="utf-8") for path in result.files]
     rows = collect(texts, pages, report, rejected, result.chunks)
     if count := api.get("unanswerable"):
-        saved = save_unanswerable(result.unanswerable_files, rows, out_dir / "data", count)
-        report["unanswerable"] = saved
+        report["unanswerable"] = save_unanswerable(
+            result.unanswerable_files, rows, out_dir / "data", count, text_of(pages)[1])
     return rows
 
 

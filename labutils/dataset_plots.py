@@ -126,6 +126,7 @@ def _length_bars(axes: Axes, lengths: dict[str, dict]) -> None:
     axes.hist(values, bins=bins, color=[AFTER, BEFORE], label=names)
     axes.set(xlabel=label("字数", "characters"), ylabel=label("条数", "rows"))
     axes.set_title(label("问题与答案的长短", "lengths"), pad=24)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     _legend_above(axes)
 
 

@@ -126,7 +126,8 @@ def test_api_model_is_called_and_page_comes_from_evidence(tmp_path, other_pdf, m
         path = tmp_path / "001.txt"
         path.write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
         extra = tmp_path / "unanswerable-001.txt"
-        questions = ("罚款交到哪里？", "书能借多久", "借书证多少钱？", "馆长是谁？")
+        questions = ("罚款交到哪里？", "书能借多久", "借书证多少钱？", "本文的作者是谁？", "Who is he?",
+                     "馆长是谁？")
         rows = [{"question": q, "answer": "材料没有写明。"} for q in questions]
         rows[2]["answer"] = "五元。"
         extra.write_text(json.dumps({"pairs": rows}, ensure_ascii=False), encoding="utf-8")
@@ -139,7 +140,9 @@ def test_api_model_is_called_and_page_comes_from_evidence(tmp_path, other_pdf, m
         {"id": "N01", "question": "罚款交到哪里？", "answer": "材料没有写明。"},
         {"id": "N02", "question": "馆长是谁？", "answer": "材料没有写明。"}]
     bad = lines(tmp_path / "data" / "unanswerable_rejected.jsonl")
-    assert [r["reason"] for r in bad] == ["文件里答得出", "答案里没有“没有写明”"]
+    assert [r["reason"] for r in bad] == [
+        "文件里答得出", "答案里没有“没有写明”", "问题里的“本文”离开原文就不知所指",
+        "文档是中文，问题不是中文"]
     assert not any("没有写明" in r["answer"] for r in load_qa(tmp_path / "data" / "qa.jsonl"))
     assert load_qa(tmp_path / "data" / "qa.jsonl")[0]["page"] == 1
 
