@@ -95,7 +95,7 @@ def spending_cap(
     if expected.money is None:
         problem = f"{service.model} 的价格没有填，没法按金额控制"
         advice = (f"请在 {rel(PRESETS)} 的 prices 里填上价格，或不设上限"
-                  "（notebook 里 MAX_COST = 0，命令行加 --yes）")
+                  "（notebook 里 MAX_COST = 0，labutils run 用 --max-cost 0，labutils dataset 加 --yes）")
     elif expected.money <= max_cost:
         return max_cost
     else:

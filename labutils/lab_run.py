@@ -49,7 +49,7 @@ def run(
     parameters: dict[str, notebook_parameters.Value] | None = None,
     notebooks: Path | None = None,
     preset: str = "",
-    max_cost: float = 0.0,
+    max_cost: float = 5.0,
     say: Callable[[str], None] = print,
     on_cell: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> dict:
