@@ -6,14 +6,6 @@ import gradio as gr
 
 from labutils import paths
 
-EXAMPLES = (
-    "第三批国家级一流本科课程分哪五类？",
-    "第三批通知的发文字号是什么？",
-    "课程的“两性一度”指的是什么？",
-    "社会实践课程要求学生多少学时深入基层？",
-    "一流本科课程的有效期多久？",
-)
-
 # 各系统自带的中文字体；网页不从外网下载字体，断网也能用。
 _FONTS = ["system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans SC", "Noto Sans CJK SC",
           "WenQuanYi Micro Hei", "sans-serif"]
@@ -31,6 +23,10 @@ CSS = """
 .lab-chat pre { overflow-x: auto; }
 /* 问题里的标点带着反斜杠，复制出来不是原文，所以只给回答留复制按钮 */
 .lab-chat .message-buttons-right { display: none; }
+#lab-status p { min-height: 1.6em; margin: 0; color: var(--body-text-color-subdued); }
+#lab-source p { margin: 0; padding: .5rem .8rem; line-height: 1.7; border-radius: 8px;
+                overflow-wrap: anywhere; background: var(--background-fill-secondary); }
+#lab-source small { color: var(--body-text-color-subdued); }
 /* 出错时右上角已有提示，不要再用“错误”二字盖住整段对话 */
 :is(.lab-chat, #lab-box) [data-testid="status-tracker"]:has(.error) { display: none; }
 /* 弹窗标题在框架里写死成英文 */
@@ -45,8 +41,12 @@ CSS = """
 """
 
 
-def title_block(model, has_adapter: bool) -> str:
-    """标题区的 HTML：课程名、这是什么、用的哪个模型和适配器。名字一律转义。"""
+# 浏览器读屏要知道这是中文；框架的网页写死成 en。
+HEAD = '<script>document.documentElement.lang = "zh-CN";</script>'
+
+
+def title_block(model, has_adapter: bool, adapter: str = "") -> str:
+    """标题区的 HTML：课程名、这是什么、用的哪个模型、适配器与设备。名字一律转义。"""
     note = "下面的开关切换同一个模型：关掉适配器是微调前，打开是微调后。"
     if not has_adapter:
         note = getattr(model, "about",
@@ -54,20 +54,32 @@ def title_block(model, has_adapter: bool) -> str:
     return (
         "<h1>《教育行业大模型及应用开发实战》</h1>"
         "<p>问一问用课程文件微调过的对话模型。它会答错，请以文件原文为准。</p>"
-        f"<p>{_describe(model)}。{note}</p>"
+        f"<p>{_describe(model, adapter)}。{note}</p>"
     )
 
 
-def _describe(model) -> str:
-    """模型名、参数量、适配器的设置；只写名字，不写机器上的完整路径。"""
+def _describe(model, adapter: str) -> str:
+    """模型名、参数量、适配器、设备；只写名字，不写机器上的完整路径。"""
     facts = [f"模型 <code>{html.escape(_base_name(model))}</code>"]
     if hasattr(model, "num_parameters"):
         facts.append(f"{model.num_parameters() / 1e6:.1f} M 参数")
     for config in getattr(model, "peft_config", {}).values():
         kind = getattr(config.peft_type, "value", config.peft_type)
         rank = f"（r={config.r}，alpha={config.lora_alpha}）" if hasattr(config, "r") else ""
-        facts.append(f"适配器 {html.escape(str(kind))}{rank}")
+        name = f" <code>{html.escape(adapter)}</code>" if adapter else ""
+        facts.append(f"适配器 {html.escape(str(kind))}{name}{rank}")
+    if hasattr(model, "device"):
+        facts.append(f"设备 {html.escape(device_name(model.device))}")
     return " · ".join(facts)
+
+
+def device_name(device) -> str:
+    """设备的叫法：CPU、显卡的型号，或原样（如 mps）。"""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    return "CPU" if device.type == "cpu" else str(device)
 
 
 def _base_name(model) -> str:

@@ -4,6 +4,7 @@ import os
 import time
 
 import pytest
+from hostile import INPUTS
 from web_fakes import (
     ANSWER,
     BROWSER_FLAGS,
@@ -15,6 +16,8 @@ from web_fakes import (
 )
 
 from labutils import web_demo
+from labutils.web_feedback import to_pairs
+from labutils.web_limits import Visitors
 from labutils.web_text import GUARD
 
 pytest.importorskip("playwright", reason="没有安装 playwright：pip install -e '.[test]'")
@@ -39,11 +42,20 @@ def stream():
     return FakeStream(delay=0.02)
 
 
+ROWS = [{"fact_id": f"F{i}", "question": f"第 {i} 类是什么？", "answer": ANSWER, "page": 2,
+         "evidence": "<b>一流本科课程分为五类</b>"} for i in range(3)]
+
+
 @pytest.fixture(scope="module")
-def demo(stream):
-    demo = web_demo.launch(AdapterModel(), CharTokenizer(), stream=stream)
-    yield demo
-    demo.close()
+def feedback(tmp_path_factory):
+    return tmp_path_factory.mktemp("feedback") / "feedback.jsonl"
+
+
+@pytest.fixture(scope="module")
+def demo(stream, feedback):
+    with web_demo.launch(AdapterModel(), CharTokenizer(), stream=stream, rows=ROWS,
+                         feedback=feedback) as demo:
+        yield demo
 
 
 def _open(browser, url, **options):
@@ -128,7 +140,7 @@ def test_side_by_side_answers_both(page, stream):
     page.wait_for_selector("#lab-before")
     ask(page, "说：甲")
     wait_for(lambda: last(page, "before") == "前：甲" and last(page) == "后：甲")
-    assert [call["adapter"] for call in stream.calls] == [False, True]
+    assert sorted(call["adapter"] for call in stream.calls) == [False, True]
     left, right = (page.locator(f"#lab-{side}").bounding_box() for side in ("before", "after"))
     assert left["x"] + left["width"] <= right["x"] and abs(left["y"] - right["y"]) < 5
 
@@ -182,9 +194,7 @@ def test_markup_stays_text(page):
     wait_for(lambda: last(page).endswith("</iframe>"))
     time.sleep(0.3)
     assert last(page, role="user") == "说：" + EVIL
-    # “![图](…)”变成“!”加链接：不取图片；其余逐字相同。
-    shown = EVIL.replace("![图](http://outside.invalid/b.png)", "!图")
-    assert last(page) == "后：" + shown
+    assert last(page) == "后：" + EVIL
     inside = page.locator("#lab-after .message-content")
     assert inside.locator("script, img, iframe, b, .katex").count() == 0
     assert page.evaluate("window.hacked") is None
@@ -218,7 +228,127 @@ def test_errors_are_shown_in_chinese(page):
 
 def test_example_fills_the_box(page):
     page.locator("#lab-examples button").first.click()
-    wait_for(lambda: page.input_value(BOX) == web_demo.EXAMPLES[0])
+    wait_for(lambda: page.input_value(BOX) == ROWS[0]["question"])
+
+
+def test_retry_answers_the_same_question_again(page, stream):
+    page.click("#lab-retry")
+    page.get_by_text("没有可以重试的回答").wait_for()
+    ask(page, "说：一")
+    wait_for(lambda: last(page) == "后：一")
+    wait_for(lambda: not status(page))
+    page.click("#lab-retry")
+    wait_for(lambda: len(stream.calls) == 2 and last(page) == "后：一" and not status(page))
+    assert stream.calls[0]["messages"] == stream.calls[1]["messages"]
+    assert page.locator("#lab-after [data-testid=user]").count() == 1
+
+
+def status(page):
+    return page.locator("#lab-status").inner_text().strip()
+
+
+def test_status_and_source_follow_the_answer(page):
+    ask(page, "这门课分哪几类")
+    wait_for(lambda: status(page) == "正在回答……")
+    wait_for(lambda: last(page) == "后：" + ANSWER and not status(page))
+    source = page.locator("#lab-source")
+    assert "第 2 页" in source.inner_text() and "<b>一流本科课程分为五类</b>" in source.inner_text()
+    ask(page, "说：今天天气晴朗")
+    wait_for(lambda: "文件中没有" in source.inner_text())
+    page.click("#lab-clear")
+    wait_for(lambda: not source.inner_text().strip())
+
+
+def test_votes_and_corrections_are_saved_as_new_pairs(page, feedback):
+    page.click("#lab-up")
+    page.get_by_text("还没有回答可以评价").wait_for()
+    ask(page, "说：好答案")
+    wait_for(lambda: last(page) == "后：好答案" and not status(page))
+    page.click("#lab-up")
+    page.get_by_text("记下了，谢谢").wait_for()
+    ask(page, "说：坏答案")
+    wait_for(lambda: last(page) == "后：坏答案" and not status(page))
+    page.click("#lab-down")
+    page.fill("#lab-correction textarea", "正确的<b>答案</b>")
+    page.click("#lab-save")
+    page.get_by_text("改正已经保存").wait_for()
+    assert page.input_value("#lab-correction textarea") == ""
+    assert to_pairs(feedback) == [{"question": "说：好答案", "answer": "后：好答案"},
+                                  {"question": "说：坏答案", "answer": "正确的<b>答案</b>"}]
+
+
+def test_copy_gives_the_answer(browser, demo):
+    context = browser.new_context(locale="zh-CN", permissions=["clipboard-read", "clipboard-write"])
+    page = _open(context, demo.url)
+    ask(page, "说：抄走我")
+    wait_for(lambda: last(page) == "后：抄走我" and not status(page))
+    page.locator("#lab-after .message-buttons-left button").first.click()
+    wait_for(lambda: page.evaluate("navigator.clipboard.readText()") == "后：抄走我")
+    context.close()
+
+
+def test_second_tab_has_its_own_talk_and_refresh_starts_anew(browser, page, demo, stream):
+    other = _open(browser, demo.url)
+    ask(page, "说：甲页")
+    ask(other, "说：乙页")
+    wait_for(lambda: last(page) == "后：甲页" and last(other) == "后：乙页")
+    other.reload()
+    other.wait_for_selector(BOX)
+    assert not last(other)
+    ask(other, "说：又来")
+    wait_for(lambda: last(other) == "后：又来")
+    assert [m["content"] for m in stream.calls[-1]["messages"]] == ["说：又来"]
+    other.close()
+
+
+def test_people_in_line_are_told_their_place(browser, demo, page):
+    others = [_open(browser, demo.url) for _ in range(2)]
+    ask(page, "不停地说")
+    wait_for(lambda: len(last(page)) > 3)
+    for other in others:
+        ask(other, "说：轮到我")
+        wait_for(lambda: "排队中" in status(other))  # noqa: B023
+    assert "下一个就是你" in status(others[0]) and "前面还有 1 个" in status(others[1])
+    page.click("#lab-stop")
+    wait_for(lambda: all(last(other) == "后：轮到我" for other in others))
+    for other in others:
+        other.close()
+
+
+def test_hostile_text_never_becomes_a_page(browser, monkeypatch):
+    """两百条，二十条一组：用户那边逐字显示，模型那边原样复述，都不执行、不取外面的东西。"""
+    monkeypatch.setattr(Visitors, "check", lambda *a: None)
+    with web_demo.launch(PlainModel(), CharTokenizer(), stream=FakeStream()) as demo:
+        page = _open(browser, demo.url)
+        for start in range(0, 200, 20):
+            text = "\n\n".join(INPUTS[start : start + 20])
+            for part in (text[i : i + 400] for i in range(0, len(text), 400)):
+                part = part.encode("utf-8", "replace").decode()
+                ask(page, "说：" + part)
+                wait_for(lambda: last(page) and not status(page))
+        inside = page.locator("#lab-after .message-content")
+        assert inside.locator("script, img, iframe, object, embed, form, svg, video, base, meta").count() == 0
+        assert inside.locator("a").evaluate_all("all => all.map(a => a.outerHTML)") == []
+        assert page.evaluate("window.hacked") is None and page.dialogs == [] and page.outside == []
+        page.close()
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_serious_accessibility_fault(browser, demo, colours, width):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = _open(browser, demo.url, color_scheme=colours, viewport={"width": width, "height": 844})
+    ask(page, "说：一\n\n- **粗**\n\n`代码`")
+    wait_for(lambda: last(page) and not status(page))
+    page.get_by_text("生成设置").click()
+    page.get_by_text("改正", exact=True).click()
+    page.wait_for_timeout(500)
+    found = Axe().run(page).response["violations"]
+    serious = [(v["id"], [node["html"][:150] for node in v["nodes"]][:3]) for v in found
+               if v["impact"] in ("serious", "critical")]
+    assert serious == []
+    page.close()
 
 
 def test_settings_reach_the_model(page, stream):
