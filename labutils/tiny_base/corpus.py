@@ -60,15 +60,21 @@ def _notice(rng: Random) -> tuple[str, dict, list, list[str]]:
     return name, facts, picked[-1:], lines
 
 
-def _pair(rng: Random, name: str, facts: dict, missing: list, pronoun: bool) -> list[dict]:
-    """一问一答;两成问材料没写的。"""
+def other_name(name: str) -> str:
+    """固定世界里每个主体还有一个字面上毫不相干的别名,同一主体总是同一个。"""
+    return lexicon.regular_subject(Random(f"别名-{name}"))
+
+
+def _pair(rng: Random, name: str, facts: dict, missing: list, pronoun: bool = False,
+          called: str | None = None) -> list[dict]:
+    """一问一答;两成问材料没写的。called:问句里怎么称呼主体,缺省就用 name。"""
     if rng.random() < 0.2:
         attribute = rng.choice(missing)
         reply = questions.not_stated(attribute, name)
     else:
         attribute = rng.choice(list(facts))
         reply = questions.answer(attribute, name, facts[attribute])
-    return [user(questions.ask(rng, attribute, name, pronoun)), assistant(reply)]
+    return [user(questions.ask(rng, attribute, called or name, pronoun)), assistant(reply)]
 
 
 def reading_task(rng: Random) -> list[dict]:
@@ -103,10 +109,14 @@ def reasking_task(rng: Random) -> list[dict]:
 
 
 def world_task(rng: Random) -> list[dict]:
-    """不给材料,问固定世界里的事实,或它没有的属性:认识这个主体,也不编造它没有的事。"""
+    """不给材料,问固定世界里的事实,或它没有的属性:认识这个主体,也不编造它没有的事。
+
+    四分之一的问句用主体的别名,回答仍用本名:回答里的主体不总是照抄问句。
+    """
     name, facts, _ = rng.choice(world())
     missing = [attribute for attribute in questions.attributes() if attribute not in facts]
-    return _pair(rng, name, facts, missing, pronoun=False)
+    called = other_name(name) if rng.random() < 0.25 else name
+    return _pair(rng, name, facts, missing, called=called)
 
 
 def unknown_task(rng: Random) -> list[dict]:

@@ -149,9 +149,14 @@ def answer(attribute: Attribute, subject: str, value: str) -> str:
     return attribute.statements[0].replace("S", subject).replace("V", value) + "。"
 
 
+def restated(attribute: Attribute, subject: str) -> str:
+    """回答的开头,到“是”为止:重述主语和属性。"""
+    return attribute.statements[0].removesuffix("是V").replace("S", subject)
+
+
 def not_stated(attribute: Attribute, subject: str) -> str:
-    """没写明时也先重述主语和属性:先听懂问的是什么,再判断知不知道。"""
-    return f"{subject}的{attribute.name}，材料没有写明。"
+    """没写明时的开头与标准回答一字不差:先听懂问的是什么,再判断知不知道。"""
+    return f"{restated(attribute, subject)}，材料没有写明。"
 
 
 def state(rng: Random, attribute: Attribute, subject: str, value: str) -> str:
