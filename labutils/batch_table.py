@@ -1,5 +1,6 @@
 """连续拼批用的表：一行是一个正在生成的回答，各行共用一次前向计算。讲解见 notebook 04。"""
 
+import logging
 import queue
 from threading import Event
 
@@ -18,6 +19,7 @@ from labutils.inference import left_pad
 
 BASE = "__base__"  # peft 的写法：这一行不用任何适配器
 _END = object()
+_log = logging.getLogger(__name__)
 
 
 def processors(do_sample: bool = False, temperature: float = 0.0, top_p: float = 1.0, top_k: int = 50,
@@ -97,12 +99,16 @@ class Table:
         self.cache, self.mask = None, None
 
     def join(self, rows: list[Row]) -> None:
-        """算完新人的提示，给出各自的第一个词元，再并进表里。"""
+        """算完新人的提示（和已经说过的话），给出各自的下一个词元，再并进表里。
+
+        中途出错时表不变，新人也没有多出词元，可以再接一次。
+        """
         if not rows:
             return
-        batch, cache = left_pad([row.prompt for row in rows], 0, self.model.device), DynamicCache()
-        scores = self._forward(batch["input_ids"], batch["attention_mask"], cache, rows)
-        self._merge(rows, cache, batch["attention_mask"])
+        batch = left_pad([row.prompt + row.said for row in rows], 0, self.model.device)
+        cache, mask = DynamicCache(), batch["attention_mask"]
+        scores = self._forward(batch["input_ids"], mask, cache, rows)
+        self._merge(rows, cache, mask)
         self._choose(rows, scores)
 
     def step(self) -> None:
@@ -124,17 +130,27 @@ class Table:
                           past_key_values=cache, logits_to_keep=1, **extra).logits[:, -1].float()
 
     def _choose(self, rows: list[Row], scores: torch.Tensor) -> None:
+        """每一行选一个词元；选的时候出错，只结束那一行。"""
         best = scores.argmax(-1).tolist()
         for i, row in enumerate(rows):
-            row.add(row.pick(scores[i : i + 1]) if row.steps else best[i])
+            try:
+                token = row.pick(scores[i : i + 1]) if row.steps else best[i]
+            except Exception as error:
+                _log.exception("选词元出错")
+                row.end(error)
+            else:
+                row.add(token)
 
     def _merge(self, rows: list[Row], cache: DynamicCache, mask: torch.Tensor) -> None:
+        """新人接在下面，短的在左边补齐；全算好了才换上去，内存不够时原来的表还在。"""
         if self.rows:
             width = max(mask.shape[1], self.mask.shape[1])
-            for old, new in zip(self.cache.layers, cache.layers, strict=True):
-                old.keys = torch.cat([_widen(old.keys, width), _widen(new.keys, width)])
-                old.values = torch.cat([_widen(old.values, width), _widen(new.values, width)])
+            pairs = list(zip(self.cache.layers, cache.layers, strict=True))
+            states = [(_stack(old.keys, new.keys, width), _stack(old.values, new.values, width))
+                      for old, new in pairs]
             mask = torch.cat([pad(m, (width - m.shape[1], 0)) for m in (self.mask, mask)])
+            for layer, (keys, values) in zip(self.cache.layers, states, strict=True):
+                layer.keys, layer.values = keys, values
         else:
             self.cache = cache
         self.rows, self.mask = self.rows + rows, mask
@@ -160,6 +176,6 @@ class Table:
         self.rows, self.mask = [self.rows[i] for i in kept], mask[:, first:]
 
 
-def _widen(states: torch.Tensor, width: int) -> torch.Tensor:
-    """键或值 (行, 头, 长度, 维) 在左边补零到 width 长。"""
-    return pad(states, (0, 0, width - states.shape[2], 0))
+def _stack(old: torch.Tensor, new: torch.Tensor, width: int) -> torch.Tensor:
+    """两批键或值 (行, 头, 长度, 维) 都在左边补零到 width 长，再上下接起来。"""
+    return torch.cat([pad(states, (0, 0, width - states.shape[2], 0)) for states in (old, new)])

@@ -52,7 +52,8 @@ class Batcher:
                adapter: bool = True, timeout: float = 120.0, **generation) -> Iterator[str]:
         """逐段产出回答；前两个参数用不到。连起来与 ``inference.answer`` 的回答相同。
 
-        设置 stop 或关闭这个生成器，这一行在下一步离开。生成出错、timeout 秒没有新词元时引发 LabError。
+        设置 stop 或关闭这个生成器，这一行在下一步离开。这一行出错、timeout 秒没有新词元时引发
+        LabError，别的行不受影响。
         """
         row = Row(prompt_ids(self.tokenizer, as_messages(messages)), stop_ids(self.tokenizer),
                   adapter, stop or threading.Event(), generation)
@@ -79,8 +80,8 @@ class Batcher:
                 raise LabError(f"等了 {timeout:.0f} 秒没有新的文字，已停止；"
                                "请减小输入或稍后再试。") from None
             if row.failure is not None:
-                raise LabError(f"生成回答时出错：{row.failure}。"
-                               "请减小输入或重启内核后再试。") from row.failure
+                raise LabError(f"生成这个回答时出错（{type(row.failure).__name__}），请缩短问题或"
+                               "清空历史对话后再试；原因写在启动网页的窗口里。") from row.failure
             if piece := text.grown(last=row.finished):
                 yield piece
 
@@ -90,15 +91,35 @@ class Batcher:
             for row in [row for row in newcomers if row.stopped]:
                 newcomers.remove(row)
                 row.end()
-            try:
-                with torch.inference_mode():
-                    table.join(newcomers)
-                    table.step()
-            except Exception as error:  # 线程里的错误带给每个等着的人
-                _log.exception("拼批生成出错")
-                for row in {*newcomers, *table.rows}:
-                    row.end(error)
-                table = Table(self.model)
+            with torch.inference_mode():
+                self._join(table, newcomers)
+                table = self._step(table)
+
+    def _join(self, table: Table, rows: list[Row]) -> None:
+        """一起接进来；出了错就一个一个地接，只让接不进来的那个人收到错误。"""
+        try:
+            return table.join(rows)
+        except Exception as error:
+            if len(rows) == 1:
+                _log.exception("一个回答生成出错")
+                return rows[0].end(error)
+        for row in rows:
+            self._join(table, [row])
+
+    def _step(self, table: Table) -> Table:
+        """各前进一步；出了错，缓存就不可信了：换一张新表，把每个人说到一半的话重新算一遍接着说。
+
+        每次重新接入都至少多一个词元，所以总会结束。
+        """
+        try:
+            table.step()
+            return table
+        except Exception:
+            _log.exception("拼批的一步出错，逐个重新接入")
+        fresh = Table(self.model)
+        for row in [row for row in table.rows if not row.done]:
+            self._join(fresh, [row])
+        return fresh
 
     def _next(self, table: Table) -> list[Row] | None:
         """下一步要接的新人；没有人要答时返回 None，线程随之结束。"""

@@ -10,9 +10,10 @@ from peft import LoraConfig, get_peft_model
 
 from labutils import models, web_batching
 from labutils.batch_table import Row, Table, processors
+from labutils.chat_format import prompt_ids
 from labutils.errors import LabError
 from labutils.growing_text import GrowingText
-from labutils.inference import answer
+from labutils.inference import answer, as_messages
 from labutils.web_batching import Batcher, can_batch
 
 
@@ -34,6 +35,10 @@ def tuned(toy_base):
 
 
 QUESTIONS = ["你好", "第三批国家级一流本科课程分哪五类？", "几年", "请介绍一下你自己，越长越好。" * 4, "再见"]
+
+
+def prompt_of(tuned, question):
+    return prompt_ids(tuned[1], as_messages(question))
 
 
 def alone(tuned, question, adapter, **options):
@@ -109,13 +114,77 @@ def test_thread_and_memory_go_when_all_have_left(tuned):
     assert ask(batcher, "再见", max_new_tokens=8) == alone(tuned, "再见", True, max_new_tokens=8)
 
 
-def test_error_reaches_everyone_and_the_next_question_works(tuned, monkeypatch):
+def failing(monkeypatch, when):
+    """_forward 照常，只在 when(ids, rows) 成立时出错；返回出错的次数。"""
+    forward, failures = Table._forward, []
+
+    def patched(self, ids, mask, cache, rows):
+        scores = forward(self, ids, mask, cache, rows)
+        if when(ids, rows):
+            failures.append(len(rows))
+            raise RuntimeError("显存不够")  # 算到最后才出错：缓存已经被改过
+        return scores
+
+    monkeypatch.setattr(Table, "_forward", patched)
+    return failures
+
+
+def test_a_failing_prompt_ends_that_chat_alone(tuned, monkeypatch):
+    batcher, bad = Batcher(*tuned), prompt_of(tuned, "请出错")
+    failures = failing(monkeypatch, lambda ids, rows: any(row.prompt == bad for row in rows))
+    with ThreadPoolExecutor(6) as pool:
+        talking = batcher.stream(None, None, "你好", max_new_tokens=80)
+        got = next(talking)  # 正说着
+        others = [pool.submit(ask, batcher, q, max_new_tokens=30) for q in ("几年", "再见")]
+        with pytest.raises(LabError, match=r"生成这个回答时出错（RuntimeError），请.*再试") as caught:
+            ask(batcher, "请出错")
+        assert "显存不够" not in str(caught.value)  # 内部细节只进日志
+        assert got + "".join(talking) == alone(tuned, "你好", True, max_new_tokens=80)
+        assert [job.result() for job in others] == [
+            alone(tuned, q, True, max_new_tokens=30) for q in ("几年", "再见")]
+    assert failures
+
+
+def test_newcomers_who_arrive_with_a_failing_one_are_answered(tuned, monkeypatch):
+    model, tokenizer = tuned
+    batcher, table = Batcher(*tuned), Table(model)
+    rows = [Row([5] * size, [], True, threading.Event(), {"max_new_tokens": 9}) for size in (5, 6, 7)]
+    failing(monkeypatch, lambda ids, joining: rows[1] in joining)
+    with torch.inference_mode():
+        batcher._join(table, rows)
+    assert table.rows == [rows[0], rows[2]] and rows[1].done and not rows[1].said
+    assert [len(row.said) for row in rows] == [1, 0, 1]
+
+
+def test_a_failing_step_loses_nothing(tuned, monkeypatch):
+    batcher, once = Batcher(*tuned), [True, True]
+    failures = failing(monkeypatch, lambda ids, rows: ids.shape[1] == 1 and len(rows[0].said) > 5
+                       and once and once.pop())
+    with ThreadPoolExecutor(5) as pool:
+        got = list(pool.map(lambda q: ask(batcher, q, max_new_tokens=20), QUESTIONS))
+    assert got == [alone(tuned, q, True, max_new_tokens=20) for q in QUESTIONS] and len(failures) == 2
+
+
+def test_a_step_that_always_fails_still_ends(tuned, monkeypatch):
     batcher = Batcher(*tuned)
-    with monkeypatch.context() as patch:
-        patch.setattr(Table, "_forward", lambda *a: (_ for _ in ()).throw(RuntimeError("内存不够")))
-        with pytest.raises(LabError, match="内存不够"):
-            ask(batcher, "你好")
-    assert ask(batcher, "再见", max_new_tokens=8) == alone(tuned, "再见", True, max_new_tokens=8)
+    failing(monkeypatch, lambda ids, rows: ids.shape[1] == 1)
+    assert ask(batcher, "你好", max_new_tokens=9) == alone(tuned, "你好", True, max_new_tokens=9)
+
+
+def test_a_failing_choice_ends_that_chat_alone(tuned, monkeypatch):
+    batcher, pick = Batcher(*tuned), Row.pick
+
+    def broken(self, scores):
+        if self.limit == 33:
+            raise RuntimeError("概率里有 nan")
+        return pick(self, scores)
+
+    monkeypatch.setattr(Row, "pick", broken)
+    with ThreadPoolExecutor(2) as pool:
+        good = pool.submit(ask, batcher, "你好", max_new_tokens=40, repetition_penalty=1.1)
+        with pytest.raises(LabError, match="生成这个回答时出错"):
+            ask(batcher, "再见", max_new_tokens=33, repetition_penalty=1.1)
+        assert good.result() == alone(tuned, "你好", True, max_new_tokens=40, repetition_penalty=1.1)
 
 
 def test_silence_is_not_waited_for_forever(tuned, monkeypatch):
