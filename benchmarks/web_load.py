@@ -13,6 +13,8 @@ import statistics
 import subprocess
 import sys
 import time
+import weakref
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -21,119 +23,153 @@ import psutil
 import labutils  # noqa: F401  先设好环境变量
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from web_visitor import Refused, Visitor, functions  # noqa: E402
+
 WAYS = {"batch": "连续拼批", "single": "一次一个"}
+SERVERS = [*WAYS, "endless"]  # endless 给测试用：max_new_tokens 设到 512 的回答一直说到满
 
 
-def serve(adapter: str, way: str) -> None:
-    """在这个进程里打开网页，打印网址，直到标准输入关闭。"""
-    from labutils import inference, models, web_demo
+def serve(model_path: str, way: str) -> None:
+    """在这个进程里打开网页，打印网址；之后每收到一行就说出正在拼批的行数，直到标准输入关闭。"""
+    from labutils import batch_table, inference, models, web_demo, web_limits
 
-    model, tokenizer = models.load(adapter)
+    tables = _watch(batch_table.Table)
+    web_limits.Visitors.check = lambda *a: None  # 一个人问得比频率上限快得多
+    if way == "endless":
+        batch_table.Row.stops = property(lambda row: [] if row.limit == 512 else row.own_stops,
+                                         lambda row, stops: setattr(row, "own_stops", stops))
+    model, tokenizer = models.load(model_path)
     options = {"stream": inference.stream, "parallel": 1} if way == "single" else {}
     with web_demo.launch(model, tokenizer, rows=(), **options) as demo:
         print("URL", demo.url, flush=True)
-        sys.stdin.read()
+        for _ in sys.stdin:
+            print(sum(len(table.rows) for table in tables), flush=True)
 
 
-def references(adapter: str) -> tuple[dict[str, str], dict[str, int]]:
-    """每个问题单独回答的结果，以及它有多少词元。"""
+def _watch(kind: type) -> weakref.WeakSet:
+    """从现在起造出来的、还活着的 kind。"""
+    alive, made = weakref.WeakSet(), kind.__init__
+
+    def init(self, *args):
+        made(self, *args)
+        alive.add(self)
+
+    kind.__init__ = init
+    return alive
+
+
+class Server:
+    """另一个进程里的网页。"""
+
+    def __init__(self, process: subprocess.Popen):
+        self.process = process
+        self.url = next(line.split()[1] for line in process.stdout if line.startswith("URL"))
+
+    def memory(self) -> float:
+        """占用的内存，MiB。"""
+        return psutil.Process(self.process.pid).memory_info().rss / 2**20
+
+    def rows(self) -> int:
+        """现在正在拼批的行数。"""
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+
+@contextmanager
+def running(model_path: str, way: str = "batch"):
+    """开一个网页，离开时关掉。"""
+    process = subprocess.Popen(
+        [sys.executable, __file__, str(model_path), "--serve", way], text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(HERE.parent)})
+    try:
+        yield Server(process)
+    finally:
+        process.stdin.close()
+        process.wait(30)
+        process.stdout.close()
+
+
+def references(model_path: str, count: int | None = None) -> dict[str, tuple[str, int]]:
+    """每个问题单独回答的结果（页面上显示的样子）与它的词元数。"""
     from labutils import inference, models, paths, qa_dataset
+    from labutils.web_text import show_answer
 
-    model, tokenizer = models.load(adapter)
-    questions = [row["question"] for row in qa_dataset.load_qa(paths.DATA / "qa.jsonl")]
-    replies = dict(zip(questions, inference.answer(model, tokenizer, questions, batch_size=1), strict=True))
-    return replies, {q: len(tokenizer.encode(r, add_special_tokens=False)) for q, r in replies.items()}
-
-
-async def ask(client: httpx.AsyncClient, question: str) -> tuple[float | None, str, str]:
-    """问一次，返回 (首字秒数, 最后的回答, 错误)。"""
-    began, first, last = time.perf_counter(), None, ""
-    sent = await client.post("/gradio_api/call/chat", json={"data": [question, "微调后", []]})
-    if sent.status_code != 200:
-        return None, "", f"{sent.status_code} {sent.text[:80]}"
-    event = ""
-    async with client.stream("GET", f"/gradio_api/call/chat/{sent.json()['event_id']}") as lines:
-        async for line in lines.aiter_lines():
-            if line.startswith("event:"):
-                event = line[6:].strip()
-            elif line.startswith("data:") and event == "error":
-                return first, last, line[:200]
-            elif line.startswith("data:") and event in ("generating", "complete"):
-                said = json.loads(line[5:])
-                if said and said[0]:
-                    first = first or time.perf_counter() - began
-                    last = said[0]
-            if event == "complete" and line.startswith("data:"):
-                return first, last, ""
-    return first, last, "没有等到结束"
+    model, tokenizer = models.load(model_path)
+    questions = [row["question"] for row in qa_dataset.load_qa(paths.DATA / "qa.jsonl")][:count]
+    replies = inference.answer(model, tokenizer, questions, batch_size=1)
+    sizes = [len(tokenizer.encode(reply, add_special_tokens=False)) for reply in replies]
+    return dict(zip(questions, zip(map(show_answer, replies), sizes, strict=True), strict=True))
 
 
-async def chatter(client, number: int, questions: list[str], until: float, log: list) -> None:
-    """一个人：一个接一个地问，直到时间到；最后一个问题等到答完。"""
+async def crowd(url: str, people: int, seconds: float, questions: list[str]) -> tuple[list, float]:
+    """people 个人各开一个标签页，各自不停地问 seconds 秒，最后一个问题等到答完。
+
+    返回 ([(问题, 首字秒数, 回答, 错误)], 一共的秒数)。
+    """
+    limits = httpx.Limits(max_connections=None)
+    log: list = []
+    async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as client:
+        actions, began = await functions(client), time.monotonic()
+        jobs = [_chatter(Visitor(client, actions), i, questions, began + seconds, log)
+                for i in range(people)]
+        await asyncio.gather(*jobs)
+        return log, time.monotonic() - began
+
+
+async def _chatter(visitor: Visitor, number: int, questions: list[str], until: float, log: list) -> None:
     turn = number * 7
     while time.monotonic() < until:
         question = questions[turn % len(questions)]
         turn += 1
         try:
-            log.append((question, *await ask(client, question)))
-        except httpx.HTTPError as error:
+            await visitor.press("clear")  # 每次都从头问，才能与单独回答相比
+            reply = await visitor.ask(question)
+            log.append((question, reply.first, reply.text, ""))
+        except (httpx.HTTPError, Refused) as error:
             log.append((question, None, "", f"{type(error).__name__}: {error}"))
 
 
-async def crowd(url: str, people: int, seconds: float, questions: list[str]) -> tuple[list, float]:
-    limits = httpx.Limits(max_connections=None)
-    log: list = []
-    async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as client:
-        began = time.monotonic()
-        jobs = [chatter(client, i, questions, began + seconds, log) for i in range(people)]
-        await asyncio.gather(*jobs)
-        return log, time.monotonic() - began
-
-
-def measure(way: str, adapter: str, people: int, seconds: float, replies: dict, sizes: dict) -> dict:
+def measure(way: str, model_path: str, people: int, seconds: float, replies: dict) -> dict:
     """起一个网页，量一种做法。"""
-    process = subprocess.Popen([sys.executable, __file__, adapter, "--serve", way], text=True,
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               env={**os.environ, "PYTHONPATH": str(HERE.parent)})
-    try:
-        url = next(line.split()[1] for line in process.stdout if line.startswith("URL"))
-        memory = psutil.Process(process.pid).memory_info
-        asyncio.run(crowd(url, people, 5, list(replies)))  # 热身：线程、缓存先到位
+    with running(model_path, way) as server:
+        asyncio.run(crowd(server.url, people, min(5, seconds), list(replies)))  # 热身：线程、缓存先到位
+        time.sleep(1)
+        before = server.memory()
+        log, took = asyncio.run(crowd(server.url, people, seconds, list(replies)))
         time.sleep(2)
-        before = memory().rss
-        log, took = asyncio.run(crowd(url, people, seconds, list(replies)))
-        time.sleep(5)
-        after = memory().rss
-    finally:
-        process.stdin.close()
-        process.wait(30)
-    return summary(log, took, replies, sizes) | {
-        "memory_before_mib": round(before / 2**20), "memory_after_mib": round(after / 2**20)}
+        left = {"rows_left": server.rows()} if way == "batch" else {}
+        return summary(log, took, replies) | left | {
+            "memory_before_mib": round(before), "memory_after_mib": round(server.memory())}
 
 
-def summary(log: list, took: float, replies: dict, sizes: dict) -> dict:
-    good = [(q, first) for q, first, last, error in log if not error and last == replies[q]]
+def summary(log: list, took: float, replies: dict) -> dict:
+    good = [(q, first) for q, first, text, error in log if not error and text == replies[q][0]]
     firsts = sorted(first for _, first in good)
     return {
         "asked": len(log), "seconds": round(took, 1),
         "errors": sum(bool(error) for *_, error in log),
-        "wrong": sum(not error and last != replies[q] for q, _, last, error in log),
+        "wrong": sum(not error and text != replies[q][0] for q, _, text, error in log),
         "first_text_median_s": round(statistics.median(firsts), 2) if firsts else None,
         "first_text_p95_s": round(firsts[int(0.95 * (len(firsts) - 1))], 2) if firsts else None,
-        "tokens_per_second": round(sum(sizes[q] for q, _ in good) / took, 1),
+        "tokens_per_second": round(sum(replies[q][1] for q, _ in good) / took, 1),
         "examples_of_errors": sorted({error for *_, error in log if error})[:3],
     }
 
 
 def write(result: dict) -> None:
     (HERE / "web_load.json").write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", "utf-8")
-    rows = [("问题数", "asked"), ("出错", "errors"), ("与单独回答不同", "wrong"),
-            ("首字时间中位数（秒）", "first_text_median_s"), ("首字时间 95 分位（秒）", "first_text_p95_s"),
-            ("每秒词元数", "tokens_per_second"), ("内存，之前（MiB）", "memory_before_mib"),
-            ("内存，之后（MiB）", "memory_after_mib")]
+    rows = [("问题数", "asked"), ("用时（秒）", "seconds"), ("出错", "errors"),
+            ("与单独回答不同", "wrong"), ("首字时间中位数（秒）", "first_text_median_s"),
+            ("首字时间 95 分位（秒）", "first_text_p95_s"), ("每秒词元数", "tokens_per_second"),
+            ("内存，之前（MiB）", "memory_before_mib"), ("内存，之后（MiB）", "memory_after_mib")]
     lines = ["# 很多人同时用对话网页", "",
-             f"{result['people']} 个人同时问 {result['for_seconds']:g} 秒，{result['cores']} 个核，"
-             "自带小模型加适配器，贪心解码。由 `python benchmarks/web_load.py 适配器文件夹` 写出。", "",
+             f"{result['people']} 个人同时问 {result['for_seconds']:g} 秒，{result['cores']} 个核"
+             "（提问的程序也在上面），自带小模型加适配器，贪心解码。", "",
+             "每个人一个标签页，走的是页面自己的请求；时间到了以后，已经问的都等到答完。",
+             "由 `python benchmarks/web_load.py 适配器文件夹` 写出。", "",
              "| | " + " | ".join(WAYS.values()) + " |", "|---|" + "---|" * len(WAYS)]
     lines += [f"| {title} | " + " | ".join(str(result[way][key]) for way in WAYS) + " |"
               for title, key in rows]
@@ -142,17 +178,17 @@ def write(result: dict) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("adapter")
+    parser.add_argument("model")
     parser.add_argument("--people", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--serve", choices=list(WAYS))
+    parser.add_argument("--serve", choices=SERVERS)
     options = parser.parse_args()
     if options.serve:
-        return serve(options.adapter, options.serve)
-    replies, sizes = references(options.adapter)
+        return serve(options.model, options.serve)
+    replies = references(options.model)
     result = {"people": options.people, "for_seconds": options.seconds, "cores": os.cpu_count()}
     for way in WAYS:
-        result[way] = measure(way, options.adapter, options.people, options.seconds, replies, sizes)
+        result[way] = measure(way, options.model, options.people, options.seconds, replies)
         print(WAYS[way], json.dumps(result[way], ensure_ascii=False), flush=True)
     write(result)
 

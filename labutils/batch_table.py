@@ -45,9 +45,13 @@ class Row:
         self.steps = processors(**options)
         self.sampled = bool(options.get("do_sample") or options.get("temperature"))
         self.said: list[int] = []
-        self.closed, self.done = Event(), False  # 读者走了；生成线程不再管这一行
+        self.closed, self.over = Event(), Event()  # 读者走了；不会再有新词元
         self.finished, self.failure = False, None  # 读者已经读完；出的错
         self._out: queue.Queue = queue.Queue()
+
+    @property
+    def done(self) -> bool:
+        return self.over.is_set()
 
     @property
     def stopped(self) -> bool:
@@ -70,8 +74,8 @@ class Row:
             self.end()
 
     def end(self, error: Exception | None = None) -> None:
-        self.done = True
         self._out.put(error or _END)
+        self.over.set()
 
     def read_into(self, ids: list[int], timeout: float) -> None:
         """等到至少一个新词元，把攒下的全部接在 ids 后面；等不到时引发 queue.Empty。"""

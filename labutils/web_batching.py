@@ -23,6 +23,7 @@ from labutils.inference import as_messages
 
 MAX_ROWS = 32
 JOIN_AT_ONCE = 8  # 一步最多接这么多新人：算新提示时，正在说的人要等
+PACE = 0.02  # 秒。人越多，每个人的字来得越成批：刷新网页的开销比模型还大，总共每秒最多五十次
 _log = logging.getLogger(__name__)
 
 
@@ -45,6 +46,7 @@ class Batcher:
     def __init__(self, model, tokenizer, rows: int = MAX_ROWS):
         self.model, self.tokenizer, self.rows = model, tokenizer, rows
         self._waiting: deque[Row] = deque()
+        self._readers = 0
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -62,10 +64,13 @@ class Batcher:
             yield from self._read(row, timeout)
         finally:
             row.closed.set()
+            with self._lock:
+                self._readers -= 1
 
     def _submit(self, row: Row) -> None:
         with self._lock:
             self._waiting.append(row)
+            self._readers += 1
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, daemon=True, name="lab-batch")
                 self._thread.start()
@@ -84,6 +89,7 @@ class Batcher:
                                "清空历史对话后再试；原因写在启动网页的窗口里。") from row.failure
             if piece := text.grown(last=row.finished):
                 yield piece
+                row.over.wait(self._readers * PACE)
 
     def _run(self) -> None:
         table = Table(self.model)
