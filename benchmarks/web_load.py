@@ -27,6 +27,7 @@ sys.path.insert(0, str(HERE))
 
 from web_visitor import Refused, Visitor, functions  # noqa: E402
 
+QUESTIONS = 60  # 轮流问这么多个不同的问题
 WAYS = {"batch": "连续拼批", "single": "一次一个"}
 SERVERS = [*WAYS, "endless"]  # endless 给测试用：max_new_tokens 设到 512 的回答一直说到满
 
@@ -185,7 +186,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.serve:
         return serve(options.model, options.serve)
-    replies = references(options.model)
+    replies = references(options.model, QUESTIONS)
     result = {"people": options.people, "for_seconds": options.seconds, "cores": os.cpu_count()}
     for way in WAYS:
         result[way] = measure(way, options.model, options.people, options.seconds, replies)

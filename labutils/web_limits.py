@@ -8,6 +8,8 @@ import threading
 import time
 from collections import deque
 
+from starlette.requests import HTTPConnection
+
 from labutils.errors import LabError
 
 _log = logging.getLogger(__name__)
@@ -26,6 +28,10 @@ PAGES = {"", "config", "login", "logout", "theme.css", "assets", "static", "svel
          "robots.txt", "manifest.json", "pwa_icon", "gradio_api"}
 CALLS = {"queue", "run", "info", "call", "heartbeat", "cancel", "reset", "startup-events", "app_id",
          "user", "login_check", "token", "theme.css"}
+# 设了密码时，没有登录也能取的：登录页自己要用的文件，里面没有内容。其余的由这里先拦下，
+# 因为框架的 heartbeat、cancel、reset 不查登录，陌生人可以占着连接、停掉别人的回答。
+NO_LOGIN = PAGES - {"config", "gradio_api"}
+NO_LOGIN_CALLS = {"login_check", "user", "token", "theme.css", "startup-events"}
 HEADERS = {
     # 只许向自己取东西；页面的脚本和样式有一部分写在网页里，所以要 unsafe-inline。
     "content-security-policy": "; ".join((
@@ -59,6 +65,11 @@ class RateLimit:
         while len(self._seen) > self.sources:
             del self._seen[next(iter(self._seen))]
 
+    def forgive(self, source: str) -> None:
+        """最近的一次不算。"""
+        if self._seen.get(source):
+            self._seen[source].pop()
+
 
 class Visitors:
     """提问的频率：一个标签页一个限度，一个外来地址另有一个限度。"""
@@ -89,31 +100,50 @@ class Guard:
         self.wrong_in_all = RateLimit(WRONG_IN_ALL, WRONG_SECONDS)
 
     async def __call__(self, scope, receive, send):
+        if scope["type"] == "websocket":  # 网页不用
+            return await send({"type": "websocket.close"})
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         path = scope["path"].removeprefix(self.root)
         refusal = self._refusal(path, scope)
         if refusal:
             return await _refuse(send, *refusal)
+        if path.rstrip("/") == "/logout":  # 大家共用一个用户名：只退出自己，不把全班都退出
+            scope = {**scope, "query_string": b"all_session=false"}
         answer = Answer(send)
-        login = scope["method"] == "POST" and path.rstrip("/") == "/login"
+        if scope["method"] == "POST" and path.rstrip("/") == "/login":
+            return await self._login(scope, receive, answer)
+        await self._pass_on(scope, receive, answer, path)
+
+    async def _pass_on(self, scope, receive, answer: "Answer", path: str) -> None:
         try:
             await self.app(scope, self._bounded(receive), answer)
         except Exception as error:  # 乱填的请求会让框架出错：回一句话，不断开、不外泄调用栈
             _log.warning("框架处理不了的请求 %s：%s %s", path, type(error).__name__, error)
             if not answer.status:
                 await _refuse(answer, 400, "请求不合格。")
-        if login and answer.status >= 400:
-            self.wrong.count(_address(scope))
-            self.wrong_in_all.count("")
+
+    async def _login(self, scope, receive, answer: "Answer") -> None:
+        """先记成输错，答对了再划掉：同时来一千次也只有头几次算数。"""
+        counted = [(self.wrong, _address(scope)), (self.wrong_in_all, "")]
+        for limit, source in counted:
+            limit.count(source)
+        await self._pass_on(scope, receive, answer, "/login")
+        if 200 <= answer.status < 400:
+            for limit, source in counted:
+                limit.forgive(source)
 
     def _refusal(self, path: str, scope) -> tuple[int, str] | None:
         first, _, rest = path.lstrip("/").partition("/")
-        if first not in PAGES or (first == "gradio_api" and rest.split("/")[0] not in CALLS):
+        call = rest.split("/")[0]
+        if first not in PAGES or (first == "gradio_api" and call not in CALLS):
             return 404, "没有这个地址。"
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self.max_body:
             return 413, f"请求太大：最多 {self.max_body // 1024} KB。"
+        free = first in NO_LOGIN or (first == "gradio_api" and call in NO_LOGIN_CALLS)
+        if not free and not _logged_in(scope):
+            return 401, "请先登录。"
         seconds = max(self.wrong.wait(_address(scope)), self.wrong_in_all.wait(""))
         if first == "login" and seconds:
             return 429, f"密码错得太多，请等 {seconds:.0f} 秒再试。"
@@ -144,6 +174,16 @@ class Answer:
             extra = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
             message = {**message, "headers": [*message.get("headers", []), *extra]}
         await self.send(message)
+
+
+def _logged_in(scope) -> bool:
+    """和框架自己的查法一样：网页没有设密码，或 cookie 里有它发过的凭证。"""
+    app = scope.get("app")  # 框架的应用
+    if getattr(app, "auth", None) is None:
+        return True
+    cookies = HTTPConnection(scope).cookies
+    names = (f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}")
+    return any(cookies.get(name) in app.tokens for name in names)
 
 
 def _address(scope) -> str:

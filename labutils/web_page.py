@@ -35,7 +35,7 @@ def build(
         blocks.unload(page.leave)
         # 谁先谁后由 engine 里的队管，框架不必再限制
         gr.api(page.chat, api_name="chat", concurrency_limit=None)
-    return blocks.queue(max_size=MAX_EVENTS)
+    return blocks.queue(max_size=MAX_EVENTS, api_open=False)  # 要排队的不能绕过队直接调用
 
 
 def _wire(page: Page, conversations: gr.State, widgets: Widgets) -> None:

@@ -33,6 +33,7 @@ def open_page():
 
 @pytest.fixture(scope="module")
 def locked_page():
+    # 打开它就关掉了 open_page：用它的测试都放在最后
     with web_demo.launch(AdapterModel(), CharTokenizer(), stream=FakeStream(),
                          auth=("student", "right-word")) as demo:
         yield demo
@@ -95,19 +96,54 @@ def test_garbage_calls_do_not_bring_the_server_down(open_page):
     assert Client(open_page.url, verbose=False).predict("说：还活着", api_name="/chat") == "后：还活着"
 
 
+def test_the_queue_cannot_be_bypassed(open_page):
+    for name in ("chat", "answer", "ask", "predict"):
+        asked = {"data": ["你好", "微调后", []], "fn_index": 16, "session_hash": "a"}
+        assert httpx.post(f"{open_page.url}/gradio_api/run/{name}", json=asked).status_code >= 400, name
+
+
+def test_nothing_private_is_told(open_page):
+    config = httpx.get(open_page.url + "/config").json()
+    text = json.dumps(config, ensure_ascii=False)
+    assert config["dependencies"]
+    for private in ("/root", "/home", "feedback.jsonl", "access-token", '"token"'):
+        assert private not in text
+
+
 def test_no_way_in_without_the_password(locked_page):
     with httpx.Client(base_url=locked_page.url) as client:
-        for path in ("/config", "/gradio_api/info", "/gradio_api/queue/data?session_hash=a"):
+        for path in ("/config", "/config/", "/gradio_api/info", "/gradio_api/queue/data?session_hash=a",
+                     "/gradio_api/heartbeat/a", "/gradio_api/call/chat/a", "/gradio_api/app_id"):
             assert client.get(path).status_code == 401, path
-        for path in ("/gradio_api/queue/join", "/gradio_api/call/chat"):
+        for path in ("/gradio_api/queue/join", "/gradio_api/call/chat", "/gradio_api/call/v2/chat",
+                     "/gradio_api/run/predict", "/gradio_api/run/chat", "/gradio_api/cancel",
+                     "/gradio_api/reset"):
             asked = {"data": ["你好", "微调后", []], "fn_index": 0, "session_hash": "a"}
             sent = client.post(path, json=asked)
             assert sent.status_code == 401, path
-        assert "lab-box" not in client.get("/").text
+        for path in ("/gradio_api/file=/etc/passwd", "/file=/etc/passwd", "/gradio_api/upload",
+                     "/monitoring", "/docs", "/openapi.json", "/gradio_api/deep_link?session_hash=a"):
+            assert client.get(path).status_code == 404, path
+        assert "lab-box" not in client.get("/").text and "lab-box" not in client.get("/?__theme=dark").text
+        shake = {"upgrade": "websocket", "connection": "upgrade", "sec-websocket-version": "13",
+                 "sec-websocket-key": "AAAAAAAAAAAAAAAAAAAAAA=="}
+        assert client.get("/gradio_api/queue/join", headers=shake).status_code in (401, 403, 405)
         for cookie in ("x", "", "null", "../", "student", "right-word"):
             header = f"access-token={cookie}; access-token-unsecure-x={cookie}"
             got = client.get("/config", headers={"cookie": header})
             assert got.status_code == 401
+
+
+def test_after_logging_in_everything_works_and_leaving_is_for_oneself(locked_page):
+    client = Client(locked_page.url, auth=("student", "right-word"), verbose=False)
+    assert client.predict("说：好", api_name="/chat") == "后：好"
+    with httpx.Client(base_url=locked_page.url) as other:
+        form = {"username": "student", "password": "right-word"}
+        assert other.post("/login", data=form).status_code == 200
+        assert other.get("/config").status_code == 200
+        other.get("/logout")
+        assert other.get("/config").status_code == 401
+    assert client.predict("说：还在", api_name="/chat") == "后：还在"
 
 
 def test_many_wrong_passwords_give_no_way_in(locked_page):
@@ -122,9 +158,3 @@ def test_many_wrong_passwords_give_no_way_in(locked_page):
         assert 200 not in seen and seen[-1] == 429 and time.monotonic() - began < 120
         right = client.post("/login", data={"username": "student", "password": "right-word"})
         assert right.status_code == 429  # 猜得太多，连对的也要等
-
-
-def test_nothing_private_is_told(open_page):
-    text = json.dumps(httpx.get(open_page.url + "/config").json(), ensure_ascii=False)
-    for private in ("/root", "/home", "feedback.jsonl", "token"):
-        assert private not in text

@@ -1,6 +1,7 @@
 """上限：提问频率、请求大小、登录次数，只开放页面用到的地址。"""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
@@ -62,10 +63,10 @@ async def inner(scope, receive, send):
     await send({"type": "http.response.body", "body": b"ok"})
 
 
-def request(guard, path, method="GET", chunks=(b"",), headers=(), client="10.0.0.9"):
+def request(guard, path, method="GET", chunks=(b"",), headers=(), client="10.0.0.9", **more):
     """一次请求，返回 (状态, 头)；没有回应时状态是 0。"""
     scope = {"type": "http", "path": path, "method": method, "client": (client, 1),
-             "headers": list(headers)}
+             "headers": list(headers), **more}
     parts, sent = list(chunks), []
 
     async def receive():
@@ -120,6 +121,72 @@ def test_changing_address_does_not_buy_endless_guesses(clock):
     guard = Guard(inner)
     got = [request(guard, "/login", "POST", [b"wrong"], client=f"10.0.{i}.1")[0] for i in range(150)]
     assert got.count(400) == web_limits.WRONG_IN_ALL and got[-1] == 429
+
+
+def test_guessing_all_at_once_does_not_help(clock):
+    """一百个连接先只发请求头，过了检查再一起发密码：仍然只有头几次算数。"""
+    guard, seen = Guard(inner), []
+
+    async def guess(gate):
+        async def receive():
+            await gate.wait()
+            return {"type": "http.request", "body": b"wrong", "more_body": False}
+
+        async def send(message):
+            seen.append(message.get("status"))
+
+        await guard({"type": "http", "path": "/login", "method": "POST", "client": ("10.0.0.9", 1),
+                     "headers": []}, receive, send)
+
+    async def all_at_once():
+        gate = asyncio.Event()
+        jobs = [asyncio.create_task(guess(gate)) for _ in range(100)]
+        await asyncio.sleep(0)
+        gate.set()
+        await asyncio.gather(*jobs)
+
+    asyncio.run(all_at_once())
+    assert seen.count(400) == web_limits.WRONG_PASSWORDS and seen.count(429) == 90
+
+
+def test_right_passwords_are_not_counted(clock):
+    guard = Guard(inner)
+    for _ in range(3 * web_limits.WRONG_PASSWORDS):
+        assert request(guard, "/login", "POST", [b"right"])[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/config", "/gradio_api/heartbeat/a", "/gradio_api/cancel",
+                                  "/gradio_api/reset", "/gradio_api/app_id", "/gradio_api/queue/data",
+                                  "/gradio_api/run/predict", "/gradio_api/info"])
+def test_every_call_needs_the_login_when_there_is_a_password(path):
+    app = SimpleNamespace(auth={"student": "word"}, cookie_id="x", tokens={"good": "student"})
+    cookie = [(b"cookie", b"access-token-unsecure-x=good")]
+    assert request(Guard(inner), path, "POST", app=app)[0] == 401
+    wrong = [(b"cookie", b"access-token-x=bad")]
+    assert request(Guard(inner), path, "POST", headers=wrong, app=app)[0] == 401
+    assert request(Guard(inner), path, "POST", headers=cookie, app=app)[0] == 200
+    assert request(Guard(inner), "/login", app=app)[0] == 200
+
+
+def test_leaving_logs_out_nobody_else():
+    asked = []
+
+    async def app(scope, receive, send):
+        asked.append(scope["query_string"])
+        await inner(scope, receive, send)
+
+    request(Guard(app), "/logout", query_string=b"all_session=true")
+    assert asked == [b"all_session=false"]
+
+
+def test_websockets_are_closed():
+    sent = []
+
+    async def send(message):
+        sent.append(message["type"])
+
+    asyncio.run(Guard(inner)({"type": "websocket", "path": "/"}, None, send))
+    assert sent == ["websocket.close"]
 
 
 async def broken(scope, receive, send):
