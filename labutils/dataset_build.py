@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from labutils import feedback_pairs
 from labutils.dataset_files import finish
 from labutils.document import Chunk, Page, chunks, read_pages
 from labutils.errors import LabError
@@ -17,6 +18,7 @@ from labutils.qa_dataset import drop_near_duplicates, load_qa, validate
 from labutils.qa_generation import generate, load_prompts, parse_response, replay
 from labutils.qa_unanswerable import save_unanswerable
 from labutils.text_normalize import normalize
+from labutils.web_feedback import read_pairs
 
 COURSE_PDF = DATA / "source" / "course_document.pdf"
 
@@ -27,6 +29,7 @@ def build(
     out_dir: str | Path,
     api_model: str = "",
     seed: int = 42,
+    feedback: str | Path | None = None,
     **api,
 ) -> dict:
     """写出 out_dir/data/ 下的 qa.jsonl、train.json、dev.json、rejected.jsonl 和数据集报告。
@@ -35,10 +38,13 @@ def build(
     api 是 generate 的其余参数：preset、concurrency、max_cost、retry_failed、unanswerable……
     为空且是课程 PDF：回放样例回复；给了 qa_file 就用它，并说明两者一致的条数。
     为空且是别的 PDF：必须给 qa_file，逐条对着这份 PDF 检查后使用。
+    feedback 是网页存下的评价与改正，合格的作为新问答接在后面。
     返回的 funnel 是 [(关口, 剩余条数)]，reasons 是 {不合格原因: 条数}，summary 是摘要文字。
     """
     pdf, out_dir = resolve(pdf), resolve(out_dir)
     qa_file = resolve(qa_file) if qa_file else None
+    if feedback:
+        read_pairs(resolve(feedback))  # 写坏了就在花钱出题之前说
     pages = read_pages(pdf)
     report: dict = {"pages": len(pages), "seed": seed}
     rejected: list[dict] = []
@@ -49,6 +55,9 @@ def build(
     if not rows:
         first = f"，例如：{rejected[0]['reason']}" if rejected else ""
         raise LabError(f"没有一条问答通过检查{first}，请检查 {rel(qa_file or pdf)}。")
+    if feedback:
+        rows = feedback_pairs.merge(resolve(feedback), rows, pages, rejected)
+        report["funnel"] = [*report["funnel"], ("加上网页反馈", len(rows))]
     folder = Path(out_dir) / "data"
     report |= finish(folder, rows, rejected, pages, seed, report["funnel"])
     report["reasons"] = dict(Counter(summary(item["reason"]) for item in rejected))

@@ -58,7 +58,12 @@ def to_pairs(path: str | Path = FILE) -> list[dict]:
     有改正的用改正；只点了 👍 的用模型的回答；只点了 👎 的不用。同一个问题以最后一条为准，
     后来的 👎 也会撤掉先前的 👍。文件不存在、某行不对时引发 LabError，说明第几行。
     """
-    answers: dict[str, dict] = {}
+    return [pair for _, pair in read_pairs(path)]
+
+
+def read_pairs(path: str | Path = FILE) -> list[tuple[str, dict]]:
+    """和 to_pairs 一样，另给出每一对来自哪里：``[("第 3 行", {"question", "answer"})]``。"""
+    answers: dict[str, tuple[str, dict]] = {}
     for where, row in read_json(path):
         texts = [row.get(key) for key in ("question", "model_answer", "vote", "correction")] \
             if isinstance(row, dict) else [None]
@@ -69,5 +74,5 @@ def to_pairs(path: str | Path = FILE) -> list[dict]:
         answer = correction or (model_answer if vote == UP else "")
         answers.pop(normalize(question), None)
         if answer:
-            answers[normalize(question)] = {"question": question, "answer": answer}
+            answers[normalize(question)] = where, {"question": question, "answer": answer}
     return list(answers.values())
