@@ -23,7 +23,7 @@ def feedback(tmp_path):
     say("想请您告诉我，这批课程的文号到底是多少呀？", KNOWN[3]["answer"], "微调后", vote=UP)      # 2
     say("这门课好不好？", "好。", "微调后", vote=DOWN)                                       # 3：只有👎
     say(KNOWN[0]["question"], "错的。", "微调后", correction="这是一个矛盾的答案。")            # 4：矛盾
-    say("根据上文，期限是哪一年？", "一九九九年。", "微调后", vote=UP)                                 # 5：指代
+    say("根据上文，期限是哪一年？", "一九九九年。", "微调后", vote=UP)                       # 5：指代
     say("长", "太短。", "微调后", vote=UP)                                                # 6：太短
     say("What is the deadline of it?", "Tomorrow.", "微调后", vote=UP)                    # 7：语言
     say("开会的地点由谁来确定？", "秘书处。", "微调后", vote=UP)                              # 8
@@ -51,7 +51,7 @@ def test_good_feedback_becomes_pairs_and_the_rest_is_named(feedback, tmp_path, c
     assert new[0]["fact_id"] not in known_facts and new[2]["fact_id"] not in known_facts
     assert len({row["id"] for row in rows}) == 153
     assert not validate(rows, require_evidence=False)[1]
-    refused = [item for item in lines(folder / "rejected.jsonl") if "source" in item["row"]]
+    refused = [item for item in lines(folder / "rejected.jsonl") if "source" in item.get("row", {})]
     assert len(refused) == 5 and refused[0]["row"]["source"].endswith("行")
 
 
