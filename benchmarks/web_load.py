@@ -29,18 +29,19 @@ from web_visitor import Refused, Visitor, functions  # noqa: E402
 
 QUESTIONS = 60  # 轮流问这么多个不同的问题
 WAYS = {"batch": "连续拼批", "single": "一次一个"}
-SERVERS = [*WAYS, "endless"]  # endless 给测试用：max_new_tokens 设到 512 的回答一直说到满
+SERVERS = [*WAYS, "endless"]  # endless 给测试用：同时只答 8 个，max_new_tokens 设到最大的永远说不完
+LONGEST = 512
 
 
 def serve(model_path: str, way: str) -> None:
     """在这个进程里打开网页，打印网址；之后每收到一行就说出正在拼批的行数，直到标准输入关闭。"""
-    from labutils import batch_table, inference, models, web_demo, web_limits
+    from labutils import batch_table, inference, models, web_batching, web_demo, web_limits
 
     tables = _watch(batch_table.Table)
     web_limits.Visitors.check = lambda *a: None  # 一个人问得比频率上限快得多
     if way == "endless":
-        batch_table.Row.stops = property(lambda row: [] if row.limit == 512 else row.own_stops,
-                                         lambda row, stops: setattr(row, "own_stops", stops))
+        _never_end(batch_table.Row)
+        web_batching.MAX_ROWS = 8
     model, tokenizer = models.load(model_path)
     options = {"stream": inference.stream, "parallel": 1} if way == "single" else {}
     with web_demo.launch(model, tokenizer, rows=(), **options) as demo:
@@ -59,6 +60,18 @@ def _watch(kind: type) -> weakref.WeakSet:
 
     kind.__init__ = init
     return alive
+
+
+def _never_end(row_kind: type) -> None:
+    """max_new_tokens 设到最大的回答永远说不完，只能被停止。"""
+    made = row_kind.__init__
+
+    def init(self, *args):
+        made(self, *args)
+        if self.limit == LONGEST:
+            self.stops, self.limit = [], 10**9
+
+    row_kind.__init__ = init
 
 
 class Server:

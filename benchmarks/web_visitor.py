@@ -57,7 +57,7 @@ class Visitor:
         """逐条给出 (收到的一行, 结束时的全部输出或 None)。"""
         where = {"session_hash": self.session}
         async with self.client.stream("GET", "gradio_api/queue/data", params=where) as lines:
-            async for line in lines.aiter_lines():
+            async for line in _lines(lines):
                 message = json.loads(line[5:]) if "process_completed" in line else {}
                 if message and not message["success"]:
                     raise Refused(message["output"].get("error") or "出错，没有说明")
@@ -77,10 +77,21 @@ class Visitor:
 
     async def _post(self, path: str, action: str, data: list) -> dict:
         body = {"data": data, "fn_index": self.functions[action], "session_hash": self.session}
-        sent = await self.client.post(path, json=body)
+        # 用 \\u 转义发：半个代理字符之类的怪字符也要能发出去
+        sent = await self.client.post(path, content=json.dumps(body),
+                                      headers={"content-type": "application/json"})
         if sent.status_code != 200:
             raise Refused(f"{sent.status_code} {sent.text[:200]}")
         return sent.json()
+
+
+async def _lines(response: httpx.Response) -> AsyncIterator[str]:
+    """按换行符断行；httpx 自己的断法会在文字里的 U+2028 处断开。"""
+    rest = b""
+    async for piece in response.aiter_bytes():
+        *whole, rest = (rest + piece).split(b"\n")
+        for line in whole:
+            yield line.decode("utf-8")
 
 
 async def functions(client: httpx.AsyncClient) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""不怀好意的人：两百条恶意输入、读文件的路径、猜密码、没有登录就调用，都没有用。"""
+"""不怀好意的人：读文件的路径、猜密码、没有登录就调用，都没有用。两百条恶意输入在 test_web_load。"""
 
 import json
 import time
@@ -8,7 +8,6 @@ import httpx
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from hostile import INPUTS
 from web_fakes import AdapterModel, CharTokenizer, FakeStream
 
 from labutils import web_demo
@@ -37,20 +36,6 @@ def locked_page():
     with web_demo.launch(AdapterModel(), CharTokenizer(), stream=FakeStream(),
                          auth=("student", "right-word")) as demo:
         yield demo
-
-
-def test_two_hundred_hostile_questions_are_answered_or_refused_in_chinese(open_page):
-    assert len(INPUTS) == len(set(INPUTS)) == 200
-    client, refused = Client(open_page.url, verbose=False), 0
-    for text in INPUTS:
-        try:
-            said = client.predict(text.encode("utf-8", "replace").decode(), api_name="/chat")
-            assert said.startswith("后：")
-        except AppError as error:
-            refused += 1
-            assert "请" in str(error) and "Traceback" not in str(error)
-    assert refused <= len([text for text in INPUTS if len(text) > 350]) + 2
-    assert client.predict("说：还活着", api_name="/chat") == "后：还活着"
 
 
 @pytest.mark.parametrize("history", [

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import re
 import sys
 import time
 from contextlib import aclosing
@@ -11,13 +12,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from hostile import INPUTS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import web_load  # noqa: E402
 from web_visitor import Refused, Visitor, functions  # noqa: E402
 
-LONG = (512, 0.0, 0.9, 1.0)  # 这样设置的回答一直说到 512 个词元
+ENDLESS = (web_load.LONGEST, 0.0, 0.9, 1.0)  # 这样设置的回答永远说不完
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +82,7 @@ def test_a_slow_reader_keeps_nobody_waiting(server, replies):
 @pytest.mark.parametrize("way", ["closed", "stop", "clear"])
 def test_who_leaves_or_stops_is_not_generated_for(server, way):
     async def action(tab):
-        visitor = tab(LONG)
+        visitor = tab(ENDLESS)
         await visitor.send("你好")
         async with aclosing(visitor.read()) as lines:
             async for line, _ in lines:
@@ -104,22 +106,51 @@ def test_an_answer_nobody_ever_reads_ends_by_itself(server):
 
 
 def test_more_than_fit_are_told_where_they_stand_and_the_rest_refused(server):
-    """32 个同时答，64 个排队，再来的当场被告知；排到的都答完。"""
-
-    async def one(tab):
-        try:
-            return await tab((24, 0.0, 0.9, 1.0)).ask("你好")
-        except Refused as refused:
-            return str(refused)
+    """8 个说不完的占满，64 个排队，再来的当场被告知；前面的一停，排队的都答完。"""
 
     async def action(tab):
-        return await asyncio.gather(*[one(tab) for _ in range(110)])
+        talking = [tab(ENDLESS) for _ in range(8)]
+        busy = [asyncio.create_task(visitor.ask("你好")) for visitor in talking]
+        while server.rows() < 8:
+            await asyncio.sleep(0.05)
+        lined = [asyncio.create_task(tab().ask("你好")) for _ in range(67)]
+        while sum(task.done() for task in lined) < 3:  # 只有排不上的会现在就结束
+            await asyncio.sleep(0.05)
+        for visitor in talking:
+            await visitor.press("stop")
+        return await asyncio.gather(*lined, return_exceptions=True), await asyncio.gather(*busy)
 
-    got = visit(server, action)
-    refused = [said for said in got if isinstance(said, str)]
-    answered = [said for said in got if not isinstance(said, str)]
-    assert refused and answered and any(said.waited for said in answered)
-    assert all("排队，请过一会儿再问" in said for said in refused), refused[:3]
+    got, _ = visit(server, action)
+    refused = [said for said in got if isinstance(said, Refused)]
+    answered = [said for said in got if not isinstance(said, Refused)]
+    assert len(refused) == 3 and len(answered) == 64
+    assert all("已经有 64 个问题在排队，请过一会儿再问" in str(said) for said in refused)
     assert len({said.text for said in answered}) == 1 and answered[0].text
-    assert all(said.waited.startswith("排队中：") for said in answered if said.waited)
+    assert all(re.match(r"排队中：(前面还有 \d+ 个问题|下一个就是你)。", said.waited) for said in answered)
+    rows_become(server, 0, 5)
+
+
+def test_two_hundred_hostile_questions_break_and_leak_nothing(server):
+    """真模型收下或用一句中文拒绝；回答里没有活的标签；网页照常，没有留下没答完的。"""
+    assert len(INPUTS) == len(set(INPUTS)) == 200
+
+    async def one(tab, text):
+        try:
+            return (await tab((32, 0.0, 0.9, 1.0)).ask(text)).text
+        except Refused as refused:
+            return refused
+
+    async def action(tab):
+        got = []
+        for start in range(0, 200, 25):
+            got += await asyncio.gather(*[one(tab, text) for text in INPUTS[start : start + 25]])
+        return got, await tab().ask("你好")
+
+    got, still = visit(server, action)
+    refused = [str(said) for said in got if isinstance(said, Refused)]
+    assert len(refused) < 60 and all("请" in said and "Traceback" not in said for said in refused), refused
+    assert still.text
+    for said in got:
+        shown = "" if isinstance(said, Refused) else re.sub(r"```.*?(```|$)", "", said, flags=re.DOTALL)
+        assert not re.search(r"<[a-zA-Z/!?]|!\[|\]\(|<\|", shown), shown
     rows_become(server, 0, 5)
