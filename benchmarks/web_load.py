@@ -149,7 +149,7 @@ async def _chatter(visitor: Visitor, number: int, questions: list[str], until: f
 def measure(way: str, model_path: str, people: int, seconds: float, replies: dict) -> dict:
     """起一个网页，量一种做法。"""
     with running(model_path, way) as server:
-        asyncio.run(crowd(server.url, people, min(5, seconds), list(replies)))  # 热身：线程、缓存先到位
+        asyncio.run(crowd(server.url, people, min(10, seconds), list(replies)))  # 热身：线程、缓存先到位
         time.sleep(1)
         before = server.memory()
         log, took = asyncio.run(crowd(server.url, people, seconds, list(replies)))

@@ -206,6 +206,14 @@ def test_left_columns_are_cut_when_the_longest_leaves(tuned):
     assert table.cache.layers[0].keys.shape[2] == 7
 
 
+def test_with_many_readers_the_text_comes_in_larger_pieces_but_all_of_it(tuned):
+    batcher = Batcher(*tuned)
+    batcher._readers = 40  # 另有 40 个人在读
+    pieces = list(batcher.stream(None, None, "你好", max_new_tokens=60))
+    assert len(pieces) < 10 and batcher._readers == 40
+    assert "".join(pieces) == alone(tuned, "你好", True, max_new_tokens=60)
+
+
 def test_what_can_be_batched(tuned, toy_base):
     assert can_batch(tuned[0]) and can_batch(models.load(toy_base, device="cpu")[0])
     assert not can_batch(object())
