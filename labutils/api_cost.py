@@ -94,14 +94,13 @@ def spending_cap(
         return None
     if expected.money is None:
         problem = f"{service.model} 的价格没有填，没法按金额控制"
-        question = f"{problem}；估算是{expected}。继续吗？"
-        advice = f"请在 {rel(PRESETS)} 的 prices 里填上价格，或不设花费上限"
+        advice = (f"请在 {rel(PRESETS)} 的 prices 里填上价格，或不设上限"
+                  "（notebook 里 MAX_COST = 0，labutils run 用 --max-cost 0，labutils dataset 加 --yes）")
     elif expected.money <= max_cost:
         return max_cost
     else:
         problem = f"估算 {describe_money(expected.money, expected.price)}，超过上限 {max_cost:g}"
-        question = f"{problem}。继续吗？"
         advice = "请加大上限、减少题数或换便宜的模型"
-    if confirm is None or not confirm(question):
+    if confirm is None or not confirm(f"{problem}。继续吗？"):
         raise LabError(f"{problem}，还没有调用，没有花钱；{advice}。")
     return None if expected.money is None else OVERRUN * expected.money

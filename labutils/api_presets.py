@@ -106,7 +106,7 @@ def make_client(service: Service, timeout: float = 120.0) -> openai.AsyncOpenAI:
     by_environment = service.where == Service.where and os.environ.get("OPENAI_BASE_URL")
     if not key and service.key_env and not by_environment:  # 自己架的服务可以不设密钥
         raise LabError(f"没有设置环境变量 {service.key_env}，请先设置 {service.name} 的密钥，"
-                       "或不指定 API 模型，改用样例回放。")
+                       "或不指定服务和模型，改用现成的问答。")
     if not key.isascii() or not all(32 < ord(c) < 127 for c in key):
         raise LabError(f"环境变量 {service.key_env} 里的密钥含有中文、空格或换行，请重新复制一遍。")
     return openai.AsyncOpenAI(base_url=service.base_url, api_key=key or "none", max_retries=0,

@@ -81,5 +81,5 @@ def _answer_frames() -> list[tuple[str, questions.Attribute]]:
     frames = []
     for attribute in questions.attributes():
         frames.append((attribute.statements[0].removeprefix("S").removesuffix("V"), attribute))
-        frames.append((f"的{attribute.name}，材料没有写明", attribute))
+        frames.append((f"{questions.restated(attribute, '')}，材料没有写明", attribute))
     return sorted(frames, key=lambda frame: -len(frame[0]))

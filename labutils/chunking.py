@@ -16,9 +16,10 @@ from labutils.errors import LabError
 SENTENCE_END = "。！？!?…"
 STOPS = SENTENCE_END + "；;：:"  # 一行停在这些符号上，就是说完了，不接下一行
 CLOSING = "”’」』）)】》"
+COUNT = r"[零〇一二三四五六七八九十百\d]+"
+NUMBERED = r"[（(][一二三四五六七八九十\d]+[）)]|\d{1,2}(?:\.\d{1,2})*[.．、\s]\s*\D"  # （一）、1.2 总则
 HEADING = re.compile(
-    r"\s*(?:第[零〇一二三四五六七八九十百\d]+[章节条]|[一二三四五六七八九十]+、"
-    r"|[（(][一二三四五六七八九十\d]+[）)]|\d{1,2}(?:\.\d{1,2})*[.．、\s]\s*\D|[·•●○◆■▪－*-]\s)"
+    rf"\s*(?:第{COUNT}[章节条]|[一二三四五六七八九十]+、|{NUMBERED}|[·•●○◆■▪－*-]\s)"
 )
 _HAN = "\u3400-\u9fff"
 # 半角的 ! ? ; . 也出现在网址、小数、缩写里，后面是空白、汉字或结尾时才算句末；
@@ -82,12 +83,12 @@ def _whole(pages: list[Page]) -> tuple[str, list[tuple[int, int]]]:
     for page in pages:
         body = page.text.strip()
         if body:
-            text = text + _between(text, body) + body
+            text = text + between(text, body) + body
             starts.append((len(text) - len(body), page.number))
     return text, starts
 
 
-def _between(before: str, after: str) -> str:
+def between(before: str, after: str) -> str:
     """两页之间接不接得上：上一页末句没写完，就和这一页的开头连成一句，否则换行。"""
     if not before:
         return ""

@@ -40,7 +40,7 @@ def run(
     preset: Annotated[str, typer.Option(help="造问答对的服务，configs/api_presets.yaml 里的名字")] = "",
     max_cost: Annotated[
         float, typer.Option(min=0, help="造问答对最多花多少，估算超过就停下；0 不设上限")
-    ] = 0.0,
+    ] = 5.0,
     p: Annotated[
         list[str] | None, typer.Option("-p", help="其他 notebook 参数，写成 名字=值，可重复")
     ] = None,

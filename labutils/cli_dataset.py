@@ -28,7 +28,9 @@ def dataset(
                                "或自己加进 configs/api_presets.yaml 的")
     ] = "",
     concurrency: Annotated[int, typer.Option(min=1, help="同时发几个请求")] = 4,
-    max_cost: Annotated[float, typer.Option(min=0, help="估算超过这么多就先问一句（币种见预设）")] = 5.0,
+    max_cost: Annotated[
+        float, typer.Option(min=0, help="估算超过这么多（币种见预设）或算不出多少钱，就先问一句")
+    ] = 5.0,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="超过 --max-cost 也不问，直接做")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="只再问上次失败的块")] = False,
     unanswerable: Annotated[int, typer.Option(min=0, help="另出几个“文件没有写明”的问题，单独成文件")] = 0,
@@ -37,13 +39,13 @@ def dataset(
 
     给了 --preset 或 --api-model 就请大模型出题；随时可以按 Ctrl-C，再执行同样的命令会接着做，不重复花钱。
     """
-    from labutils import dataset_build, paths
-    from labutils.lab_run import locate
+    from labutils import dataset_build
+    from labutils.lab_run import locate, locate_output
 
     api = {"preset": preset, "concurrency": concurrency, "max_cost": max_cost,
            "confirm": _confirm(yes), "retry_failed": retry_failed, "unanswerable": unanswerable}
     dataset_build.build(
-        locate(pdf), locate(qa) if qa else None, paths.ROOT / locate(out), api_model, seed,
+        locate(pdf), locate(qa) if qa else None, locate_output(out), api_model, seed,
         locate(feedback) if feedback else None, **api)
 
 

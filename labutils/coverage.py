@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
-from labutils.chunking import CLOSING, STOPS, Page
+from labutils.chunking import CLOSING, COUNT, NUMBERED, STOPS, Page, between
 from labutils.text_normalize import without_spaces
 
 FRONT = "（开头）"
-_CHAPTER = re.compile(r"\s*(?:[一二三四五六七八九十]+、|第[零〇一二三四五六七八九十百\d]+[章编部]|#\s)")
-_NUMBERED = re.compile(
-    r"\s*(?:第[零〇一二三四五六七八九十百\d]+节|[（(][一二三四五六七八九十\d]+[）)]"
-    r"|\d{1,2}(?:\.\d{1,2})*[.．、\s]\s*\D|#{2,}\s)"
-)
+_CHAPTER = re.compile(rf"\s*(?:[一二三四五六七八九十]+、|第{COUNT}[章编部]|#\s)")
+_SECTION = re.compile(rf"\s*(?:第{COUNT}节|{NUMBERED}|#{{2,}}\s)")
 _HEADING_LENGTH = 30
 
 
@@ -32,16 +30,20 @@ class Paragraph:
 def paragraphs(pages: list[Page]) -> list[Paragraph]:
     """按出现的顺序列出段落；标题不算段落，表格、列表里不成句的几行合成一段。
 
-    跨页的段落在两页各算一段，因为证据按页核对。
+    跨页的段落在两页各算一段。
     """
     found: list[Paragraph] = []
     chapter, part = FRONT, ""
-    for page in pages:
-        for lines in _blocks(page.text):
-            heading = _heading(lines)
+    pages = [page for page in pages if page.text.strip()]
+    for page, following in zip_longest(pages, pages[1:]):
+        blocks = _blocks(page.text)
+        unfinished = following and between(page.text.strip(), following.text.strip()) != "\n"
+        for place, lines in enumerate(blocks, 1):
+            # 页末半句话再短也不是标题
+            heading = "" if unfinished and place == len(blocks) else _heading(lines)
             if heading and _CHAPTER.match(heading):
                 chapter, part = heading, ""
-            elif heading and _NUMBERED.match(heading):
+            elif heading and _SECTION.match(heading):
                 part = heading
             elif heading:
                 chapter, part = heading, ""
@@ -74,7 +76,7 @@ def _ends_sentence(line: str) -> bool:
 
 def _is_numbered(line: str) -> bool:
     short = len(line) <= _HEADING_LENGTH and not _ends_sentence(line)
-    return short and bool(_CHAPTER.match(line) or _NUMBERED.match(line))
+    return short and bool(_CHAPTER.match(line) or _SECTION.match(line))
 
 
 def _heading(lines: list[str]) -> str:
@@ -84,14 +86,15 @@ def _heading(lines: list[str]) -> str:
 
 
 def mark(found: list[Paragraph], rows: list[dict]) -> list[dict]:
-    """把每条问答记到证据所在的段落（跨两段的都记），返回找不到出处的问答。"""
+    """把每条问答记到证据所在的段落（跨两段、两页的都记），返回找不到出处的问答。"""
     by_page: dict[int, list[Paragraph]] = {}
     for paragraph in found:
         by_page.setdefault(paragraph.page, []).append(paragraph)
     lost = []
     for row in rows:
-        mine = by_page.get(row.get("page"), [])
-        touched = _touched(mine, without_spaces(row.get("evidence", "")))
+        page, evidence = row.get("page", 0), without_spaces(row.get("evidence", ""))
+        mine, after = by_page.get(page, []), min((n for n in by_page if n > page), default=page)
+        touched = _touched(mine, evidence) or _touched([*mine, *by_page.get(after, [])], evidence)
         for paragraph in touched:
             paragraph.questions.append(row["id"])
         if not touched:

@@ -5,7 +5,6 @@ notebooks/01_build_dataset.ipynb 把这里的每一步拆开讲，命令行 labu
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 from labutils import feedback_pairs
@@ -13,14 +12,16 @@ from labutils.dataset_files import finish
 from labutils.document import Chunk, Page, chunks, read_pages
 from labutils.errors import LabError
 from labutils.paths import DATA, rel, resolve
-from labutils.qa_checks import funnel, on_page
-from labutils.qa_dataset import drop_near_duplicates, load_qa, validate
+from labutils.qa_checks import funnel, text_of
+from labutils.qa_dataset import drop_near_duplicates, load_qa, validate, write_json_lines
+from labutils.qa_evidence import begins_on
 from labutils.qa_generation import generate, load_prompts, parse_response, replay
 from labutils.qa_unanswerable import save_unanswerable
 from labutils.text_normalize import normalize
 from labutils.web_feedback import read_pairs
 
 COURSE_PDF = DATA / "source" / "course_document.pdf"
+COURSE_SOURCE = COURSE_PDF.with_suffix(".md")
 
 
 def build(
@@ -39,7 +40,7 @@ def build(
     为空且是课程 PDF：回放样例回复；给了 qa_file 就用它，并说明两者一致的条数。
     为空且是别的 PDF：必须给 qa_file，逐条对着这份 PDF 检查后使用。
     feedback 是网页存下的评价与改正，合格的作为新问答接在后面。
-    返回的 funnel 是 [(关口, 剩余条数)]，reasons 是 {不合格原因: 条数}，summary 是摘要文字。
+    返回的 funnel 是 [(关口, 剩余条数)]，summary 是摘要文字。
     """
     pdf, out_dir = resolve(pdf), resolve(out_dir)
     qa_file = resolve(qa_file) if qa_file else None
@@ -53,17 +54,28 @@ def build(
     if qa_file and report.get("source") != "api":
         rows = _rows_from_file(qa_file, pages, rows, report, rejected)
     if not rows:
-        first = f"，例如：{rejected[0]['reason']}" if rejected else ""
-        raise LabError(f"没有一条问答通过检查{first}，请检查 {rel(qa_file or pdf)}。")
+        raise LabError(_nothing_passed(qa_file, out_dir, report["source"], rejected))
     if feedback:
         rows = feedback_pairs.merge(resolve(feedback), rows, pages, rejected)
         report["funnel"] = [*report["funnel"], ("加上网页反馈", len(rows))]
     folder = Path(out_dir) / "data"
     report |= finish(folder, rows, rejected, pages, seed, report["funnel"])
-    report["reasons"] = dict(Counter(summary(item["reason"]) for item in rejected))
     print("每一关还剩：" + " → ".join(f"{name} {count}" for name, count in report["funnel"]))
     print(f"写好 {rel(folder)}，不合格 {len(rejected)} 条。", report["summary"], sep="\n")
     return report
+
+
+def _nothing_passed(qa_file: Path | None, out_dir: Path, source: str, rejected: list[dict]) -> str:
+    """一条也没通过：留下全部原因，说清楚接下来做什么。"""
+    record = write_json_lines(rejected, out_dir / "rejected.jsonl")
+    first = f"，例如：{rejected[0]['reason']}" if rejected else ""
+    if source == "api" or qa_file is None:
+        what, advice = "回复里", "请换一个模型，或照着原因改 configs/qa_prompt.yaml"
+    else:
+        what = f"{rel(qa_file)} 里"
+        advice = ("换了文档就用 --qa 给出它的问答对，或用 --preset、--api-model 请大模型出题"
+                  "（notebook 里是 QA_FILE、PRESET、API_MODEL）")
+    return f"{what}没有一条问答通过检查{first}；全部原因见 {rel(record)}。{advice}。"
 
 
 def _generated_rows(
@@ -81,8 +93,8 @@ def _generated_rows(
     if qa_file:
         return []
     raise LabError(
-        f"{rel(pdf)} 没有配套的问答：请设置环境变量 OPENAI_API_KEY 并指定 API 模型来生成，"
-        "或给出现成的问答文件。"
+        f"{rel(pdf)} 没有配套的问答：请用 --preset 或 --api-model 请大模型出题（要先设置它的密钥），"
+        "或用 --qa 给出现成的问答文件（notebook 里是 PRESET、API_MODEL、QA_FILE）。"
     )
 
 
@@ -97,23 +109,24 @@ def _asked_rows(
     texts = [path.read_text(encoding="utf-8") for path in result.files]
     rows = collect(texts, pages, report, rejected, result.chunks)
     if count := api.get("unanswerable"):
-        saved = save_unanswerable(result.unanswerable_files, rows, out_dir / "data", count)
-        report["unanswerable"] = saved
+        report["unanswerable"] = save_unanswerable(
+            result.unanswerable_files, rows, out_dir / "data", count, text_of(pages)[1])
     return rows
 
 
 def is_course_document(pages: list[Page]) -> bool:
-    """按文字认，不按文件名认：样例回复只配得上那一份文档。"""
-    return COURSE_PDF.exists() and read_pages(COURSE_PDF) == pages
+    """按标题认，不按文件名认：样例回复只配得上那一份文档，别的文档可能顶替了它的位置。"""
+    title = COURSE_SOURCE.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")
+    return pages[0].text.startswith(title + "\n")
 
 
 def locate_pages(pairs: list[dict], chunk: Chunk, pages: list[Page]) -> list[dict]:
-    """一块文字跨两页时，模型分不清哪句在哪页；按证据所在改成这块里的那一页。"""
-    inside = [page for page in pages if page.number in chunk.pages]
+    """一块文字跨两页时，模型分不清哪句在哪页；按证据所在改成这块里的那一页（跨页的是开头那页）。"""
+    inside = {page.number: page.text for page in pages if page.number in chunk.pages}
 
     def page_of(pair: dict) -> object:
         evidence = str(pair.get("evidence") or "")
-        found = [page.number for page in inside if evidence and on_page(evidence, page.text)]
+        found = [number for number in inside if evidence and begins_on(evidence, number, inside)]
         return found[0] if found else pair.get("page")
 
     return [{**pair, "page": page_of(pair)} for pair in pairs]
@@ -151,7 +164,7 @@ def collect(
 def name_facts(responses: list[list[dict]]) -> list[dict]:
     """统一事实的编号：各次回复都从 F01 编起，同号不一定同事；相邻块重叠，同事不一定同号。
 
-    同一份回复里同号的算一个事实；页码、要点都相同的也算一个。没有编号的交给 validate 补。
+    同一份回复里同号的算一个事实；页码、证据、要点都相同的也算一个。没有编号的交给 validate 补。
     """
     names: dict[tuple, str] = {}
     used: set[str] = set()
@@ -165,7 +178,8 @@ def name_facts(responses: list[list[dict]]) -> list[dict]:
             keys = [(number, given)]
             points = pair.get("key_points")
             if isinstance(points, list) and points:
-                keys.append((str(pair.get("page")), *sorted(normalize(str(p)) for p in points)))
+                place = str(pair.get("page")), normalize(str(pair.get("evidence") or ""))
+                keys.append((*place, *sorted(normalize(str(p)) for p in points)))
             name = next((names[key] for key in keys if key in names), None) or _new(given, used)
             used.add(name)
             for key in keys:
@@ -191,7 +205,7 @@ def _rows_from_file(
     bare = sum("evidence" not in row or "page" not in row for row in kept)
     if bare:
         print(f"提醒：{rel(qa_file)} 有 {bare} 条没写页码或证据，没法核对出处，照收。")
-    if len(kept) < len(loaded):
+    if 0 < len(kept) < len(loaded):
         print(f"提醒：{rel(qa_file)} 的 {len(loaded)} 条里有 {len(loaded) - len(kept)} 条不合格，"
               "原因见 rejected.jsonl。")
     if report.get("source") == "replay":
@@ -206,18 +220,3 @@ def _rows_from_file(
 
 def _pair_key(row: dict) -> tuple[str, str]:
     return normalize(row["question"]), normalize(row["answer"])
-
-
-def summary(reason: str) -> str:
-    """把原因里的具体内容抹掉，好归类计数：“证据不在第 2 页，…” → “证据不在所写的页”。"""
-    for start, kind in (
-        ("证据不在", "证据不在所写的页"), ("答案里没有要点", "答案里没有要点"),
-        ("要点“", "要点里的数字在该页找不到"), ("页码", "页码不对"),
-        ("证据里没有要点", "证据里没有要点"), ("问题里的“", "问题离开原文看不懂"),
-        ("答案里的“", "答案离开原文看不懂"),
-    ):
-        if reason.startswith(start):
-            return kind
-    if "矛盾" in reason:
-        return "问题相同、答案矛盾"
-    return "问题重复" if "问题重复" in reason else reason

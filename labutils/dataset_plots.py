@@ -95,7 +95,7 @@ def _coverage_bars(axes: Axes, chapters: list[tuple[str, int, int, int]]) -> Non
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.margins(x=0.12, y=0.02)
     axes.invert_yaxis()
-    axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
+    _legend_above(axes)
 
 
 def _short(name: str, number: int) -> str:
@@ -110,10 +110,10 @@ def _page_bars(axes: Axes, pages: list[dict]) -> None:
     axes.bar(numbers, train, color=AFTER, label=label("训练集", "train"))
     axes.bar(numbers, [page["dev"] for page in pages], bottom=train, color=BASELINE,
              label=label("验证集", "dev"))  # fmt: skip
-    axes.set(xlabel=label("页", "page"), ylabel=label("题数", "pairs"),
-             title=label("每页的题数", "pairs by page"))  # fmt: skip
+    axes.set(xlabel=label("页", "page"), ylabel=label("题数", "pairs"))
+    axes.set_title(label("每页的题数", "pairs by page"), pad=24)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(frameon=False, fontsize=8)
+    _legend_above(axes)
 
 
 def _length_bars(axes: Axes, lengths: dict[str, dict]) -> None:
@@ -124,6 +124,12 @@ def _length_bars(axes: Axes, lengths: dict[str, dict]) -> None:
     width = max(1, -(-longest // 16))
     bins = range(0, longest + 2 * width, width)
     axes.hist(values, bins=bins, color=[AFTER, BEFORE], label=names)
-    axes.set(xlabel=label("字数", "characters"), ylabel=label("条数", "rows"),
-             title=label("问题与答案的长短", "lengths"))  # fmt: skip
-    axes.legend(frameon=False, fontsize=8)
+    axes.set(xlabel=label("字数", "characters"), ylabel=label("条数", "rows"))
+    axes.set_title(label("问题与答案的长短", "lengths"), pad=24)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    _legend_above(axes)
+
+
+def _legend_above(axes: Axes) -> None:
+    """图例放在标题和图之间，柱子多高都遮不住。"""
+    axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))

@@ -19,6 +19,7 @@ PAGE_NUMBER = re.compile(
 )
 _HAS_WORD = re.compile(r"[^\W\d_]{2}")  # 只有数字、符号的行可能是表格，不当页眉
 EDGE = 2  # 页眉、页脚各至多几行（页码不算）
+NEVER_FIRST = tuple("，。、；：？！）》”’」』")  # 排版规矩：这些标点不会在一句话的开头
 NARROWEST = 60  # 判断写没写满时，一行至少按 30 个字算：两栏的页、幻灯片的页眉可以比正文行宽
 _HYPHENATED = re.compile(r"(?:^|[^A-Za-z-])[A-Za-z]*[a-z]-$")
 
@@ -108,6 +109,7 @@ def join_lines(lines: list[str], full_width: int = 0) -> str:
     """接上被排版截断的句子。full_width 是写满一行的宽度，不给就取最常见的。
 
     一行写满了、末尾又不是句号，说明句子没完；没写满就换行的是标题、表格或段尾，不接。
+    下一行以逗号、句号之类开头，一定是上一行的后半截（表格里折行的格子常这样）。
     下一行空两格另起一段，或像标题、表格，也不接。行末带连字符的英文词接回去。
     """
     full = 0.8 * (full_width or usual_width(lines))
@@ -126,6 +128,8 @@ def join_lines(lines: list[str], full_width: int = 0) -> str:
 def _goes_on(previous: str, line: str, full: float) -> bool:
     end = previous.rstrip(CLOSING)[-1:]
     body = line.strip()
+    if body[:1] in NEVER_FIRST:
+        return True
     new_paragraph = line.startswith(("\u3000", "  ")) or HEADING.match(body)
     stopped = end in STOPS or (end == "." and not body[:1].isascii())
     return (width(previous) >= full and not stopped and not new_paragraph

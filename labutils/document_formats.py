@@ -20,7 +20,9 @@ from labutils.chunking import Page
 from labutils.document_characters import tidy
 from labutils.document_clean import join_lines, usual_width
 from labutils.errors import LabError
+from labutils.text_encoding import decode
 
+SAVE_AS_UTF8 = "请用记事本打开，“另存为”时把编码选成 UTF-8"
 PAGE_LENGTH = 1000  # 没有标题时约多少字算一页
 Block = tuple[bool, str]  # (是不是一、二级标题, 一段文字)
 
@@ -42,7 +44,7 @@ def _to_pages(blocks: list[Block]) -> list[Page]:
 
 def read_text(path: Path, name: str) -> list[Page]:
     """纯文本：空行、缩进分段，硬换行的句子接回去；有换页符（\\f）时按它分页。"""
-    text = decode(path.read_bytes(), name)
+    text = decode(path.read_bytes(), name, SAVE_AS_UTF8)
     parts = text.rstrip("\f\n ").split("\f")
     if len(parts) > 1:
         pages = ["\n".join(t for _, t in _paragraphs(part)) for part in parts]
@@ -56,34 +58,6 @@ def _paragraphs(text: str) -> Iterator[Block]:
     for block in re.split(r"\n\s*\n", "\n".join(lines)):
         for paragraph in join_lines([line for line in block.split("\n") if line.strip()], full).split("\n"):
             yield False, paragraph
-
-
-def decode(data: bytes, name: str) -> str:
-    """按 UTF-8（有无 BOM 都行）、带 BOM 的 UTF-16、GB18030 依次试；都不像时抛 LabError。
-
-    GB18030 几乎什么字节都解得开，所以解出来还要看：九成以上的非 ASCII 字应是 GB2312 里的常用字。
-    """
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        encodings = ["utf-16"]
-    else:
-        encodings = ["utf-8-sig", "gb18030"]
-    for encoding in encodings:
-        try:
-            text = data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        if "\0" not in text and (encoding != "gb18030" or _looks_chinese(text)):
-            return text.replace("\r\n", "\n").replace("\r", "\n")
-    raise LabError(
-        f"{name} 的编码认不出（试过 UTF-8、UTF-16 和 GB18030），"
-        "请用记事本打开，“另存为”时把编码选成 UTF-8。"
-    )
-
-
-def _looks_chinese(text: str) -> bool:
-    wide = [c for c in text if not c.isascii()]
-    common = sum(bool(c.encode("gb2312", "ignore")) for c in wide)
-    return common >= 0.9 * len(wide)
 
 
 _FENCE = re.compile(r"\s*(```|~~~)")
@@ -100,7 +74,7 @@ _MARKS = (
 
 def read_markdown(path: Path, name: str) -> list[Page]:
     """去掉标记留下文字；表格每行一行，格间用“ | ”隔开；代码块原样。"""
-    text = decode(path.read_bytes(), name)
+    text = decode(path.read_bytes(), name, SAVE_AS_UTF8)
     text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)  # 文首的元数据
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
     blocks: list[Block] = []
@@ -125,10 +99,13 @@ def read_markdown(path: Path, name: str) -> list[Page]:
 def _plain(line: str) -> str:
     for pattern, kept in _MARKS:
         line = pattern.sub(kept, line)
+    line = re.sub(r"<br\s*/?>", " ", line, flags=re.IGNORECASE)  # 表格里换行只能这样写
     line = re.sub(r"^\s*(?:>\s?)+", "", line)
     line = re.sub(r"^(\s*)[-*+]\s", r"\1• ", line)
     if line.strip().startswith("|"):
-        line = " | ".join(cell.strip() for cell in line.strip().strip("|").split("|"))
+        cells = re.split(r"(?<!\\)\|", line.strip().removeprefix("|"))
+        cells = cells[:-1] if not cells[-1].strip() else cells
+        line = " | ".join(cell.strip().replace("\\|", "|") for cell in cells)
     return line
 
 
@@ -161,7 +138,8 @@ def _blocks(parent: etree._Element, titles: set[str]) -> Iterator[Block]:
             style = item.find(f"{qn('w:pPr')}/{qn('w:pStyle')}")
             yield style is not None and style.get(qn("w:val")) in titles, _words(item)
         elif item.tag == qn("w:tbl"):
-            for row in item.iter(qn("w:tr")):
+            own = (row for row in item.iter(qn("w:tr")) if next(row.iterancestors(qn("w:tbl"))) is item)
+            for row in own:  # 格子里再套的表并在那一格里，不另起行
                 yield False, " | ".join(_words(cell) for cell in row.iterchildren(qn("w:tc")))
         elif item.tag in (qn("w:sdt"), qn("w:sdtContent"), qn("w:ins")):
             yield from _blocks(item, titles)
@@ -177,7 +155,7 @@ def _words(element: etree._Element) -> str:
         elif node.tag in (qn("w:tab"), qn("w:br"), qn("w:cr")):
             words.append(" ")
         elif node.tag not in skipped and node.tag != qn("w:pPr"):
-            words.append(_words(node) + (" " if node.tag == qn("w:p") else ""))
+            words.append(_words(node) + (" " if node.tag in (qn("w:p"), qn("w:tc")) else ""))
     return re.sub(r"[ \t\n]+", " ", "".join(words)).strip() if element.tag in (qn("w:p"), qn("w:tc")) \
         else "".join(words)
 

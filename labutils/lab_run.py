@@ -4,7 +4,10 @@
 执行过的 notebook（.ipynb 与 .html）、output/（数据、适配器、对比）、report.html、summary.json。
 """
 
+import base64
 import logging
+import mimetypes
+import re
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -31,6 +34,7 @@ _OFFLINE_TEMPLATE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js %}{% endblock %}{% block jupyter_widgets %}{% endblock %}
 {% block html_head_js_mathjax %}{% endblock %}{% block html_head_js_mermaidjs %}{% endblock %}"""
 
+_IMAGE = re.compile(r"\]\(\.\./images/([^)\s/]+)\)")
 Failure = dict[str, str | int | None]
 
 
@@ -45,7 +49,7 @@ def run(
     parameters: dict[str, notebook_parameters.Value] | None = None,
     notebooks: Path | None = None,
     preset: str = "",
-    max_cost: float = 0.0,
+    max_cost: float = 5.0,
     say: Callable[[str], None] = print,
     on_cell: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> dict:
@@ -121,6 +125,13 @@ def locate(path: str | Path) -> str:
     full = path if path.is_absolute() or path.exists() else paths.ROOT / path
     full, root = full.resolve(), paths.ROOT.resolve()
     return full.relative_to(root).as_posix() if full.is_relative_to(root) else full.as_posix()
+
+
+def locate_output(path: str | Path) -> Path:
+    """要写的文件夹：在仓库里执行就从仓库根目录算起，在别处执行就从当前文件夹算起。"""
+    inside = Path.cwd().resolve().is_relative_to(paths.ROOT.resolve())
+    path = Path(path).expanduser()
+    return paths.ROOT / path if inside else path.resolve()
 
 
 def locate_model(model: str) -> str:
@@ -202,7 +213,23 @@ def to_html(notebook: Path) -> Path | None:
         language_code="zh",
         embed_images=True,
     )
-    body, _ = exporter.from_filename(str(notebook))
+    content = nbformat.read(notebook, as_version=4)
+    _attach_images(content)
+    body, _ = exporter.from_notebook_node(content, {"metadata": {"name": notebook.stem}})
     target = notebook.with_suffix(".html")
     target.write_text(body, encoding="utf-8")
     return target
+
+
+def _attach_images(notebook: nbformat.NotebookNode) -> None:
+    """说明文字里的 ![…](../images/名字) 换成附件：执行过的 notebook 换了文件夹，旁边没有那张图。"""
+    for cell in notebook.cells:
+        if cell.cell_type != "markdown":
+            continue
+        for name in set(_IMAGE.findall(cell.source)):
+            file = paths.ROOT / "images" / name
+            if file.is_file():
+                data = base64.b64encode(file.read_bytes()).decode()
+                kind = mimetypes.guess_type(name)[0]
+                cell.setdefault("attachments", {})[name] = {kind: data}
+                cell.source = cell.source.replace(f"](../images/{name})", f"](attachment:{name})")

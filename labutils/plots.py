@@ -1,8 +1,8 @@
-"""实验用到的图：损失曲线、正确率柱状图、逐事实色块图、数据漏斗、长度直方图
+"""实验用到的图：损失曲线、正确率柱状图、逐事实色块图；数据集的图在 dataset_plots
 
 每个函数都返回一个图对象：在笔记本里把它写在格子的最后一行就会显示，给了 path 就另存为 PNG。
 这里不用 pyplot，所以导入本模块不会改变 matplotlib 的后端，画多少张图也不会占着内存不放。
-讲解见 notebooks/01_build_dataset、02_lora_finetune 与 03_before_after。
+讲解见 notebooks/02_lora_finetune 与 03_before_after。
 """
 
 import io
@@ -166,23 +166,3 @@ def _mark(rows: list[dict], fact: str, group: str, stage: str) -> float:
     """0 全错，0.5 部分对，1 全对；这一组没有问到这个事实时是 nan（画成浅灰）"""
     marks = [r[f"{stage}_correct"] for r in rows if r["fact_id"] == fact and r["group"] == group]
     return (any(marks) + all(marks)) / 2 if marks else math.nan
-
-
-def length_histogram(
-    lengths: list[int], limit: int | None = None, path: str | Path | None = None
-) -> Figure:
-    """每条样本的长度（词元数）分布；给了 limit 就画出截断线，并写明超出的条数
-
-    lengths 为空时抛出 LabError。讲解见 notebooks/02_lora_finetune。
-    """
-    if not lengths:
-        raise LabError("画不出长度分布：一条样本也没有。")
-    figure, axes = _new_axes(6.4, 3.2)
-    axes.hist(lengths, bins=min(30, len(set(lengths))), color=AFTER, edgecolor="white")
-    axes.set(xlabel=label("长度（词元）", "length (tokens)"), ylabel=label("条数", "rows"))
-    if limit is not None:
-        over = sum(length > limit for length in lengths)
-        text = label(f"上限 {limit}（超出 {over} 条）", f"limit {limit} ({over} rows over)")
-        axes.axvline(limit, color=BASELINE, linestyle="--", label=text)
-        axes.legend(frameon=False)
-    return save(figure, path)

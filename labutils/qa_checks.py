@@ -13,15 +13,16 @@ from typing import NamedTuple
 
 from labutils.chunking import Page
 from labutils.qa_duplicates import NEAR_DUPLICATE, drop_near_duplicates, similarity
-from labutils.qa_evidence import nearest_span, on_page, point_problem
+from labutils.qa_evidence import begins_on, nearest_span, on_page, point_problem, with_next_page
 from labutils.qa_wording import foreign_words, is_chinese, outside_reference
 from labutils.text_normalize import contains, normalize
 
 __all__ = ["NEAR_DUPLICATE", "Problem", "drop_near_duplicates", "first_problem", "funnel",
-           "name_rows", "on_page", "recheck", "repair_evidence", "similarity", "text_of",
+           "name_rows", "recheck", "repair_evidence", "similarity", "text_of",
            "tidy", "validate"]
 
 LENGTHS = {"question": ("问题", 4, 200), "answer": ("答案", 1, 500), "evidence": ("证据", 1, 500)}
+_MOST_PAGES = 10**9  # 大得离谱的页码
 # 关口的顺序，以及通过之后的说法；“解析”由 qa_parse 把关，“去重”由 qa_duplicates 把关
 STAGES = {"解析": "读得出来", "格式": "格式正确", "长度": "长短合适", "语言": "语言一致",
           "指代": "单独看得懂", "答案": "答案自洽", "证据": "原文有依据", "去重": "去重之后"}
@@ -40,8 +41,8 @@ def validate(
 ) -> tuple[list[dict], list[Rejected]]:
     """逐条检查，返回 (合格的, 不合格的)；不合格的是 {"stage", "reason", "row"}。
 
-    给了 pages 就核对语言和证据：evidence 要在第 page 页，抄错几个字的改回原话，
-    原来写的留在 evidence_original。
+    给了 pages 就核对语言和证据：evidence 要在第 page 页（可以从这一页跨到下一页），
+    抄错几个字的改回原话，原来写的留在 evidence_original。
     require_evidence=False 用于用户自己的问答文件：没写页码和证据也收，写了仍要对得上。
     缺 key_points 时用整个答案代替；缺 fact_id 时，答案相同的算同一个事实。
     """
@@ -88,7 +89,7 @@ def tidy(row: object) -> object:
     if isinstance(clean.get("key_points"), str):
         clean["key_points"] = [clean["key_points"]]
     page = clean.get("page")
-    if isinstance(page, str) and page.isdecimal() and len(page) < 10:  # 再长的 int() 会引发异常
+    if isinstance(page, str) and page.isdecimal() and len(page) < 10:  # 几千位的 int() 会引发异常
         clean["page"] = int(page)
     return clean
 
@@ -97,12 +98,13 @@ def repair_evidence(row: object, page_text: dict[int, str] | None) -> object:
     """证据抄错了几个字就换成那一页的原话，原来的留在 evidence_original；其余原样返回。"""
     if page_text is None or _format_problem(row) or "evidence" not in row:
         return row
-    text = page_text.get(row.get("page"), "")
-    if on_page(row["evidence"], text):
+    evidence, page = row["evidence"], row.get("page", 0)
+    if begins_on(evidence, page, page_text):
         return row
-    span = nearest_span(row["evidence"], text)
-    return row if span is None else {
-        **row, "evidence": span, "evidence_original": row["evidence"]}
+    span = (nearest_span(evidence, page_text.get(page, ""))
+            or nearest_span(evidence, with_next_page(page, page_text)))
+    return row if span is None or not begins_on(span, page, page_text) else {
+        **row, "evidence": span, "evidence_original": evidence}
 
 
 def first_problem(
@@ -139,8 +141,8 @@ def _format_problem(row: object) -> tuple[str, str] | None:
         if not isinstance(row.get(field, ""), str):
             return field, f"{field} 不是文字"
     page = row.get("page", 1)
-    if not isinstance(page, int) or isinstance(page, bool) or page < 1:
-        return "page", f"页码（page）{page!r} 不是正整数"
+    if not isinstance(page, int) or isinstance(page, bool) or not 1 <= page < _MOST_PAGES:
+        return "page", f"页码（page）{page!r:.20} 不是正整数，或大得离谱"
     return None
 
 
@@ -188,11 +190,12 @@ def _evidence_problem(
     evidence, page = row["evidence"], row["page"]
     if page not in page_text:
         return "page", f"页码 {page} 超出文档（共 {max(page_text, default=0)} 页）"
-    if not on_page(evidence, page_text[page]):
-        elsewhere = [n for n, text in page_text.items() if on_page(evidence, text)]
-        where = f"，它在第 {elsewhere[0]} 页" if elsewhere else "，文档里没有这句话"
-        return "page" if elsewhere else "evidence", f"证据不在第 {page} 页{where}"
-    reason = point_problem(row, page_text[page])
+    if not begins_on(evidence, page, page_text):
+        elsewhere = next((n for n in page_text if begins_on(evidence, n, page_text)), None)
+        where = f"它在第 {elsewhere} 页" if elsewhere else "文档里没有这句话"
+        return "page" if elsewhere else "evidence", f"证据不在第 {page} 页，{where}"
+    whole = on_page(evidence, page_text[page])
+    reason = point_problem(row, page_text[page] if whole else with_next_page(page, page_text))
     return ("key_points", reason) if reason else None
 
 

@@ -64,6 +64,8 @@ def _loads(text: str, name: str, first_line: int) -> object:
             f"{name} 第 {line} 行第 {error.colno} 列不是合法的 JSON，"
             "每行应是一个完整的 JSON 对象，或整个文件是一个数组。"
         ) from None
+    except ValueError:  # json 不是语法错的 ValueError 只有一种：整数超过几千位
+        raise LabError(f"{name} 第 {first_line} 行起有一个几千位的整数，请检查文件内容。") from None
 
 
 def write_json_lines(items: Iterable[object], path: str | Path) -> Path:

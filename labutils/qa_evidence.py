@@ -12,6 +12,7 @@ from itertools import product
 from rapidfuzz import fuzz
 from rapidfuzz.distance import Levenshtein
 
+from labutils.chunking import glue
 from labutils.text_normalize import contains, normalize, without_spaces
 
 SIMILAR = 85  # 统一写法之后的相似度（0–100），到这个程度才可能是抄错了几个字
@@ -25,6 +26,24 @@ _DECISIVE = set("不没无未非否免勿除上下内外前后左右大小多少
 def on_page(evidence: str, text: str) -> bool:
     """证据是不是一字不差地在这页文字里；空白和换行不算，它们是排版留下的。"""
     return without_spaces(evidence) in without_spaces(text)
+
+
+def begins_on(evidence: str, page: int, page_text: dict[int, str]) -> bool:
+    """证据是不是从第 page 页开始：全在这一页，或从这一页跨到下一页（页末的句子常被分页截断）。"""
+    text = page_text.get(page, "")
+    if on_page(evidence, text):
+        return True
+    wanted, length = without_spaces(evidence), len(without_spaces(text))
+    both = without_spaces(with_next_page(page, page_text))
+    return 0 <= both.find(wanted, max(0, length - len(wanted) + 1)) < length
+
+
+def with_next_page(page: int, page_text: dict[int, str]) -> str:
+    """第 page 页连着下一页的文字；空白页、只有图的页跳过。"""
+    text = page_text.get(page, "").rstrip()
+    following = min((n for n in page_text if n > page and page_text[n].strip()), default=None)
+    after = page_text[following].lstrip() if following else ""
+    return text + glue(text[-1:], after[:1]) + after if text and after else text
 
 
 def nearest_span(evidence: str, text: str) -> str | None:
@@ -79,6 +98,8 @@ def numbers(text: str) -> list[str]:
 
 def point_problem(row: dict, page_text: str) -> str:
     """要点在证据里吗？返回原因；没有问题是空串。几种写法（“|”隔开）有一种在就行。
+
+    page_text 是证据所在那一页（跨页的是两页）的文字。
 
     要点就是整个答案的（用户没有写要点），措辞可以和原文不同，只核对数字。
     """

@@ -93,8 +93,6 @@ def _parse_item(segment: str) -> tuple[dict | None, Problem | None]:
     pair = flatten(item)
     if "question" not in pair:
         return None, _problem("不是一问一答（应是 user、assistant 各一条），丢掉", source)
-    if len(str(pair.get("page", ""))) > 9:  # 几千位的“页码”，后面转成整数会出错
-        return None, _problem("页码大得离谱，丢掉", source)
     return pair, _problem("JSON 有小毛病，已修好", source, fixed=True) if fixed else None
 
 

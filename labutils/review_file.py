@@ -13,13 +13,13 @@ from labutils import whole_files
 from labutils.csv_cells import protect, unprotect
 from labutils.errors import LabError
 from labutils.paths import rel
+from labutils.text_encoding import decode
 
 ID, DECISION, CHECK, NOTE = "编号", "决定", "自动检查", "备注"
 EDITABLE = {"question": "问题", "answer": "答案", "key_points": "要点", "evidence": "证据",
             "page": "页码"}  # fmt: skip
 COLUMNS = (ID, DECISION, *EDITABLE.values(), CHECK, NOTE)
 REQUIRED = (ID, DECISION)
-_ENCODINGS = ("utf-8-sig", "gb18030")  # 后一种是中文版 Excel 默认存的
 
 
 def write_table(records: list[dict[str, str]], path: Path) -> None:
@@ -52,7 +52,7 @@ def read_table(path: str | Path) -> list[tuple[int, dict[str, str]]]:
     文件打不开、不是 CSV、缺少必需的列、列名重复时抛 LabError。
     """
     name = rel(path)
-    text = _decode(Path(path), name)
+    text = _read(Path(path), name)
     rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text)))
     header = [cell.strip() for cell in rows[0]] if rows else []
     for column in REQUIRED:
@@ -74,25 +74,15 @@ def read_table(path: str | Path) -> list[tuple[int, dict[str, str]]]:
     return table
 
 
-def _decode(path: Path, name: str) -> str:
+def _read(path: Path, name: str) -> str:
     try:
         data = path.read_bytes()
     except OSError:
         raise LabError(f"{name} 不存在或打不开，请先导出审阅表；正在 Excel 里开着就先关掉。") from None
-    save_as = "请在 Excel 里另存为“CSV UTF-8（逗号分隔）”。"
+    save_as = "请在 Excel 里另存为“CSV UTF-8（逗号分隔）”"
     if data.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
-        raise LabError(f"{name} 是 Excel 工作簿，不是 CSV，{save_as}")
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise LabError(f"{name} 是 UTF-16 编码，{save_as}")
-    for encoding in _ENCODINGS:
-        try:
-            text = data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        if "\0" in text:
-            break
-        return text
-    raise LabError(f"{name} 的编码认不出来（不是 UTF-8 也不是 GB18030），{save_as}")
+        raise LabError(f"{name} 是 Excel 工作簿，不是 CSV，{save_as}。")
+    return decode(data, name, save_as)
 
 
 def _delimiter(text: str) -> str:

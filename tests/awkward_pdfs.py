@@ -87,6 +87,27 @@ def tables(path):
     return save(pdf, path)
 
 
+WRAPPED = [
+    ("项目", "负责部门", "期限", "说明"),
+    ("学籍注册", "教务处", "每学期第一周", "逾期两周未注册又未请假的，按自动退学处理，特殊情况可以延期。"),
+    ("缓考申请", "", "考试前三天", "因病缓考须附二级以上医院证明。"),
+    ("成绩复核", "教务处与开课学院共同受理，先由开课学院核对试卷再报教务处", "", "只核对有无漏评。"),
+    ("校外实习", "", "", ""),
+]
+
+
+def wrapped_table(path):
+    """有空格子、有折成几行的格子。"""
+    pdf = new_pdf(10)
+    pdf.add_page()
+    pdf.multi_cell(0, 7, "一、办事一览", new_x="LMARGIN", new_y="NEXT")
+    with pdf.table(col_widths=(25, 45, 30, 80), wrapmode="CHAR", first_row_as_headings=False) as table:
+        for row in WRAPPED:
+            table.row(row)
+    pdf.multi_cell(0, 7, "二、附则")
+    return save(pdf, path)
+
+
 def grey_image(pdf, x=0, y=0, w=210):
     buffer = io.BytesIO()
     Image.new("RGB", (60, 80), "gray").save(buffer, "PNG")

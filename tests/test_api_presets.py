@@ -57,7 +57,7 @@ def test_environment_still_works(monkeypatch):
 
 @pytest.mark.parametrize(("preset", "name"), [("", "OPENAI_API_KEY"), ("deepseek", "DEEPSEEK_API_KEY")])
 def test_no_key(preset, name):
-    with pytest.raises(LabError, match=f"{name}.*回放"):
+    with pytest.raises(LabError, match=f"{name}.*现成的问答"):
         make_client(find_service(preset, "m"))
 
 

@@ -6,10 +6,11 @@ import time
 import awkward_pdfs as awkward
 import pypdf
 import pytest
-from awkward_pdfs import LEFT, MIXED, RIGHT, VERTICAL
+from awkward_pdfs import LEFT, MIXED, RIGHT, VERTICAL, WRAPPED
 from document_errors import error_of
 
 from labutils.document import read_pages
+from labutils.qa_evidence import on_page
 
 
 @pytest.mark.parametrize("by_row", [False, True])
@@ -43,6 +44,16 @@ def test_tables_keep_one_row_a_line(tmp_path):
         assert f"第2学院 线上课程 {10 * number + 1} 无" in lines
         assert "含两门虚拟仿真实验教学课程，其中一门为跨校共建" in page.text
         assert lines[-1].endswith("无")  # 页码去掉了，表格里的数字还在
+
+
+def test_empty_and_wrapped_cells_stay_in_order_and_can_be_cited(tmp_path):
+    page, = read_pages(awkward.wrapped_table(tmp_path / "wrapped.pdf"))
+    cells = [cell for row in WRAPPED for cell in row if cell]
+    assert page.text.replace("\n", "").replace(" ", "") == "一、办事一览" + "".join(cells) + "二、附则"
+    assert all(on_page(cell, page.text) for cell in cells)
+    lines = page.text.split("\n")
+    assert "缓考申请 考试前三天 因病缓考须附二级以上医院证明。" in lines
+    assert "校外实习" in lines and not any(line[0] in "，。、；" for line in lines)
 
 
 def test_wide_long_text_table_is_not_taken_for_columns(tmp_path):

@@ -49,6 +49,20 @@ def test_unknown_price_needs_a_yes(ask, monkeypatch, capsys, tmp_path):
     assert "没有写明" not in (tmp_path / "data" / "train.json").read_text(encoding="utf-8")
 
 
+def test_own_document_without_a_key_is_told_the_ways_on(call, tmp_path, capsys, monkeypatch):
+    """第一次用：只换了文档，既没有密钥也没有自己的问答。"""
+    text = "# 借阅办法\n\n图书馆每周开放六天。借书期限是三十天。\n"
+    (tmp_path / "mine.md").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DEEPSEEK_API_KEY", raising=False)
+    assert call("dataset", "mine.md", "--out", "mine") == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "--preset" in error and "--qa" in error
+    assert call("dataset", "mine.md", "--out", "mine", "--preset", "deepseek") == 1
+    assert "没有设置环境变量 DEEPSEEK_API_KEY" in capsys.readouterr().err
+    assert (tmp_path / "mine" / "rejected.jsonl").is_file()  # 就在当前文件夹里
+
+
 def test_saying_yes_in_a_terminal(ask, monkeypatch):
     monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
     with serve(monkeypatch, content=REPLY) as server:

@@ -145,7 +145,7 @@ def test_common_characters_only():
 
 
 def test_unanswerable_sets():
-    assert (len(PROBES), len(TRAIN)) == (24, 171)
+    assert (len(PROBES), len(TRAIN)) == (24, 310)
     assert all(row["key_points"] == ["没有写明"] for row in PROBES)
     for row in PROBES + TRAIN:
         assert re.fullmatch(".+，材料没有写明。", row["answer"]), row["id"]

@@ -12,6 +12,7 @@ from labutils import dataset_build
 from labutils.document import chunks, read_pages
 from labutils.document_characters import tidy
 from labutils.qa_checks import validate
+from labutils.qa_evidence import on_page
 
 TEXT = "学校图书馆每周开放六天，周一上午闭馆。借书期限是三十天。"
 
@@ -112,6 +113,32 @@ def test_word_text_and_tables_in_order(tmp_path):
     pages = read_pages(word_file(tmp_path / "a.docx", build))
     assert pages[0].text == f"图书馆手册\n{TEXT}"
     assert pages[1].text == "一、数据\n类型 | 首批 | 二批\n线上 | 1875 | 1095\n表后一段。"
+
+
+def test_word_table_with_empty_wrapped_merged_and_nested_cells(tmp_path):
+    def build(document):
+        table = document.add_table(4, 3)
+        table.cell(0, 0).text, table.cell(0, 2).text = "缓考", "考前三天"  # 中间一格空着
+        table.cell(1, 0).text = "复核"
+        table.cell(1, 1).text = "先由学院核对，\n再报教务处"  # 格子里换行
+        table.cell(1, 2).paragraphs[0].text = "只核对漏评，"
+        table.cell(1, 2).add_paragraph("不重新评阅。")  # 格子里两段
+        table.cell(2, 0).merge(table.cell(2, 2)).text = "以上由教务处解释"
+        table.cell(3, 0).text = "附"
+        inner = table.cell(3, 1).add_table(1, 2)  # 格子里再套一张表
+        inner.cell(0, 0).text, inner.cell(0, 1).text = "甲", "乙"
+
+    page, = read_pages(word_file(tmp_path / "a.docx", build))
+    assert page.text.split("\n") == [
+        "缓考 |  | 考前三天", "复核 | 先由学院核对， 再报教务处 | 只核对漏评， 不重新评阅。",
+        "以上由教务处解释", "附 | 甲 乙 |"]
+    assert on_page("先由学院核对，再报教务处", page.text)
+
+
+def test_markdown_table_with_empty_and_wrapped_cells(tmp_path):
+    text = "| 项目 | 部门 | 期限 |\n|---|---|---|\n| 缓考 |  | 三天 |\n| 复核 | 学院<br>教务处 | 甲\\|乙 |\n"
+    page, = read_pages(written(tmp_path / "a.md", text))
+    assert page.text.split("\n") == ["项目 | 部门 | 期限", "缓考 |  | 三天", "复核 | 学院 教务处 | 甲|乙"]
 
 
 def test_word_revisions_content_controls_and_text_boxes(tmp_path, capsys):

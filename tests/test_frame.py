@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from nbconvert.filters.markdown_mistune import markdown2html_mistune
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -247,6 +248,19 @@ def test_notebook_opens_with_purpose_and_time_and_ends_with_exercises(notebook):
 
 
 # —— 不该进仓库的东西 ——
+
+
+@pytest.mark.parametrize("path", [*paths.NOTEBOOKS.glob("*.ipynb"), *paths.ROOT.glob("*.md")],
+                         ids=lambda path: path.name)
+def test_bold_is_rendered(path):
+    """** 与引号、括号、汉字挨着时常常不算加粗标记（CommonMark 的规定），会原样露出来。"""
+    texts = [path.read_text(encoding="utf-8")]
+    if path.suffix == ".ipynb":
+        cells = nbformat.reads(texts[0], as_version=4).cells
+        texts = [cell.source for cell in cells if cell.cell_type == "markdown"]
+    for text in texts:
+        shown = re.sub(r"<(code|pre).*?</\1>", "", markdown2html_mistune(text), flags=re.DOTALL)
+        assert "**" not in shown, shown
 
 
 def test_ignored_folders_cover_generated_files():

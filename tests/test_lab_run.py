@@ -1,5 +1,6 @@
 """整套运行：用几个不到一秒的小 notebook 走完真实的 papermill 流程。"""
 
+import base64
 import json
 import re
 from pathlib import Path
@@ -166,6 +167,17 @@ def test_executed_html_is_self_contained(road, tmp_path):
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=[\"']?https?:", page)
 
 
+def test_pictures_of_the_repository_are_inside_the_html(tmp_path):
+    source = tmp_path / "04_web_demo.ipynb"
+    text = "![网页](../images/demo.png) 与 ![没有](../images/none.png)"
+    nbformat.write(new_notebook(cells=[new_markdown_cell(text)]), source)
+    before = source.read_bytes()
+    page = lab_run.to_html(source).read_text(encoding="utf-8")
+    data = base64.b64encode((paths.ROOT / "images" / "demo.png").read_bytes()).decode()
+    assert f"data:image/png;base64,{data[:200]}" in page and "../images/demo.png" not in page
+    assert "<title>04_web_demo</title>" in page and source.read_bytes() == before
+
+
 def test_two_runs_in_one_second_do_not_share_a_folder(tmp_path):
     first, second = lab_run.make_run_folder(tmp_path), lab_run.make_run_folder(tmp_path)
     assert first != second and first.is_dir() and second.is_dir()
@@ -234,6 +246,14 @@ def test_notebook_without_parameters_cell(tmp_path):
     nbformat.write(new_notebook(cells=[new_code_cell("1")]), tmp_path / "n.ipynb")
     with pytest.raises(LabError, match="0 个"):
         notebook_parameters.read_defaults(tmp_path / "n.ipynb")
+
+
+def test_output_goes_where_the_command_is_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert lab_run.locate_output("mine") == tmp_path / "mine"
+    monkeypatch.chdir(paths.ROOT / "notebooks")
+    assert lab_run.locate_output("output/mine") == paths.ROOT / "output" / "mine"
+    assert lab_run.locate_output(tmp_path / "mine") == tmp_path / "mine"
 
 
 def test_locate_prefers_current_folder_then_root(tmp_path, monkeypatch):

@@ -28,7 +28,6 @@ DRAWINGS = {
     "bars": lambda path: plots.accuracy_bars(BEFORE, AFTER, {"unseen": AFTER["unseen"]}, path),
     "strip": lambda path: plots.fact_strip(ROWS, path),
     "funnel": lambda path: dataset_plots.funnel([("读入的行〔2023〕", 160), ("去重后 $5", 150)], path),
-    "lengths": lambda path: plots.length_histogram([10, 12, 40], 32, path),
 }
 
 
@@ -79,11 +78,6 @@ def test_fact_strip_tells_wrong_partly_right_and_missing():
     assert shown == [[0, 1], [0.5, 1], [None, 0], [None, 1]]
 
 
-def test_histogram_counts_rows_over_the_limit():
-    axes = plots.length_histogram([10, 12, 40], limit=32).axes[0]
-    assert "1" in axes.lines[0].get_label() and "32" in axes.lines[0].get_label()
-
-
 def test_funnel_keeps_the_given_order():
     axes = dataset_plots.funnel([("a", 3), ("b", 2), ("c", 2)]).axes[0]
     assert [p.get_width() for p in axes.containers[0]] == [3, 2, 2]
@@ -97,7 +91,6 @@ def test_funnel_keeps_the_given_order():
         (lambda: plots.accuracy_bars({}, {}), "正确率"),
         (lambda: plots.fact_strip([{"group": "general"}]), "fact_id"),
         (lambda: dataset_plots.funnel([]), "漏斗"),
-        (lambda: plots.length_histogram([]), "长度分布"),
     ],
 )
 def test_nothing_to_draw_is_a_clear_error(draw, words):

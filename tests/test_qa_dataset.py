@@ -310,3 +310,6 @@ def test_load_qa_takes_both_forms(tmp_path):
     path.write_text(GOOD_LINE + "\n3\n", encoding="utf-8")
     with pytest.raises(LabError, match="qa.jsonl 第 2 行不是 JSON 对象"):
         load_qa(path)
+    path.write_text(GOOD_LINE + '\n{"page": ' + "9" * 5000 + "}\n", encoding="utf-8")
+    with pytest.raises(LabError, match="qa.jsonl 第 2 行起有一个几千位的整数"):
+        load_qa(path)

@@ -1,8 +1,13 @@
 """在真的 Jupyter 内核里出题：事件循环已经在跑也能用；密钥不出现在输出、文件和最啰嗦的调用栈里。"""
 
+import logging
+
 import nbformat
+import pytest
 from nbclient import NotebookClient
-from qa_server import KEY, serve
+from qa_server import KEY, long_text, serve
+
+from labutils import lab_run, paths
 
 SETUP = """
 %xmode Verbose
@@ -36,3 +41,31 @@ def test_in_a_notebook(tmp_path, monkeypatch):
     assert KEY not in nbformat.writes(notebook)
     written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert len(written) >= 5 and not [p for p in written if KEY.encode() in p.read_bytes()]
+
+
+BUILD = paths.NOTEBOOKS / "01_build_dataset.ipynb"
+UNFILLED = "m 的价格没有填，没法按金额控制，还没有调用，没有花钱；请在 configs/api_presets.yaml 的"
+
+
+@pytest.mark.parametrize(("replies", "max_cost", "failure", "asked"), [
+    ([], 0.0, "", True),  # 0：不设上限
+    ([401] * 99, 0.0, "127.0.0.1 不认这个密钥（401），请检查环境变量 OPENAI_API_KEY", True),
+    ([], 5.0, UNFILLED, False),
+], ids=["good", "wrong key", "no price"])
+def test_notebook_01_with_a_key(tmp_path, monkeypatch, caplog, capfd, replies, max_cost, failure, asked):
+    """真的用 papermill 执行 notebook 01，服务器出错时会把密钥说出来：哪个文件、哪行日志里都不能有它。"""
+    document = tmp_path / "guide.md"
+    document.write_text("\n".join(long_text(3, 12)).replace("\n", "\n\n"), encoding="utf-8")
+    monkeypatch.setenv("OPENAI_LOG", "debug")
+    caplog.set_level(logging.DEBUG)
+    values = {"OUT": str(tmp_path / "out"), "PDF": str(document), "API_MODEL": "m", "MAX_COST": max_cost}
+    with serve(monkeypatch, script=replies) as server:
+        failed = lab_run.execute(BUILD, tmp_path / "done.ipynb", values)
+        assert lab_run.to_html(tmp_path / "done.ipynb")
+    assert bool(server.calls) == asked
+    if failure:
+        assert failed["error"].startswith(failure) and "\n" not in failed["error"]
+    else:
+        assert failed is None and (tmp_path / "out" / "data" / "train.json").is_file()
+    assert KEY.encode() not in b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
+    assert KEY not in caplog.text + "".join(capfd.readouterr())
