@@ -91,7 +91,7 @@ def _start(blocks, share, port, auth, server_name, root_path) -> str:
             blocks.launch(
                 share=share, server_port=port, server_name=server_name, auth=auth,
                 root_path=root_path, prevent_thread_lock=True, inline=False, quiet=True,
-                theme=THEME, css=CSS, head=HEAD, footer_links=["api", "gradio"], run_history=False,
+                theme=THEME, css=CSS, head=HEAD, footer_links=[], run_history=False,
                 ssr_mode=False, enable_monitoring=False, max_file_size="1kb",
                 max_threads=MAX_THREADS, state_session_capacity=CONVERSATIONS_KEPT,
                 app_kwargs={"middleware": [Middleware(Guard, root_path=root_path)]},

@@ -24,7 +24,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost", "testclient")
 # 页面真正用到的地址的第一段；其余（upload、file=、proxy=、component_server……）都拒绝。
 PAGES = {"", "config", "login", "logout", "theme.css", "assets", "static", "svelte", "favicon.ico",
          "robots.txt", "manifest.json", "pwa_icon", "gradio_api"}
-CALLS = {"queue", "info", "call", "heartbeat", "cancel", "reset", "startup-events", "app_id",
+CALLS = {"queue", "run", "info", "call", "heartbeat", "cancel", "reset", "startup-events", "app_id",
          "user", "login_check", "token", "theme.css"}
 HEADERS = {
     # 只许向自己取东西；页面的脚本和样式有一部分写在网页里，所以要 unsafe-inline。
