@@ -21,7 +21,7 @@ from labutils.web_limits import CONVERSATIONS_KEPT, Guard
 from labutils.web_page import build
 from labutils.web_style import CSS, HEAD, THEME
 
-__all__ = ["Demo", "build", "check_port", "launch", "serve"]
+__all__ = ["Demo", "build", "check_port", "in_jupyter", "launch", "serve"]
 MAX_THREADS = 256  # 每个等着回答的人占一条线程，绝大部分时间在睡
 _current: "Demo | None" = None
 
@@ -120,6 +120,11 @@ def _embed(demo: Demo, root_path: str) -> None:
     # 远程 Jupyter 里 127.0.0.1 是学生自己的电脑，要走转发路径。
     address = f"{root_path}/" if root_path.startswith("/user/") else demo.url
     display(IFrame(address, width="100%", height=720))
+
+
+def in_jupyter() -> bool:
+    """有没有人在 Jupyter 里看着：Jupyter 的服务器会告诉内核它打开的是哪个 notebook，papermill 不会。"""
+    return "JPY_SESSION_NAME" in os.environ
 
 
 def serve(
