@@ -12,6 +12,7 @@ import threading
 from dataclasses import dataclass, field
 
 import gradio as gr
+import matplotlib.pyplot  # noqa: F401  框架到第一次提问时才导入它，那个人要多等半秒
 from starlette.middleware import Middleware
 
 from labutils import paths, web_address
