@@ -139,5 +139,9 @@ def _local(model, tokenizer) -> tuple[Callable, int]:
     from labutils import inference, web_batching
 
     if web_batching.can_batch(model):
-        return web_batching.Batcher(model, tokenizer).stream, web_batching.MAX_ROWS
+        batcher = web_batching.Batcher(model, tokenizer)
+        # 第一次计算要做许多准备，比以后慢几倍；先做完，别让第一个提问的人等
+        for _ in batcher.stream(model, tokenizer, "你好", max_new_tokens=2):
+            pass
+        return batcher.stream, web_batching.MAX_ROWS
     return inference.stream, 1

@@ -12,6 +12,7 @@ import threading
 from dataclasses import dataclass, field
 
 import gradio as gr
+import matplotlib.pyplot  # noqa: F401  框架到第一次提问时才导入它，那个人要多等半秒
 from starlette.middleware import Middleware
 
 from labutils import paths, web_address
@@ -21,7 +22,7 @@ from labutils.web_limits import CONVERSATIONS_KEPT, Guard
 from labutils.web_page import build
 from labutils.web_style import CSS, HEAD, THEME
 
-__all__ = ["Demo", "build", "check_port", "launch", "serve"]
+__all__ = ["Demo", "build", "check_port", "in_jupyter", "launch", "serve"]
 MAX_THREADS = 256  # 每个等着回答的人占一条线程，绝大部分时间在睡
 _current: "Demo | None" = None
 
@@ -91,7 +92,7 @@ def _start(blocks, share, port, auth, server_name, root_path) -> str:
             blocks.launch(
                 share=share, server_port=port, server_name=server_name, auth=auth,
                 root_path=root_path, prevent_thread_lock=True, inline=False, quiet=True,
-                theme=THEME, css=CSS, head=HEAD, footer_links=["api", "gradio"], run_history=False,
+                theme=THEME, css=CSS, head=HEAD, footer_links=[], run_history=False,
                 ssr_mode=False, enable_monitoring=False, max_file_size="1kb",
                 max_threads=MAX_THREADS, state_session_capacity=CONVERSATIONS_KEPT,
                 app_kwargs={"middleware": [Middleware(Guard, root_path=root_path)]},
@@ -120,6 +121,11 @@ def _embed(demo: Demo, root_path: str) -> None:
     # 远程 Jupyter 里 127.0.0.1 是学生自己的电脑，要走转发路径。
     address = f"{root_path}/" if root_path.startswith("/user/") else demo.url
     display(IFrame(address, width="100%", height=720))
+
+
+def in_jupyter() -> bool:
+    """有没有人在 Jupyter 里看着：Jupyter 的服务器会告诉内核它打开的是哪个 notebook，papermill 不会。"""
+    return "JPY_SESSION_NAME" in os.environ
 
 
 def serve(

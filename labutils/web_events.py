@@ -141,8 +141,9 @@ class Page:
         return self.sources.show(question["content"], reply["content"]) if asked else ""
 
     def stop(self, request: gr.Request) -> str:
+        stopped = self.running.busy(request.session_hash)
         self.running.stop(request.session_hash)
-        return STOPPED
+        return STOPPED if stopped else ""
 
     def leave(self, request: gr.Request) -> None:
         """标签页关了：不再为它生成，也忘掉它。"""

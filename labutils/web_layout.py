@@ -32,54 +32,60 @@ def lay_out(engine: ChatEngine, examples: list[str], adapter: str) -> Widgets:
     gr.HTML(title_block(engine.model, engine.has_adapter, adapter), elem_id="lab-title")
     mode = gr.Radio(engine.modes, value=AFTER, label="用哪个模型回答", elem_id="lab-mode",
                     show_label=False, container=False, visible=engine.has_adapter)
-    with gr.Row():
+    with gr.Row(elem_id="lab-chats"):
         boxes = [_chatbot(BEFORE, engine.has_adapter), _chatbot(AFTER, engine.has_adapter)]
     status = gr.HTML("", html_template=STATUS, elem_id="lab-status")
-    box, buttons = _question()
+    source = gr.HTML("", elem_id="lab-source")
+    buttons = _after_the_answer()
+    box, senders = _question()
     if examples:
         gr.Examples([[e] for e in examples], box, label="试试这些问题", elem_id="lab-examples",
                     api_visibility="private")
-    source = gr.HTML("", elem_id="lab-source")
-    votes, panel, correction = _feedback()
-    return Widgets(mode, boxes, status, source, box, buttons | votes, _settings(), panel, correction)
+    panel, correction, save = _correction()
+    return Widgets(mode, boxes, status, source, box, {**buttons, **senders, "save": save},
+                   _settings(), panel, correction)
 
 
 def _chatbot(side: str, has_adapter: bool) -> gr.Chatbot:
     label = side if has_adapter else "对话"
     return gr.Chatbot(
-        label=label, visible=side == AFTER, height="min(48vh, 520px)", min_width=280,
+        label=label, visible=side == AFTER, height="min(44vh, 520px)", min_width=280,
         buttons=["copy"], latex_delimiters=[], sanitize_html=True, feedback_options=None,
         placeholder="在下面输入问题，或点一个例子", elem_classes="lab-chat",
         elem_id="lab-before" if side == BEFORE else "lab-after",
     )
 
 
+def _after_the_answer() -> dict[str, gr.Button]:
+    """看完回答以后用的按钮。"""
+    size = {"size": "sm", "min_width": 140}
+    with gr.Row(elem_id="lab-tools"):
+        return {
+            "up": gr.Button("👍 答对了", elem_id="lab-up", **size),
+            "down": gr.Button("👎 答错了", elem_id="lab-down", **size),
+            "retry": gr.Button("重试", elem_id="lab-retry", **size),
+            "clear": gr.Button("清空历史对话", elem_id="lab-clear", **size),
+        }
+
+
 def _question() -> tuple[gr.Textbox, dict[str, gr.Button]]:
-    with gr.Row(equal_height=True):
+    with gr.Row(equal_height=True, elem_id="lab-ask"):
         box = gr.Textbox(placeholder="输入问题，按回车发送", show_label=False, label="问题",
-                         lines=1, max_lines=5, max_length=MAX_CHARACTERS, scale=6, min_width=220,
-                         autofocus=True, elem_id="lab-box")
-        buttons = {
-            "send": gr.Button("发送", variant="primary", scale=1, min_width=72, elem_id="lab-send"),
-            "stop": gr.Button("停止", variant="stop", scale=1, min_width=72, elem_id="lab-stop"),
-            "retry": gr.Button("重试", scale=1, min_width=72, elem_id="lab-retry"),
-            "clear": gr.Button("清空历史对话", scale=1, min_width=120, elem_id="lab-clear"),
+                         container=False, lines=1, max_lines=5, max_length=MAX_CHARACTERS, scale=8,
+                         min_width=150, autofocus=True, elem_id="lab-box")
+        return box, {
+            "send": gr.Button("发送", variant="primary", scale=1, min_width=64, elem_id="lab-send"),
+            "stop": gr.Button("停止", variant="stop", scale=1, min_width=64, elem_id="lab-stop"),
         }
-    return box, buttons
 
 
-def _feedback() -> tuple[dict[str, gr.Button], gr.Accordion, gr.Textbox]:
-    with gr.Row():
-        votes = {
-            "up": gr.Button("👍 答对了", size="sm", min_width=96, elem_id="lab-up"),
-            "down": gr.Button("👎 答错了", size="sm", min_width=96, elem_id="lab-down"),
-        }
+def _correction() -> tuple[gr.Accordion, gr.Textbox, gr.Button]:
     with gr.Accordion("改正", open=False, elem_id="lab-panel") as panel:
-        correction = gr.Textbox(
+        text = gr.Textbox(
             label="正确答案", info="存下来给老师看，以后可以变成新的训练数据；请不要写个人信息",
             lines=2, max_lines=6, max_length=MAX_CORRECTION, elem_id="lab-correction")
-        votes["save"] = gr.Button("保存改正", size="sm", elem_id="lab-save")
-    return votes, panel, correction
+        save = gr.Button("保存改正", size="sm", elem_id="lab-save")
+    return panel, text, save
 
 
 def _settings() -> list[gr.Slider]:

@@ -1,40 +1,13 @@
-"""在真的浏览器里用一遍网页：流式、开关、并排、停止、清空、文字安全、手机宽度。"""
+"""在真的浏览器里按一遍每个按钮：流式、开关、并排、停止、重试、清空、评价、复制、设置。"""
 
-import os
 import time
 
 import pytest
-from hostile import INPUTS
-from web_fakes import (
-    ANSWER,
-    BROWSER_FLAGS,
-    AdapterModel,
-    CharTokenizer,
-    FakeStream,
-    PlainModel,
-    find_browser,
-)
+from browser_page import BOX, answered, ask, last, open_page, status, wait_for
+from web_fakes import ANSWER, AdapterModel, CharTokenizer, FakeStream, PlainModel
 
 from labutils import web_demo
 from labutils.web_feedback import to_pairs
-from labutils.web_limits import Visitors
-from labutils.web_text import GUARD
-
-pytest.importorskip("playwright", reason="没有安装 playwright：pip install -e '.[test]'")
-BROWSER = find_browser(os.environ)
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="找不到 chromium 或 google-chrome，可用 LAB_CHROMIUM 指定路径")
-BOX = "#lab-box textarea"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=BROWSER_FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -58,44 +31,12 @@ def demo(stream, feedback):
         yield demo
 
 
-def _open(browser, url, **options):
-    page = browser.new_page(locale="zh-CN", **options)
-    page.set_default_timeout(60_000)
-    page.outside = []
-    page.on("request", lambda r: None if r.url.startswith((url, "data:", "blob:"))
-            else page.outside.append(r.url))
-    page.dialogs = []
-    page.on("dialog", lambda d: (page.dialogs.append(d.message), d.dismiss()))
-    page.goto(url)
-    page.wait_for_selector(BOX)
-    return page
-
-
 @pytest.fixture
 def page(browser, demo, stream):
     stream.calls.clear()
-    page = _open(browser, demo.url)
+    page = open_page(browser, demo.url)
     yield page
-    page.close()
-
-
-def ask(page, text):
-    page.fill(BOX, text)
-    page.press(BOX, "Enter")
-
-
-def last(page, side="after", role="bot"):
-    """这一边最后一条消息的文字；还没有消息时为空。"""
-    # 一次取完：先数再取的话，消息可能恰好在两步之间被清空
-    texts = page.locator(f"#lab-{side} [data-testid={role}] .message-content").all_inner_texts()
-    return texts[-1].replace(GUARD, "").strip() if texts else ""
-
-
-def wait_for(check, seconds=60.0):
-    end = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < end, "等了太久"
-        time.sleep(0.05)
+    page.context.close()
 
 
 def test_answer_grows_while_streaming(page):
@@ -169,61 +110,18 @@ def test_second_question_is_refused_while_answering(page):
     page.click("#lab-stop")
 
 
-@pytest.mark.parametrize("button", ["#lab-clear", "#lab-after button[title='清空对话']"])
-def test_clear_forgets_everything_even_while_answering(page, stream, button):
+def test_clear_forgets_everything_even_while_answering(page, stream):
     ask(page, "说：一")
     wait_for(lambda: last(page) == "后：一")
     ask(page, "不停地说")
     wait_for(lambda: len(last(page)) > 3 and "一" not in last(page))
-    page.click(button)
+    page.click("#lab-clear")
     wait_for(lambda: not last(page) and not last(page, role="user"))
     time.sleep(0.5)
     assert not last(page)
     ask(page, "说：新")
     wait_for(lambda: last(page) == "后：新")
     assert [m["content"] for m in stream.calls[-1]["messages"]] == ["说：新"]
-
-
-EVIL = ('<script>window.hacked=1;alert(1)</script> <img src="http://outside.invalid/a.png" '
-        'onerror="window.hacked=2"> <b>粗</b> &lt;i&gt; $$x^2$$ '
-        '![图](http://outside.invalid/b.png) <iframe src="http://outside.invalid/"></iframe>')
-
-
-def test_markup_stays_text(page):
-    ask(page, "说：" + EVIL)
-    wait_for(lambda: last(page).endswith("</iframe>"))
-    time.sleep(0.3)
-    assert last(page, role="user") == "说：" + EVIL
-    assert last(page) == "后：" + EVIL
-    inside = page.locator("#lab-after .message-content")
-    assert inside.locator("script, img, iframe, b, .katex").count() == 0
-    assert page.evaluate("window.hacked") is None
-    assert page.dialogs == [] and page.outside == []
-
-
-def test_markdown_and_code_are_rendered(page):
-    ask(page, "说：\n\n## 标题\n\n- **粗**\n\n```python\nif a<b: print('<i>')\n```\n\n"
-              "```mermaid\ngraph TD; A-->B\n```\n")
-    wait_for(lambda: "graph TD" in last(page))
-    inside = page.locator("#lab-after [data-testid=bot] .message-content")
-    wait_for(lambda: inside.locator("pre").count() == 2)
-    assert inside.locator("h2").inner_text() == "标题"
-    assert inside.locator("li strong").inner_text() == "粗"
-    assert inside.locator("pre").first.inner_text().strip() == "if a<b: print('<i>')"
-    assert inside.locator(".mermaid").count() == 0
-
-
-def test_errors_are_shown_in_chinese(page):
-    for text, said in (("", "请先输入问题"), ("长" * 2001, "超过上限 2000 个字"),
-                       ("坏", "假的错误"), ("崩", "原因写在启动网页的窗口里")):
-        ask(page, text)
-        page.get_by_text(said).first.wait_for()
-    assert page.get_by_text("内部细节").count() == 0
-    # 框架会用“错误”二字盖住出错的组件；这里不许盖住对话和输入框。
-    covers = page.locator("[data-testid=status-tracker] span.error").all()
-    assert covers and not any(cover.is_visible() for cover in covers)
-    ask(page, "说：还能用")
-    wait_for(lambda: last(page) == "后：还能用")
 
 
 def test_example_fills_the_box(page):
@@ -241,10 +139,6 @@ def test_retry_answers_the_same_question_again(page, stream):
     wait_for(lambda: len(stream.calls) == 2 and last(page) == "后：一" and not status(page))
     assert stream.calls[0]["messages"] == stream.calls[1]["messages"]
     assert page.locator("#lab-after [data-testid=user]").count() == 1
-
-
-def status(page):
-    return page.locator("#lab-status").inner_text().strip()
 
 
 def test_status_and_source_follow_the_answer(page):
@@ -277,78 +171,17 @@ def test_votes_and_corrections_are_saved_as_new_pairs(page, feedback):
                                   {"question": "说：坏答案", "answer": "正确的<b>答案</b>"}]
 
 
-def test_copy_gives_the_answer(browser, demo):
-    context = browser.new_context(locale="zh-CN", permissions=["clipboard-read", "clipboard-write"])
-    page = _open(context, demo.url)
-    ask(page, "说：抄走我")
-    wait_for(lambda: last(page) == "后：抄走我" and not status(page))
+def test_copy_gives_the_answer_and_the_code(browser, demo):
+    page = open_page(browser, demo.url, permissions=["clipboard-read", "clipboard-write"])
+    copied = "navigator.clipboard.readText()"
+    ask(page, "说：抄走我\n\n```\na < b\n```")
+    wait_for(lambda: "a < b" in last(page) and not status(page))
     page.locator("#lab-after .message-buttons-left button").first.click()
-    wait_for(lambda: page.evaluate("navigator.clipboard.readText()") == "后：抄走我")
-    context.close()
-
-
-def test_second_tab_has_its_own_talk_and_refresh_starts_anew(browser, page, demo, stream):
-    other = _open(browser, demo.url)
-    ask(page, "说：甲页")
-    ask(other, "说：乙页")
-    wait_for(lambda: last(page) == "后：甲页" and last(other) == "后：乙页")
-    other.reload()
-    other.wait_for_selector(BOX)
-    assert not last(other)
-    ask(other, "说：又来")
-    wait_for(lambda: last(other) == "后：又来")
-    assert [m["content"] for m in stream.calls[-1]["messages"]] == ["说：又来"]
-    other.close()
-
-
-def test_people_in_line_are_told_their_place(browser, demo, page):
-    others = [_open(browser, demo.url) for _ in range(2)]
-    ask(page, "不停地说")
-    wait_for(lambda: len(last(page)) > 3)
-    for other in others:
-        ask(other, "说：轮到我")
-        wait_for(lambda: "排队中" in status(other))  # noqa: B023
-    assert "下一个就是你" in status(others[0]) and "前面还有 1 个" in status(others[1])
-    page.click("#lab-stop")
-    wait_for(lambda: all(last(other) == "后：轮到我" for other in others))
-    for other in others:
-        other.close()
-
-
-def test_hostile_text_never_becomes_a_page(browser, monkeypatch):
-    """两百条，二十条一组：用户那边逐字显示，模型那边原样复述，都不执行、不取外面的东西。"""
-    monkeypatch.setattr(Visitors, "check", lambda *a: None)
-    with web_demo.launch(PlainModel(), CharTokenizer(), stream=FakeStream()) as demo:
-        page = _open(browser, demo.url)
-        for start in range(0, 200, 20):
-            text = "\n\n".join(INPUTS[start : start + 20])
-            for part in (text[i : i + 400] for i in range(0, len(text), 400)):
-                part = part.encode("utf-8", "replace").decode()
-                ask(page, "说：" + part)
-                wait_for(lambda: last(page) and not status(page))
-        inside = page.locator("#lab-after .message-content")
-        assert inside.locator("script, img, iframe, object, embed, form, svg, video, base, meta").count() == 0
-        assert inside.locator("a").evaluate_all("all => all.map(a => a.outerHTML)") == []
-        assert page.evaluate("window.hacked") is None and page.dialogs == [] and page.outside == []
-        page.close()
-
-
-@pytest.mark.parametrize("colours", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
-def test_no_serious_accessibility_fault(browser, demo, colours, width):
-    from axe_playwright_python.sync_playwright import Axe
-
-    page = _open(browser, demo.url, color_scheme=colours, viewport={"width": width, "height": 844})
-    ask(page, "说：一\n\n- **粗**\n\n`代码`")
-    wait_for(lambda: last(page) and not status(page))
-    page.get_by_text("生成设置").click()
-    page.get_by_text("改正", exact=True).click()
-    page.wait_for_timeout(500)
-    found = Axe().run(page).response["violations"]
-    serious = [(v["id"], [node["html"][:150] for node in v["nodes"]][:3]) for v in found
-               if v["impact"] in ("serious", "critical")]
-    assert serious == []
-    page.close()
+    wait_for(lambda: page.evaluate(copied) == "后：抄走我\n\n```\na < b\n```")
+    page.locator("#lab-after pre").hover()
+    page.locator("#lab-after .copy_code_button").click()
+    wait_for(lambda: page.evaluate(copied).strip() == "a < b")
+    page.context.close()
 
 
 def test_settings_reach_the_model(page, stream):
@@ -367,31 +200,12 @@ def test_settings_reach_the_model(page, stream):
     assert stream.calls[-1]["do_sample"] and stream.calls[-1]["temperature"] == 0.8
 
 
-def test_phone_width_needs_no_sideways_scrolling(browser, demo):
-    page = _open(browser, demo.url, viewport={"width": 390, "height": 844})
-    page.get_by_label("并排对比").check()
-    page.wait_for_selector("#lab-before")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    left, right = (page.locator(f"#lab-{side}").bounding_box() for side in ("before", "after"))
-    assert right["y"] >= left["y"] + left["height"] and left["width"] > 300
-    page.close()
-
-
-def test_closing_the_tab_stops_the_model(browser, demo, stream):
-    page = _open(browser, demo.url)
-    closed = stream.closed
-    ask(page, "不停地说")
-    wait_for(lambda: len(last(page)) > 3)
-    page.close()
-    wait_for(lambda: stream.closed > closed)
-
-
 def test_plain_model_hides_the_switch(browser):
-    demo = web_demo.launch(PlainModel(), CharTokenizer(), stream=FakeStream())
-    page = _open(browser, demo.url)
-    assert page.locator("#lab-mode").count() == 0
-    assert page.get_by_text("没有加载 LoRA 适配器").is_visible()
-    ask(page, "说：好")
-    wait_for(lambda: last(page) == "后：好")
-    page.close()
-    demo.close()
+    """开第二个网页会关掉第一个，所以这个测试放在最后。"""
+    with web_demo.launch(PlainModel(), CharTokenizer(), stream=FakeStream()) as demo:
+        page = open_page(browser, demo.url)
+        assert page.locator("#lab-mode").count() == 0
+        assert page.get_by_text("没有加载 LoRA 适配器").is_visible()
+        ask(page, "说：好")
+        answered(page, "后：好")
+        page.context.close()

@@ -146,7 +146,7 @@ def test_launching_again_closes_the_first_page_and_frees_its_port():
 
 
 def test_with_closes_the_page_even_after_an_error():
-    with pytest.raises(ZeroDivisionError), launch() as demo:
+    with pytest.raises(ZeroDivisionError), launch(port=free_port()) as demo:
         assert httpx.get(demo.url).status_code == 200
         raise ZeroDivisionError
     with pytest.raises(httpx.ConnectError):
