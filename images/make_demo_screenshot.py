@@ -1,7 +1,8 @@
-"""拍下对话网页的样子：并排对比同一个问题，存成 images/demo.png。
+"""拍下对话网页的样子：并排对比同一个问题，浅色与深色、电脑与手机各一张，存进 images/。
 
 用法（先运行过 notebook 02，或 make lab）：
-    python images/make_demo_screenshot.py [适配器文件夹] [输出.png]
+    python images/make_demo_screenshot.py [适配器文件夹] [输出文件夹]
+写出 demo.png、demo_dark.png、demo_phone.png、demo_phone_dark.png。
 需要 Chromium 系浏览器；可用环境变量 LAB_CHROMIUM 指定路径。
 """
 
@@ -11,11 +12,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from labutils import evaluation, models, paths, web_demo
+from labutils import evaluation, models, paths, qa_dataset, web_demo
 from labutils.errors import LabError
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+SHOTS = {  # 文件名: (宽, 高, 颜色)
+    "demo.png": (1280, 880, "light"), "demo_dark.png": (1280, 880, "dark"),
+    "demo_phone.png": (390, 844, "light"), "demo_phone_dark.png": (390, 844, "dark"),
+}
 
 
 def find_browser() -> str:
@@ -39,39 +44,38 @@ def use_bundled_font(folder: Path) -> None:
     os.environ["FONTCONFIG_FILE"] = str(config)
 
 
-def take(url: str, output: Path, question: str) -> None:
+def take(browser, url: str, output: Path, question: str, size: tuple[int, int], colours: str) -> None:
+    page = browser.new_page(viewport={"width": size[0], "height": size[1]}, locale="zh-CN",
+                            color_scheme=colours, device_scale_factor=1 if size[0] > 600 else 2)
+    page.set_default_timeout(120_000)
+    page.goto(url)
+    page.get_by_label("并排对比").check()
+    page.wait_for_selector("#lab-before")
+    page.fill("#lab-box textarea", question)
+    page.press("#lab-box textarea", "Enter")
+    page.get_by_text("出处").first.wait_for()  # 两边都说完才有出处
+    page.wait_for_timeout(500)
+    page.mouse.move(0, 0)
+    page.screenshot(path=output, full_page=True)
+    page.close()
+
+
+def main(adapter: str = "output/lab/lora", folder: str = "images") -> None:
     from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as playwright:
+    adapter = evaluation.find_adapter(paths.resolve(adapter))
+    model, tokenizer = models.load(adapter)
+    rows = qa_dataset.load_qa(paths.DATA / "qa.jsonl")
+    with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
+        use_bundled_font(Path(scratch))
         browser = playwright.chromium.launch(executable_path=find_browser(), args=FLAGS)
-        page = browser.new_page(viewport={"width": 1280, "height": 880}, locale="zh-CN")
-        page.set_default_timeout(120_000)
-        page.goto(url)
-        page.get_by_label("并排对比").check()
-        page.wait_for_selector("#lab-before")
-        page.fill("#lab-box textarea", question)
-        page.press("#lab-box textarea", "Enter")
-        for side in ("before", "after"):
-            page.wait_for_selector(f"#lab-{side} [data-testid=bot]")
-        # 右边出现复制按钮之后文字还会变长：等它一秒钟不变。
-        answer, previous = page.locator("#lab-after [data-testid=bot]").last, None
-        while previous != (previous := answer.inner_text()):
-            page.wait_for_timeout(1000)
-        page.screenshot(path=output, full_page=True)
+        with web_demo.launch(model, tokenizer, rows=rows, adapter=paths.rel(adapter),
+                             feedback=Path(scratch) / "feedback.jsonl") as demo:
+            for name, (width, height, colours) in SHOTS.items():
+                output = paths.resolve(folder) / name
+                take(browser, demo.url, output, "一流本科课程的有效期多久？", (width, height), colours)
+                print("已写出", paths.rel(output))
         browser.close()
-
-
-def main(adapter: str = "output/lab/lora", output: str = "images/demo.png") -> None:
-    model, tokenizer = models.load(evaluation.find_adapter(paths.resolve(adapter)))
-    output = paths.resolve(output)
-    with tempfile.TemporaryDirectory() as folder:
-        use_bundled_font(Path(folder))
-        demo = web_demo.launch(model, tokenizer)
-        try:
-            take(demo.url, output, web_demo.EXAMPLES[-1])
-        finally:
-            demo.close()
-    print("已写出", paths.rel(output))
 
 
 if __name__ == "__main__":

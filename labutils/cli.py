@@ -4,15 +4,13 @@
 用户能改正的错误（LabError）只打印一句话，不打印调用栈，退出码 1；命令写错时退出码 2。
 """
 
-import os
 import sys
 from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
 
-from labutils import cli_dataset, cli_models, console
-from labutils.console import newest_checkpoint
+from labutils import cli_dataset, cli_demo, cli_models, console
 from labutils.errors import LabError
 
 app = typer.Typer(
@@ -94,7 +92,7 @@ def infer(
     temperature: Annotated[float, typer.Option(min=0, help="0 为贪心，每次回答相同")] = 0.0,
 ) -> None:
     """用微调后的模型回答（对应课程里的 inference_hf.py）。"""
-    source = _checkpoint_or_newest(checkpoint)
+    source = console.checkpoint_or_newest(checkpoint)
     from labutils import inference, models
 
     model, tokenizer = models.load(source)
@@ -122,7 +120,7 @@ def compare(
     out: Annotated[str, typer.Option(help="结果文件夹")] = "output/comparison",
 ) -> None:
     """同一批问题在微调前后各答一遍，打分并列表（notebook 03）。"""
-    source = _checkpoint_or_newest(checkpoint)
+    source = console.checkpoint_or_newest(checkpoint)
     from labutils import evaluation, models, paths
     from labutils.lab_run import locate
 
@@ -135,42 +133,6 @@ def compare(
     print(result.table().to_string())
     for line in [*result.notes, f"全部结果：{paths.rel(paths.ROOT / locate(out))}"]:
         print(line)
-
-
-@app.command()
-def demo(
-    checkpoint: Checkpoint = "",
-    port: Annotated[int, typer.Option(help="端口")] = 8080,
-    host: Annotated[str, typer.Option(help="0.0.0.0 让局域网能访问，要密码")] = "127.0.0.1",
-    share: Annotated[bool, typer.Option("--share", help="生成临时的公网链接，要密码")] = False,
-    endpoint: Annotated[str, typer.Option(help="不载入模型，问这个兼容 OpenAI 接口的服务器")] = "",
-    model: Annotated[str, typer.Option(help="服务器上的模型名，与 --endpoint 一起写")] = "",
-) -> None:
-    """打开对话网页（notebook 04）。
-
-    也认课程原来的环境变量 MODEL_PATH、TOKENIZER_PATH、CG_APP_ROUTE_PATH；
-    密码用环境变量 LAB_DEMO_AUTH=用户名:密码 指定，不指定时自动生成；服务器的密钥用 OPENAI_API_KEY。
-    """
-    if bool(endpoint) != bool(model) or (endpoint and checkpoint):
-        raise LabError("--endpoint 与 --model 要一起写，而且不能再写检查点。")
-    if endpoint:
-        source = None
-    elif checkpoint or not os.environ.get("MODEL_PATH"):
-        source = _checkpoint_or_newest(checkpoint)
-    else:
-        source = os.environ["MODEL_PATH"]
-    from labutils import web_demo
-    from labutils.endpoint import Endpoint
-
-    web_demo.serve(
-        source,
-        os.environ.get("TOKENIZER_PATH"),
-        host=host,
-        port=port,
-        root_path=os.environ.get("CG_APP_ROUTE_PATH"),
-        share=share,
-        endpoint=Endpoint(endpoint, model) if endpoint else None,
-    )
 
 
 @app.command()
@@ -198,6 +160,7 @@ def check(
         raise LabError(f"{'模型' if model else '环境'}还不能用，请先处理上面带 ✗ 的项目。")
 
 
+cli_demo.register(app)
 cli_models.register(app)
 
 
@@ -209,19 +172,6 @@ def _resume_choice(text: str) -> str | bool | int:
     if text.isdecimal():
         return int(text)
     raise LabError(f"第四个参数 {text} 不对，可以写 auto、yes、no 或检查点的步数，例如 3000。")
-
-
-def _checkpoint_or_newest(checkpoint: str) -> str:
-    """用户指定的位置；没有指定时是最近一次微调的检查点，一个也没有就抛 LabError。"""
-    from labutils.lab_run import locate_model
-
-    if checkpoint:
-        return locate_model(checkpoint)
-    newest = newest_checkpoint()
-    if newest is None:
-        raise LabError("还没有微调过的模型：请先运行 make lab，或指明用哪个，例如 tiny。")
-    print(f"使用最近一次微调的结果：{newest}")
-    return newest
 
 
 def main() -> None:

@@ -20,6 +20,9 @@ def dataset(
     out: Annotated[str, typer.Option(help="实验文件夹；数据写进它的 data/")] = "output/lab",
     api_model: Annotated[str, typer.Option(help="出题的大模型名；空着且没有 --preset 就用附带的样例")] = "",
     seed: Annotated[int, typer.Option(help="随机种子，同样的种子得到同样的结果")] = 42,
+    feedback: Annotated[
+        str, typer.Option(help="网页存下的评价与改正，例如 output/feedback.jsonl；合格的作为新问答加进来")
+    ] = "",
     preset: Annotated[
         str, typer.Option(help="用哪个服务：openai、zhipu、deepseek、qwen、ollama、vllm，"
                                "或自己加进 configs/api_presets.yaml 的")
@@ -42,7 +45,8 @@ def dataset(
     api = {"preset": preset, "concurrency": concurrency, "max_cost": max_cost,
            "confirm": _confirm(yes), "retry_failed": retry_failed, "unanswerable": unanswerable}
     dataset_build.build(
-        locate(pdf), locate(qa) if qa else None, locate_output(out), api_model, seed, **api)
+        locate(pdf), locate(qa) if qa else None, locate_output(out), api_model, seed,
+        locate(feedback) if feedback else None, **api)
 
 
 def _confirm(yes: bool) -> Callable[[str], bool]:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 from typer.exceptions import TyperException
 
+from labutils.errors import LabError
+
 
 @contextmanager
 def progress():
@@ -60,6 +62,19 @@ def newest_checkpoint() -> str | None:
         return None
     latest = max(whole, key=lambda p: (p / "adapter_model.safetensors").stat().st_mtime)
     return locate(latest)
+
+
+def checkpoint_or_newest(checkpoint: str) -> str:
+    """用户指定的位置；没有指定时是最近一次微调的检查点，一个也没有就抛 LabError。"""
+    from labutils.lab_run import locate_model
+
+    if checkpoint:
+        return locate_model(checkpoint)
+    newest = newest_checkpoint()
+    if newest is None:
+        raise LabError("还没有微调过的模型：请先运行 make lab，或指明用哪个，例如 tiny。")
+    print(f"使用最近一次微调的结果：{newest}")
+    return newest
 
 
 def process_name() -> str:

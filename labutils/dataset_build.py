@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from labutils import feedback_pairs
 from labutils.dataset_files import finish
 from labutils.document import Chunk, Page, chunks, read_pages
 from labutils.errors import LabError
@@ -17,6 +18,7 @@ from labutils.qa_evidence import begins_on
 from labutils.qa_generation import generate, load_prompts, parse_response, replay
 from labutils.qa_unanswerable import save_unanswerable
 from labutils.text_normalize import normalize
+from labutils.web_feedback import read_pairs
 
 COURSE_PDF = DATA / "source" / "course_document.pdf"
 COURSE_SOURCE = COURSE_PDF.with_suffix(".md")
@@ -28,6 +30,7 @@ def build(
     out_dir: str | Path,
     api_model: str = "",
     seed: int = 42,
+    feedback: str | Path | None = None,
     **api,
 ) -> dict:
     """写出 out_dir/data/ 下的 qa.jsonl、train.json、dev.json、rejected.jsonl 和数据集报告。
@@ -36,10 +39,13 @@ def build(
     api 是 generate 的其余参数：preset、concurrency、max_cost、retry_failed、unanswerable……
     为空且是课程 PDF：回放样例回复；给了 qa_file 就用它，并说明两者一致的条数。
     为空且是别的 PDF：必须给 qa_file，逐条对着这份 PDF 检查后使用。
+    feedback 是网页存下的评价与改正，合格的作为新问答接在后面。
     返回的 funnel 是 [(关口, 剩余条数)]，summary 是摘要文字。
     """
     pdf, out_dir = resolve(pdf), resolve(out_dir)
     qa_file = resolve(qa_file) if qa_file else None
+    if feedback:
+        read_pairs(resolve(feedback))  # 写坏了就在花钱出题之前说
     pages = read_pages(pdf)
     report: dict = {"pages": len(pages), "seed": seed}
     rejected: list[dict] = []
@@ -49,6 +55,9 @@ def build(
         rows = _rows_from_file(qa_file, pages, rows, report, rejected)
     if not rows:
         raise LabError(_nothing_passed(qa_file, out_dir, report["source"], rejected))
+    if feedback:
+        rows = feedback_pairs.merge(resolve(feedback), rows, pages, rejected)
+        report["funnel"] = [*report["funnel"], ("加上网页反馈", len(rows))]
     folder = Path(out_dir) / "data"
     report |= finish(folder, rows, rejected, pages, seed, report["funnel"])
     print("每一关还剩：" + " → ".join(f"{name} {count}" for name, count in report["funnel"]))

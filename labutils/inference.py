@@ -29,7 +29,7 @@ def _options(tokenizer, generation: dict) -> dict:
     return options | {"eos_token_id": stop_ids(tokenizer), "pad_token_id": tokenizer.pad_token_id}
 
 
-def _left_pad(rows: list[list[int]], pad: int, device) -> dict[str, torch.Tensor]:
+def left_pad(rows: list[list[int]], pad: int, device) -> dict[str, torch.Tensor]:
     """左侧补齐;返回 (批, 最长) 的 input_ids 与 attention_mask。"""
     width = max(map(len, rows))
     ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
@@ -37,7 +37,7 @@ def _left_pad(rows: list[list[int]], pad: int, device) -> dict[str, torch.Tensor
     return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
 
 
-def _clean(tokenizer, ids) -> str:
+def clean(tokenizer, ids) -> str:
     """去掉控制符与开头的换行(ChatGLM3 把第一行留给元信息)。"""
     kept = [int(i) for i in ids if 0 <= int(i) < len(tokenizer)]
     return tokenizer.decode(kept, skip_special_tokens=True).strip()
@@ -57,10 +57,10 @@ def answer(model, tokenizer, questions, max_new_tokens: int = 128, batch_size: i
     replies = [""] * len(rows)
     for start in range(0, len(order), batch_size):
         picked = order[start : start + batch_size]
-        batch = _left_pad([rows[i] for i in picked], tokenizer.pad_token_id, model.device)
+        batch = left_pad([rows[i] for i in picked], tokenizer.pad_token_id, model.device)
         output = model.generate(**batch, **options)[:, batch["input_ids"].shape[1] :]
         for index, ids in zip(picked, output, strict=True):
-            replies[index] = _clean(tokenizer, ids)
+            replies[index] = clean(tokenizer, ids)
     return replies
 
 
@@ -83,7 +83,7 @@ def stream(model, tokenizer, messages, stop: Event | None = None, adapter: bool 
     # closed 是自己的信号:不能去设调用方的 stop,它可能还管着下一段回答。
     stop, closed = stop or Event(), Event()
     ids = prompt_ids(tokenizer, as_messages(messages))
-    batch = _left_pad([ids], tokenizer.pad_token_id, model.device)
+    batch = left_pad([ids], tokenizer.pad_token_id, model.device)
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True,
                                     timeout=timeout)
     failure: list[BaseException] = []

@@ -8,26 +8,31 @@ import contextlib
 import io
 import os
 import secrets
-import socket
 import threading
 from dataclasses import dataclass, field
 
 import gradio as gr
-from gradio import tunneling
+import matplotlib.pyplot  # noqa: F401  框架到第一次提问时才导入它，那个人要多等半秒
+from starlette.middleware import Middleware
 
+from labutils import paths, web_address
 from labutils.errors import LabError
+from labutils.web_address import LOOPBACK, check_port, free_port
+from labutils.web_limits import CONVERSATIONS_KEPT, Guard
 from labutils.web_page import build
-from labutils.web_style import CSS, EXAMPLES, THEME
+from labutils.web_style import CSS, HEAD, THEME
 
-__all__ = ["EXAMPLES", "Demo", "build", "launch", "serve"]
-FREE_PORTS = range(7860, 7960)
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+__all__ = ["Demo", "build", "check_port", "in_jupyter", "launch", "serve"]
+MAX_THREADS = 256  # 每个等着回答的人占一条线程，绝大部分时间在睡
 _current: "Demo | None" = None
 
 
 @dataclass
 class Demo:
-    """一个打开着的网页。auth 是 (用户名, 密码)，不设密码时为 None，打印时不显示。"""
+    """一个打开着的网页。auth 是 (用户名, 密码)，不设密码时为 None，打印时不显示。
+
+    写成 ``with launch(…) as demo:`` 就会在离开时自己关闭。
+    """
 
     url: str
     share_url: str | None = None
@@ -43,6 +48,12 @@ class Demo:
         if _current is self:
             _current = None
 
+    def __enter__(self) -> "Demo":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
 
 def launch(
     model, tokenizer, share: bool = False, port: int | None = None,
@@ -53,19 +64,20 @@ def launch(
 
     port 为 None 或 0 时自己找空端口。share 或 server_name 让外面能访问时必须有 auth，
     没给就生成一个随机密码并打印一次。inline=True 在 notebook 里嵌入网页。
-    page 是交给 build 的参数（examples、stream、parallel）。端口被占用或地址不对时抛出 LabError。
+    page 是交给 build 的参数（rows、examples、adapter、feedback、stream、parallel）。
+    端口被占用或地址不对时抛出 LabError。
     """
     global _current
     if _current is not None:
         _current.close()
-    port = _free_port(server_name) if not port else check_port(server_name, port)
-    auth = _require_auth(auth, public=share or server_name not in _LOOPBACK)
-    root_path = _root_path(root_path, port)
-    _local_without_proxy()
+    port = free_port(server_name) if not port else check_port(server_name, port)
+    auth = _require_auth(auth, public=share or server_name not in LOOPBACK)
+    root_path = web_address.outer_path(root_path, port)
+    web_address.local_without_proxy()
     blocks = build(model, tokenizer, **page)
     said = _start(blocks, share, port, auth, server_name, root_path)
     demo = _current = Demo(blocks.local_url.rstrip("/"), blocks.share_url, auth, blocks)
-    _announce(demo, share, server_name, port, root_path, said)
+    web_address.announce(demo.url, demo.share_url, share, server_name, port, root_path, said)
     if inline:
         _embed(demo, root_path)
     return demo
@@ -80,44 +92,16 @@ def _start(blocks, share, port, auth, server_name, root_path) -> str:
             blocks.launch(
                 share=share, server_port=port, server_name=server_name, auth=auth,
                 root_path=root_path, prevent_thread_lock=True, inline=False, quiet=True,
-                theme=THEME, css=CSS, footer_links=["api", "gradio"], run_history=False,
+                theme=THEME, css=CSS, head=HEAD, footer_links=[], run_history=False,
                 ssr_mode=False, enable_monitoring=False, max_file_size="1kb",
+                max_threads=MAX_THREADS, state_session_capacity=CONVERSATIONS_KEPT,
+                app_kwargs={"middleware": [Middleware(Guard, root_path=root_path)]},
                 auth_message="请输入老师给的用户名和密码。",
             )
     except OSError as error:
         blocks.close(verbose=False)
-        raise LabError(_busy(server_name, port)) from error
+        raise LabError(web_address.busy(server_name, port)) from error
     return said.getvalue()
-
-
-def check_port(host: str, port: int) -> int:
-    """端口可用就原样返回，否则抛出 LabError，说明是哪个端口、怎么办。"""
-    if not 1 <= port <= 65535:
-        raise LabError(f"端口 {port} 不对：请用 1024 到 65535 之间的数，例如 --port 8080。")
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-    except socket.gaierror as error:
-        raise LabError(f"地址 {host} 不对：只给本机写 127.0.0.1，给局域网写 0.0.0.0。") from error
-    try:
-        socket.create_server((host, port), family=family).close()
-    except PermissionError as error:
-        raise LabError(f"没有权限使用端口 {port}，请换成 1024 以上的端口，例如 8080。") from error
-    except OSError as error:
-        raise LabError(_busy(host, port)) from error
-    return port
-
-
-def _busy(host: str, port: int) -> str:
-    return (f"{host} 的端口 {port} 打不开（多半是别的程序正在用）："
-            f"请换一个端口，例如 {port + 1}，或先关掉占用它的程序。")
-
-
-def _free_port(host: str) -> int:
-    for port in FREE_PORTS:
-        with contextlib.suppress(LabError):
-            return check_port(host, port)
-    raise LabError(f"{host} 的端口 {FREE_PORTS[0]} 到 {FREE_PORTS[-1]} 都打不开："
-                   "请关掉一些网页，或指定 port。")
 
 
 def _require_auth(auth, public: bool) -> tuple[str, str] | None:
@@ -131,48 +115,6 @@ def _require_auth(auth, public: bool) -> tuple[str, str] | None:
     return tuple(auth)
 
 
-def _root_path(root_path: str | None, port: int) -> str:
-    """网页外面套着的路径；在 JupyterHub 里经 jupyter-server-proxy 转发。"""
-    hub = os.environ.get("JUPYTERHUB_SERVICE_PREFIX")
-    if root_path is None and hub:
-        return f"/{hub.strip('/')}/proxy/{port}"
-    return root_path or ""
-
-
-def _local_without_proxy() -> None:
-    """开着网络代理的机器上，访问本机的请求不能走代理，否则网页启动检查会失败。"""
-    for name in ("NO_PROXY", "no_proxy"):
-        hosts = [host for host in os.environ.get(name, "").split(",") if host]
-        os.environ[name] = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
-
-
-def _announce(demo: Demo, share: bool, host: str, port: int, root_path: str, said: str) -> None:
-    print(f"网页已打开：{demo.url}")
-    if host not in _LOOPBACK:
-        print(f"同一局域网里的人访问：http://这台机器的IP地址:{port}")
-    if root_path.startswith("/user/"):
-        print(f"远程 Jupyter 里访问：{root_path}/（服务器上要装 jupyter-server-proxy）")
-    if demo.share_url:
-        print(f"分享链接（最长一周有效）：{demo.share_url}")
-    elif share:
-        print(_share_failed(said, port))
-
-
-def _share_failed(said: str, port: int) -> str:
-    reason = "连不上提供分享服务的外网服务器"
-    remedy = "等网络好了再运行一次"
-    if "Missing file" in said:
-        reason = "分享要用的小程序 frpc 没有下载成功（外网不通，或被杀毒软件拦下）"
-        remedy = (f"用别的办法下载 {tunneling.BINARY_URL}，改名为 {tunneling.BINARY_FILENAME}，"
-                  "放进 Hugging Face 缓存文件夹下的 gradio/frpc 里，再运行一次")
-    elif "Checksum" in said:
-        reason = "分享要用的小程序 frpc 下载得不完整"
-        remedy = "删掉 Hugging Face 缓存文件夹下的 gradio/frpc，再运行一次"
-    return (f"没有得到分享链接：{reason}。网页在本机照常可用。要给别人看，可以：\n"
-            f"  1. 同一局域网：设 server_name=\"0.0.0.0\"、port={port}，让对方访问这台机器的 IP；\n"
-            f"  2. {remedy}。")
-
-
 def _embed(demo: Demo, root_path: str) -> None:
     from IPython.display import IFrame, display
 
@@ -181,48 +123,63 @@ def _embed(demo: Demo, root_path: str) -> None:
     display(IFrame(address, width="100%", height=720))
 
 
+def in_jupyter() -> bool:
+    """有没有人在 Jupyter 里看着：Jupyter 的服务器会告诉内核它打开的是哪个 notebook，papermill 不会。"""
+    return "JPY_SESSION_NAME" in os.environ
+
+
 def serve(
     model_path: str | None = None, tokenizer_path: str | None = None, host: str = "127.0.0.1",
-    port: int = 8080, root_path: str | None = None, share: bool = False,
-    auth: tuple[str, str] | None = None, endpoint=None,
+    port: int | None = None, root_path: str | None = None, share: bool = False,
+    auth: tuple[str, str] | None = None, endpoint=None, qa: str = "data/qa.jsonl",
+    feedback: str = "output/feedback.jsonl",
 ) -> None:
     """命令行 ``labutils demo``：载入模型，打开网页，一直运行到按 Ctrl+C。
 
+    port 不写就用 8080，被占用就用下一个空的；写了却被占用时抛出 LabError。
     给了 endpoint（labutils.endpoint.Endpoint）就不载入模型，问题转给那台服务器。
+    qa 是给出处和例子的问答数据，没有这个文件就不显示；feedback 是存评价与改正的文件。
 
     没给的参数从环境变量取：MODEL_PATH、TOKENIZER_PATH、CG_APP_ROUTE_PATH（外层路径）、
     LAB_DEMO_AUTH（形如 ``用户名:密码``）。先查端口再载入模型，免得白等。
     """
-    auth = auth or _auth_from_environment()
-    check_port(host, port)
-    page = {}
+    auth = auth or parse_auth(os.environ.get("LAB_DEMO_AUTH", ""), "环境变量 LAB_DEMO_AUTH")
+    port = check_port(host, port) if port else free_port(host, web_address.SHELL_PORTS)
+    page = {"rows": _rows(qa), "feedback": paths.resolve(feedback)}
     if endpoint is None:
-        model, tokenizer = _load(model_path or os.environ.get("MODEL_PATH") or "tiny",
-                                 tokenizer_path or os.environ.get("TOKENIZER_PATH"))
+        name = model_path or os.environ.get("MODEL_PATH") or "tiny"
+        model, tokenizer = _load(name, tokenizer_path or os.environ.get("TOKENIZER_PATH"))
+        page["adapter"] = paths.rel(paths.resolve(name))
     else:
         endpoint.check()
         model, tokenizer = endpoint, None
-        page = {"stream": endpoint.stream, "parallel": endpoint.parallel}
+        page |= {"stream": endpoint.stream, "parallel": endpoint.parallel}
     root_path = root_path if root_path is not None else os.environ.get("CG_APP_ROUTE_PATH")
-    demo = launch(model, tokenizer, share=share, port=port, auth=auth, server_name=host,
-                  root_path=root_path, **page)
-    print("按 Ctrl+C 关闭网页。", flush=True)
-    try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        print("网页已关闭。")
-    finally:
-        demo.close()
+    with launch(model, tokenizer, share=share, port=port, auth=auth, server_name=host,
+                root_path=root_path, **page):
+        print("按 Ctrl+C 关闭网页。", flush=True)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            print("网页已关闭。")
 
 
-def _auth_from_environment() -> tuple[str, str] | None:
-    text = os.environ.get("LAB_DEMO_AUTH", "")
+def parse_auth(text: str, where: str) -> tuple[str, str] | None:
+    """``用户名:密码`` → (用户名, 密码)；空的是 None，写得不对时抛出 LabError。"""
     if not text:
         return None
     user, _, password = text.partition(":")
     if not user or not password:
-        raise LabError("环境变量 LAB_DEMO_AUTH 要写成 用户名:密码，请改好后再运行。")
+        raise LabError(f"{where} 要写成 用户名:密码，请改好后再运行。")
     return user, password
+
+
+def _rows(qa: str) -> list[dict]:
+    """问答数据；没有这个文件时是空的，写坏了照样报错。"""
+    from labutils import qa_dataset
+
+    path = paths.resolve(qa)
+    return qa_dataset.load_qa(path) if path.is_file() else []
 
 
 def _load(model_path: str, tokenizer_path: str | None):
@@ -235,4 +192,4 @@ def _load(model_path: str, tokenizer_path: str | None):
 
 
 # 导入时就设好：notebook 里的小网页不经过 launch，也要避开代理。
-_local_without_proxy()
+web_address.local_without_proxy()

@@ -13,8 +13,9 @@ GUARD = "\u2060"
 _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
 _INDENT = re.compile(r"^[ \t]+", re.MULTILINE)
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
-# 标签、注释、实体的开头，以及会去外网取图片的 ``![``。
-_MARKUP = re.compile(r"<(?=[a-zA-Z/!?])|&(?=[a-zA-Z#])|!(?=\[)")
+# 标签、注释、实体的开头；会去外网取图片的 ``![``；各种链接：``](``、``][``、``]:``、裸网址、邮箱。
+_MARKUP = re.compile(r"<(?=[a-zA-Z/!?])|&(?=[a-zA-Z#])|!(?=\[)|\](?=[(\[:])|:(?=//)|@(?=\w)"
+                     r"|(?<=\bwww)\.", re.IGNORECASE)
 
 
 def show_question(text: str) -> str:
@@ -24,7 +25,7 @@ def show_question(text: str) -> str:
 
 
 def show_answer(text: str) -> str:
-    """模型的话 → 可以放心渲染的 Markdown：保留标题、列表、代码块，标签只当文字。
+    """模型的话 → 可以放心渲染的 Markdown：保留标题、列表、代码块，标签和链接只当文字。
 
     ``` 代码块里的内容本来就只当文字显示，不改动，复制出来的代码才是原样。
     """

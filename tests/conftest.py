@@ -1,5 +1,6 @@
 """各测试共用的夹具:用自带配方现造一个很小的随机模型,不下载任何东西。"""
 
+import os
 import sys
 
 import pytest
@@ -33,3 +34,18 @@ def call(monkeypatch):
         return caught.value.code
 
     return execute
+
+
+@pytest.fixture(scope="module")  # 开着时别的测试不能用 asyncio.run，所以用完就关
+def browser():
+    """真的浏览器；没有装 playwright 或 Chromium 时跳过并说明。"""
+    from web_fakes import BROWSER_FLAGS, find_browser
+
+    playwright = pytest.importorskip("playwright.sync_api", reason="没有安装 playwright")
+    path = find_browser(os.environ)
+    if path is None:
+        pytest.skip("找不到 chromium 或 google-chrome，可用 LAB_CHROMIUM 指定路径")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=path, args=BROWSER_FLAGS)
+        yield browser
+        browser.close()

@@ -85,7 +85,7 @@ def test_greedy_tokens_are_identical_over_64_steps(tmp_path, seed, ratio):
     rows = [chat_format.prompt_ids(tokenizer, [{"role": "user", "content": text}])
             for text in ("你好", "一流本科课程的有效期多久？")]
     settings = chatglm3_fake.config(rope_ratio=ratio)
-    batch = inference._left_pad(rows, 0, "cpu")
+    batch = inference.left_pad(rows, 0, "cpu")
     output = model.generate(**batch, max_new_tokens=64, do_sample=False)[:, batch["input_ids"].shape[1]:]
     for row, got in zip(rows, output.tolist(), strict=True):
         assert got == chatglm3_reference.greedy(state, settings, row, 64)

@@ -184,6 +184,19 @@ def test_demo_reads_the_course_environment_variables(monkeypatch, call):
     assert seen["port"] == 9000 and seen["root_path"] == "/app" and seen["share"] is True
 
 
+def test_demo_options_reach_the_page(monkeypatch, call, capsys):
+    from labutils import web_demo
+
+    seen = {}
+    monkeypatch.setattr(web_demo, "serve", lambda *args, **kw: seen.update(kw, args=args))
+    assert call("demo", "--adapter", "tiny", "--auth", "老师:a:b") == 0
+    assert seen["args"][0] == "tiny" and seen["auth"] == ("老师", "a:b") and seen["port"] is None
+    assert call("demo", "tiny", "--adapter", "tiny") == 1
+    assert "只写一个" in capsys.readouterr().err
+    assert call("demo", "tiny", "--auth", "没有密码") == 1
+    assert "--auth 要写成 用户名:密码" in capsys.readouterr().err
+
+
 def make_checkpoint(folder, mtime):
     folder.mkdir(parents=True)
     weights = folder / "adapter_model.safetensors"
@@ -195,15 +208,15 @@ def test_newest_checkpoint_is_found(monkeypatch, tmp_path):
     monkeypatch.setattr(paths, "ROOT", tmp_path)
     monkeypatch.setattr(paths, "OUTPUT", tmp_path / "output")
     monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
-    assert cli.newest_checkpoint() is None
+    assert console.newest_checkpoint() is None
     make_checkpoint(tmp_path / "output" / "lab" / "lora" / "checkpoint-100", 200)
     make_checkpoint(tmp_path / "runs" / "t" / "output" / "lora" / "checkpoint-50", 300)
     (tmp_path / "output" / "lab" / "lora" / "checkpoint-200").mkdir()  # 写了一半的不算
-    assert cli.newest_checkpoint() == "runs/t/output/lora/checkpoint-50"
+    assert console.newest_checkpoint() == "runs/t/output/lora/checkpoint-50"
 
 
 def test_commands_without_any_checkpoint_say_what_to_do(monkeypatch, call, capsys):
-    monkeypatch.setattr(cli, "newest_checkpoint", lambda: None)
+    monkeypatch.setattr(console, "newest_checkpoint", lambda: None)
     monkeypatch.delenv("MODEL_PATH", raising=False)
     for command in ("demo", "infer", "compare"):
         assert call(command) == 1

@@ -132,7 +132,8 @@ def sources() -> dict[str, str]:
 def test_every_import_is_declared():
     wanted = {canonicalize_name(r.name) for r in declared("test")}
     known, missing = packages_distributions(), {}
-    own = {"labutils", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
+    own = {"labutils", *(path.stem for folder in ("tests", "benchmarks")
+                               for path in (ROOT / folder).glob("*.py"))}
     for name, source in sources().items():
         for module in imported_packages(source) - set(sys.stdlib_module_names) - own:
             owners = {canonicalize_name(d) for d in known.get(module, [module])}

@@ -5,12 +5,15 @@ import threading
 import pytest
 from web_fakes import AdapterModel, CharTokenizer, FakeStream, PlainModel
 
+from labutils import inference
 from labutils.errors import LabError
 from labutils.web_chat import (
     AFTER,
     BEFORE,
     BOTH,
     MAX_CHARACTERS,
+    MAX_CONTEXT,
+    MAX_TURNS,
     ChatEngine,
     check_question,
     generation_options,
@@ -34,6 +37,23 @@ def test_zero_temperature_is_greedy():
         "max_new_tokens": 64, "do_sample": False, "repetition_penalty": 1.1}
     sampled = generation_options(64, 0.7, 0.9, 1.0)
     assert sampled["do_sample"] and sampled["temperature"] == 0.7 and sampled["top_p"] == 0.9
+
+
+def test_settings_outside_the_sliders_are_pulled_in():
+    wild = generation_options(10**9, -5, float("nan"), 99)
+    assert wild == {"max_new_tokens": 512, "do_sample": False, "repetition_penalty": 2.0}
+    assert generation_options(0, float("inf"), float("nan"), 1)["top_p"] == 0.1
+    for bad in (None, "多", [1]):
+        with pytest.raises(LabError, match="max_new_tokens 应当是数"):
+            generation_options(bad, 0, 1, 1)
+
+
+def test_invisible_control_characters_are_dropped():
+    assert check_question("你\x00好\ud800\x1b[31m\n👨‍👩‍👧") == "你好[31m\n👨‍👩‍👧"
+    with pytest.raises(LabError, match="先输入"):
+        check_question("\x00\x07")
+    with pytest.raises(LabError, match="应当是文字"):
+        check_question(["你好"])
 
 
 def test_question_is_checked():
@@ -68,7 +88,15 @@ def test_fit_refuses_a_question_that_can_never_fit():
 
 def test_fit_without_a_known_limit_keeps_everything():
     talk = [user("甲" * 900), bot("一"), user("乙")]
-    assert ChatEngine(object(), CharTokenizer()).fit(talk, 500) == (talk, 0)
+    assert ChatEngine(object(), CharTokenizer(), FakeStream()).fit(talk, 500) == (talk, 0)
+
+
+def test_history_and_context_are_bounded():
+    talk = [user("问"), bot("答")] * (MAX_TURNS + 5) + [user("现在")]
+    assert len(engine().fit(talk, 16)[0]) == 2 * MAX_TURNS + 1
+    big = PlainModel()
+    big.config = type("Config", (), {"max_position_embeddings": 10**6})()
+    assert ChatEngine(big, CharTokenizer(), FakeStream()).limit() == MAX_CONTEXT
 
 
 def test_reply_switches_adapter_and_passes_options():
@@ -143,6 +171,7 @@ def test_real_adapter_switch_matches_batched_answers(tuned):
 
     model, tokenizer = tuned
     chat = ChatEngine(model, tokenizer)
+    assert chat.parallel > 1  # 自带小模型可以拼批
     options = generation_options(12, 0, 0.9, 1.0)
 
     def ask(side):
@@ -158,7 +187,7 @@ def test_real_adapter_switch_matches_batched_answers(tuned):
 
 def test_one_stop_signal_serves_both_sides(tuned):
     """并排对比的两边共用一个停止信号：左边说完，不能让右边一个字也不说。"""
-    chat, stop = ChatEngine(*tuned), threading.Event()
+    chat, stop = ChatEngine(*tuned, inference.stream), threading.Event()
     options = {"min_new_tokens": 30, "max_new_tokens": 30, "do_sample": True, "temperature": 9.0}
     said = ["".join(chat.reply([user("你好")], side, stop, **options)) for side in (BEFORE, AFTER)]
     assert all(said) and not stop.is_set()
@@ -166,11 +195,11 @@ def test_one_stop_signal_serves_both_sides(tuned):
 
 def test_real_stream_closed_midway_restores_the_adapter(tuned):
     model, tokenizer = tuned
-    chat = ChatEngine(model, tokenizer)
+    chat = ChatEngine(model, tokenizer, inference.stream)
     # 随机权重贪心时可能只吐控制符；高温采样才有文字。
     talk = chat.reply([user("你好")], BEFORE, threading.Event(), min_new_tokens=100,
                       max_new_tokens=200, do_sample=True, temperature=9.0)
     assert next(talk) and model._adapters_disabled
     talk.close()
     assert not model._adapters_disabled
-    assert chat._lock.acquire(timeout=1)
+    assert chat.queue.enter(threading.Event())

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import httpx
 import pytest
@@ -12,7 +13,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError, AuthenticationError
 from web_fakes import ANSWER, AdapterModel, CharTokenizer, FakeStream, PlainModel
 
-from labutils import models, web_demo
+from labutils import models, web_address, web_demo
 from labutils.errors import LabError
 
 
@@ -24,7 +25,7 @@ def launch(model=None, stream=None, **options):
 @pytest.fixture
 def demo():
     """启动好的网页；每次问答的记录在 demo.stream.calls 里。"""
-    stream = FakeStream()
+    stream = FakeStream(delay=0.01)
     page = launch(stream=stream)
     page.stream = stream
     yield page
@@ -51,6 +52,13 @@ def busy_port():
         yield taken.getsockname()[1]
 
 
+def wait_for(check, seconds=30.0):
+    end = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < end, "等了太久"
+        time.sleep(0.05)
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return probe.getsockname()[1]
@@ -62,7 +70,7 @@ def free_port() -> int:
 def test_api_answers_and_streams(demo, client):
     assert client.predict("你好", api_name="/chat") == "后：" + ANSWER
     pieces = list(client.submit("你好", "微调前", api_name="/chat"))
-    assert len(set(pieces)) > 10 and pieces[-1] == "前：" + ANSWER
+    assert len(set(pieces)) > 5 and pieces[-1] == "前：" + ANSWER
     assert all(pieces[-1].startswith(piece) for piece in pieces)
     assert demo.stream.calls[-1]["do_sample"] is False
 
@@ -107,7 +115,7 @@ def test_cancelled_job_stops_the_model():
     next(iter(job))
     job.cancel()
     assert client.predict("说：下一个", api_name="/chat") == "后：下一个"
-    assert stream.closed == 2
+    wait_for(lambda: stream.closed == 2)
     demo.close()
 
 
@@ -137,9 +145,24 @@ def test_launching_again_closes_the_first_page_and_frees_its_port():
     assert web_demo.check_port("127.0.0.1", port) == port
 
 
+def test_with_closes_the_page_even_after_an_error():
+    with pytest.raises(ZeroDivisionError), launch(port=free_port()) as demo:
+        assert httpx.get(demo.url).status_code == 200
+        raise ZeroDivisionError
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(demo.url)
+
+
+def test_next_port_is_taken_when_the_first_is_busy(busy_port):
+    found = web_address.free_port("127.0.0.1", range(busy_port, busy_port + 50))
+    assert busy_port < found < busy_port + 50
+    with pytest.raises(LabError, match="都打不开"):
+        web_address.free_port("127.0.0.1", range(busy_port, busy_port + 1))
+
+
 def test_port_is_chosen_when_not_given():
     demo = launch(port=0)
-    assert int(demo.url.rsplit(":", 1)[1]) in web_demo.FREE_PORTS
+    assert int(demo.url.rsplit(":", 1)[1]) in web_address.NOTEBOOK_PORTS
     demo.close()
 
 
@@ -282,7 +305,10 @@ def test_serve_reads_the_environment(monkeypatch):
 
 
 class _Stopped:
-    def close(self):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
         pass
 
 

@@ -46,9 +46,17 @@ def test_answer_breaks_markup_but_reads_the_same(text):
     assert shown.replace(GUARD, "") == "前 " + text
 
 
-@pytest.mark.parametrize("text", ["1 < 2 且 a & b！", "## 标题\n- 一\n- **二**", "[链接](https://a.b)"])
+@pytest.mark.parametrize("text", ["1 < 2 且 a & b！", "## 标题\n- 一\n- **二**", "比分 3:2，[注]"])
 def test_answer_leaves_ordinary_markdown_alone(text):
     assert show_answer(text) == text
+
+
+@pytest.mark.parametrize("text", [
+    "[点](https://a.b)", "[点][一]", "[一]: https://a.b", "https://a.b", "www.a.b", "WWW.a.b", "a@b.cn",
+])
+def test_answer_never_makes_links(text):
+    shown = show_answer("前 " + text)
+    assert GUARD in shown and shown.replace(GUARD, "") == "前 " + text
 
 
 def test_answer_leaves_code_blocks_alone():

@@ -1,0 +1,48 @@
+"""浏览器测试的公用动作：打开网页、提问、读对话、等一件事发生。"""
+
+import time
+
+from labutils.web_text import GUARD
+
+BOX = "#lab-box textarea"
+
+
+def open_page(browser, url, **options):
+    """打开网页；page.outside 记下发往别处的请求，page.dialogs 记下弹窗。"""
+    page = browser.new_context(locale="zh-CN", **options).new_page()
+    page.set_default_timeout(60_000)
+    page.outside, page.dialogs = [], []
+    page.on("request", lambda r: None if r.url.startswith((url, "data:", "blob:"))
+            else page.outside.append(r.url))
+    page.on("dialog", lambda d: (page.dialogs.append(d.message), d.dismiss()))
+    page.goto(url)
+    page.wait_for_selector(BOX)
+    return page
+
+
+def ask(page, text):
+    page.fill(BOX, text)
+    page.press(BOX, "Enter")
+
+
+def last(page, side="after", role="bot"):
+    """这一边最后一条消息的文字；还没有消息时为空。"""
+    # 一次取完：先数再取的话，消息可能恰好在两步之间被清空
+    texts = page.locator(f"#lab-{side} [data-testid={role}] .message-content").all_inner_texts()
+    return texts[-1].replace(GUARD, "").strip() if texts else ""
+
+
+def status(page):
+    return page.locator("#lab-status").inner_text().strip()
+
+
+def answered(page, text, side="after"):
+    """这一边的回答是 text，而且已经说完。"""
+    wait_for(lambda: last(page, side) == text and not status(page))
+
+
+def wait_for(check, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < end, "等了太久"
+        time.sleep(0.05)

@@ -1,0 +1,72 @@
+"""几个人、几个标签页、关掉的标签页：各说各的，谁也不占着模型不放。"""
+
+import pytest
+from browser_page import BOX, answered, ask, last, open_page, status, wait_for
+from web_fakes import AdapterModel, CharTokenizer, FakeStream
+
+from labutils import web_demo
+
+
+@pytest.fixture(scope="module")
+def stream():
+    return FakeStream(delay=0.02)
+
+
+@pytest.fixture(scope="module")
+def demo(stream):
+    with web_demo.launch(AdapterModel(), CharTokenizer(), stream=stream) as demo:
+        yield demo
+
+
+@pytest.fixture
+def pages(browser, demo):
+    pages = [open_page(browser, demo.url) for _ in range(3)]
+    yield pages
+    for page in pages:
+        page.context.close()
+
+
+def test_second_tab_has_its_own_talk_and_refresh_starts_anew(pages, stream):
+    first, second, _ = pages
+    ask(first, "说：甲页")
+    ask(second, "说：乙页")
+    answered(first, "后：甲页")
+    answered(second, "后：乙页")
+    second.reload()
+    second.wait_for_selector(BOX)
+    assert not last(second)
+    ask(second, "说：又来")
+    answered(second, "后：又来")
+    assert [m["content"] for m in stream.calls[-1]["messages"]] == ["说：又来"]
+    assert last(first) == "后：甲页"
+
+
+def test_refresh_while_answering_frees_the_model(pages, stream):
+    closed = stream.closed
+    ask(pages[0], "不停地说")
+    wait_for(lambda: len(last(pages[0])) > 3)
+    pages[0].reload()
+    wait_for(lambda: stream.closed > closed, 10)
+    ask(pages[0], "说：接着用")
+    answered(pages[0], "后：接着用")
+
+
+def test_people_in_line_are_told_their_place(pages):
+    first, *others = pages
+    ask(first, "不停地说")
+    wait_for(lambda: len(last(first)) > 3)
+    for other in others:
+        ask(other, "说：轮到我")
+        wait_for(lambda: "排队中" in status(other))  # noqa: B023
+    assert "下一个就是你" in status(others[0]) and "前面还有 1 个" in status(others[1])
+    first.click("#lab-stop")
+    for other in others:
+        answered(other, "后：轮到我")
+
+
+def test_closing_the_tab_stops_the_model(pages, stream):
+    closed = stream.closed
+    ask(pages[0], "不停地说")
+    wait_for(lambda: len(last(pages[0])) > 3)
+    pages[0].close()
+    wait_for(lambda: stream.closed > closed, 10)

@@ -1,0 +1,111 @@
+"""自带的真模型在真的浏览器里：开口快、说的与非流式一字不差、叫停就停。"""
+
+import time
+
+import pytest
+import torch
+from browser_page import BOX, ask, last, open_page, status, wait_for
+from peft import LoraConfig, get_peft_model
+
+from labutils import inference, models, web_demo
+
+QUESTION = "请用一句话介绍一下你自己。"
+# 在网页里计时：从按下“发送”到第一个字出现在屏幕上
+FIRST_WORD = """count => new Promise(done => {
+    const start = performance.now();
+    document.querySelector("#lab-send").click();
+    const look = () => {
+        const said = document.querySelectorAll("#lab-after [data-testid=bot] .message-content");
+        if (said.length > count && said[count].innerText.trim()) done(performance.now() - start);
+        else requestAnimationFrame(look);
+    };
+    look();
+})"""
+
+
+@pytest.fixture(scope="module")
+def model_and_tokenizer():
+    """自带小模型加一个随机的小适配器：不用训练，微调前后的回答也不同。"""
+    base, tokenizer = models.load("tiny")
+    torch.manual_seed(1)
+    config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", init_lora_weights=False)
+    model = get_peft_model(base, config)
+    return model.eval(), tokenizer
+
+
+@pytest.fixture(scope="module")
+def steps(model_and_tokenizer):
+    """模型每算一步的时刻。"""
+    times = []
+    handle = model_and_tokenizer[0].register_forward_hook(lambda *a: times.append(time.monotonic()))
+    yield times
+    handle.remove()
+
+
+@pytest.fixture(scope="module")
+def wanted(model_and_tokenizer):
+    """不流式、不经过网页的回答。"""
+    after = inference.answer(*model_and_tokenizer, [QUESTION])[0]
+    with model_and_tokenizer[0].disable_adapter():
+        before = inference.answer(*model_and_tokenizer, [QUESTION])[0]
+    assert before != after
+    return {"before": before, "after": after}
+
+
+@pytest.fixture(scope="module")
+def demo(model_and_tokenizer, wanted):  # 先算好 wanted，网页才开始用模型
+    with web_demo.launch(*model_and_tokenizer, examples=[QUESTION]) as demo:
+        yield demo
+
+
+@pytest.fixture
+def page(browser, demo):
+    page = open_page(browser, demo.url)
+    yield page
+    page.context.close()
+
+
+def finished(page, side="after"):
+    wait_for(lambda: last(page, side) and not status(page))
+    return last(page, side)
+
+
+def test_first_word_is_on_the_screen_within_half_a_second(page):
+    seconds = []
+    for count in range(5):
+        page.fill(BOX, QUESTION)
+        seconds.append(page.evaluate(FIRST_WORD, count) / 1000)
+        finished(page)
+    print("从发送到第一个字，秒：", [round(s, 3) for s in seconds])
+    assert min(seconds) <= 0.5  # 机器正忙时个别几次会慢，所以看最好的一次
+
+
+@pytest.mark.parametrize("mode, sides", [
+    ("微调前", ["before"]), ("微调后", ["after"]), ("并排对比", ["before", "after"])])
+def test_streamed_text_is_the_answer_of_the_model(page, wanted, mode, sides):
+    page.get_by_label(mode, exact=True).check()
+    page.wait_for_selector(f"#lab-{sides[0]}")
+    ask(page, QUESTION)
+    for side in sides:
+        assert finished(page, side) == wanted[side]
+
+
+def test_stop_frees_the_model_within_half_a_second(page, steps):
+    page.get_by_text("生成设置").click()
+    length = page.get_by_label("number input for 最多生成词元数")
+    wait_for(lambda: length.fill("512") or length.press("Tab") or length.input_value() == "512")
+    heat = page.get_by_label("number input for 温度")
+    wait_for(lambda: heat.fill("1.5") or heat.press("Tab") or heat.input_value() == "1.5")
+    steps.clear()
+    ask(page, "请把一百件事情都说一遍。")
+    wait_for(lambda: len(last(page)) > 3)
+    pressed = time.monotonic()
+    page.click("#lab-stop")
+    wait_for(lambda: status(page) == "已停止。", 10)
+    page.wait_for_timeout(1500)
+    print("按下停止后模型又算了，秒：", round(max(steps[-1] - pressed, 0), 3), "共", len(steps), "步")
+    assert steps[-1] - pressed <= 0.5
+    assert 3 < len(steps) < 512
+    said = last(page)
+    page.wait_for_timeout(500)
+    assert last(page) == said
