@@ -18,7 +18,7 @@ from labutils.errors import LabError
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 SHOTS = {  # 文件名: (宽, 高, 颜色)
-    "demo.png": (1280, 880, "light"), "demo_dark.png": (1280, 880, "dark"),
+    "demo.png": (1280, 1140, "light"), "demo_dark.png": (1280, 1140, "dark"),
     "demo_phone.png": (390, 844, "light"), "demo_phone_dark.png": (390, 844, "dark"),
 }
 
@@ -56,7 +56,10 @@ def take(browser, url: str, output: Path, question: str, size: tuple[int, int], 
     page.get_by_text("出处").first.wait_for()  # 两边都说完才有出处
     page.wait_for_timeout(500)
     page.mouse.move(0, 0)
-    page.screenshot(path=output, full_page=True)
+    if size[0] < 600:  # 手机一屏放不下，从开关拍起；整页长图会把固定在下方的输入框拍到中间
+        page.locator("#lab-mode").evaluate("mode => { mode.scrollIntoView(); scrollBy(0, -10) }")
+        page.wait_for_timeout(300)
+    page.screenshot(path=output)
     page.close()
 
 

@@ -36,7 +36,7 @@ def page(browser, demo, stream):
     stream.calls.clear()
     page = open_page(browser, demo.url)
     yield page
-    page.context.close()
+    page.close()
 
 
 def test_answer_grows_while_streaming(page):
@@ -181,7 +181,7 @@ def test_copy_gives_the_answer_and_the_code(browser, demo):
     page.locator("#lab-after pre").hover()
     page.locator("#lab-after .copy_code_button").click()
     wait_for(lambda: page.evaluate(copied).strip() == "a < b")
-    page.context.close()
+    page.close()
 
 
 def test_settings_reach_the_model(page, stream):
@@ -208,4 +208,4 @@ def test_plain_model_hides_the_switch(browser):
         assert page.get_by_text("没有加载 LoRA 适配器").is_visible()
         ask(page, "说：好")
         answered(page, "后：好")
-        page.context.close()
+        page.close()

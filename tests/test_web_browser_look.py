@@ -1,20 +1,23 @@
 """网页的样子：手机不横向滚动，浅色深色都没有严重的无障碍问题，全是中文，不向外取任何东西。"""
 
+import importlib.util
 import re
 
 import pytest
 from browser_page import ask, last, open_page, status, wait_for
-from web_fakes import AdapterModel, CharTokenizer, FakeStream
+from PIL import Image
+from web_fakes import ANSWER, AdapterModel, CharTokenizer, FakeStream
 
-from labutils import web_demo
+from labutils import paths, web_demo
 
+ROWS = [{"question": "一流本科课程分哪几类？", "answer": ANSWER, "page": 2, "evidence": "分为五类"}]
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 880}
 
 
 @pytest.fixture(scope="module")
 def demo():
     with web_demo.launch(AdapterModel(), CharTokenizer(), stream=FakeStream(),
-                         examples=["一流本科课程分哪几类？"]) as demo:
+                         examples=["一流本科课程分哪几类？"], rows=ROWS) as demo:
         yield demo
 
 
@@ -73,3 +76,17 @@ def test_words_on_the_page_are_chinese(page):
     hints = page.evaluate("[...document.querySelectorAll('[title]')].map(e => e.title)")
     known = {"tiny", "LoRA", "max_new_tokens", "temperature", "top_p", "repetition_penalty"}
     assert set(re.findall(r"[A-Za-z_]{3,}", " ".join([shown, *hints]))) <= known
+
+
+@pytest.mark.parametrize("name", ["demo.png", "demo_phone_dark.png"])
+def test_screenshot_command_takes_the_picture(browser, demo, tmp_path, name):
+    script = paths.ROOT / "images" / "make_demo_screenshot.py"
+    spec = importlib.util.spec_from_file_location("make_demo_screenshot", script)
+    screenshot = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(screenshot)
+    width, height, colours = screenshot.SHOTS[name]
+    screenshot.take(browser, demo.url, tmp_path / name, "一流本科课程分哪几类？", (width, height), colours)
+    picture = Image.open(tmp_path / name)
+    scale = 2 if width < 600 else 1
+    assert picture.size == (width * scale, height * scale)
+    assert (picture.convert("L").getpixel((5, 5)) > 128) == (colours == "light")

@@ -23,7 +23,7 @@ def pages(browser, demo):
     pages = [open_page(browser, demo.url) for _ in range(3)]
     yield pages
     for page in pages:
-        page.context.close()
+        page.close()
 
 
 def test_second_tab_has_its_own_talk_and_refresh_starts_anew(pages, stream):

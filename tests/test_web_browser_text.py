@@ -27,7 +27,7 @@ def demo():
 def page(browser, demo):
     page = open_page(browser, demo.url)
     yield page
-    page.context.close()
+    page.close()
 
 
 def assert_harmless(page):
@@ -44,12 +44,13 @@ def test_markup_stays_text(page):
     assert_harmless(page)
 
 
-def test_hostile_text_never_becomes_a_page(page):
+def test_hostile_text_never_becomes_a_page(page, monkeypatch):
     """两百条，二十条一组：用户那边逐字显示，模型那边原样复述，都不执行、不取外面的东西。"""
+    monkeypatch.setattr(AdapterModel.config, "max_position_embeddings", 4096)  # 一次多问一些
     for start in range(0, 200, 20):
         text = "\n\n".join(INPUTS[start : start + 20]).encode("utf-8", "replace").decode()
-        for part in (text[i : i + 350] for i in range(0, len(text), 350)):
-            ask(page, "说：" + part)  # 假模型一次最多收 512 个字，回答还要占 128 个
+        for part in (text[i : i + 1900] for i in range(0, len(text), 1900)):
+            ask(page, "说：" + part)
             wait_for(lambda: last(page) and not status(page), 20)
         assert_harmless(page)
         page.click("#lab-clear")
