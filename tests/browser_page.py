@@ -48,6 +48,20 @@ def answered(page, text, side="after"):
     wait_for(lambda: last(page, side) == text and not status(page))
 
 
+def set_slider(page, label, value):
+    """展开“生成设置”，把一项改成 value（字符串）。"""
+    page.get_by_text("生成设置").click()
+    number, bar = (page.get_by_label(f"{kind} for {label}") for kind in ("number input", "range slider"))
+
+    def done():  # 折叠面板刚展开时可能重画一次，把填进去的数冲掉
+        number.fill(value)
+        number.press("Tab")
+        page.wait_for_timeout(500)
+        return number.input_value() == bar.input_value() == value
+
+    wait_for(done)
+
+
 def wait_for(check, seconds=60.0):
     end = time.monotonic() + seconds
     while not check():

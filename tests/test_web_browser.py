@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from browser_page import BOX, answered, ask, last, open_page, status, wait_for
+from browser_page import BOX, answered, ask, last, open_page, set_slider, status, wait_for
 from web_fakes import ANSWER, AdapterModel, CharTokenizer, FakeStream, PlainModel
 
 from labutils import web_demo
@@ -86,7 +86,8 @@ def test_side_by_side_answers_both(page, stream):
     assert left["x"] + left["width"] <= right["x"] and abs(left["y"] - right["y"]) < 5
 
 
-def test_stop_freezes_the_answer_and_next_question_works(page, stream):
+def test_stop_freezes_the_answer_and_next_question_works(page, stream, monkeypatch):
+    monkeypatch.setattr(AdapterModel.config, "max_position_embeddings", 8192)  # 历史都放得下
     closed = stream.closed
     ask(page, "不停地说")
     wait_for(lambda: len(last(page)) > 5)
@@ -95,10 +96,10 @@ def test_stop_freezes_the_answer_and_next_question_works(page, stream):
     page.wait_for_timeout(1000)
     frozen = last(page)
     page.wait_for_timeout(1000)
-    assert last(page) == frozen and 5 < len(frozen) < 300
+    assert last(page) == frozen and 5 < len(frozen) < 3000
     ask(page, "说：下一个")
     wait_for(lambda: last(page) == "后：下一个")
-    assert len(stream.calls) == 2 and 5 < len(stream.calls[-1]["messages"][1]["content"]) < 300
+    assert len(stream.calls) == 2 and 5 < len(stream.calls[-1]["messages"][1]["content"]) < 3000
 
 
 def test_second_question_is_refused_while_answering(page):
@@ -185,16 +186,7 @@ def test_copy_gives_the_answer_and_the_code(browser, demo):
 
 
 def test_settings_reach_the_model(page, stream):
-    page.get_by_text("生成设置").click()
-    heat, bar = (page.get_by_label(f"{kind} for 温度") for kind in ("number input", "range slider"))
-
-    def set_heat():  # 折叠面板刚展开时可能重画一次，把填进去的数冲掉
-        heat.fill("0.8")
-        heat.press("Tab")
-        page.wait_for_timeout(500)
-        return heat.input_value() == bar.input_value() == "0.8"
-
-    wait_for(set_heat)
+    set_slider(page, "温度", "0.8")
     ask(page, "说：一")
     wait_for(lambda: last(page) == "后：一")
     assert stream.calls[-1]["do_sample"] and stream.calls[-1]["temperature"] == 0.8

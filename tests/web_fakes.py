@@ -56,7 +56,7 @@ class FakeStream:
             raise LabError("生成回答时出错：假的错误。")
         if question == "崩":
             raise RuntimeError("内部细节，不该给用户看")
-        text = {"说：": question[2:], "不停": "长" * 300}.get(question[:2], ANSWER)
+        text = {"说：": question[2:], "不停": "长" * 3000}.get(question[:2], ANSWER)
         try:
             for letter in ("后：" if adapter else "前：") + text:
                 if stop.is_set():
