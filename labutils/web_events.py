@@ -109,6 +109,8 @@ class Page:
                         yield talk, *boxes(talk), status, ""  # gr.skip() 每次要重造组件，慢得多
             if self.running.current(request.session_hash, signal):
                 yield conversations, *boxes(conversations), "", self._source(conversations, asked)
+            else:  # 由这里说“已停止”：从别处说，会被还在路上的“正在回答”盖掉
+                yield gr.skip(), gr.skip(), gr.skip(), STOPPED, gr.skip()
         finally:
             self.running.finish(request.session_hash, signal)
 
@@ -140,10 +142,8 @@ class Page:
         question, reply = conversations[list(asked)[-1]][-2:] if asked else [{"content": ""}] * 2
         return self.sources.show(question["content"], reply["content"]) if asked else ""
 
-    def stop(self, request: gr.Request) -> str:
-        stopped = self.running.busy(request.session_hash)
+    def stop(self, request: gr.Request) -> None:
         self.running.stop(request.session_hash)
-        return STOPPED if stopped else ""
 
     def leave(self, request: gr.Request) -> None:
         """标签页关了：不再为它生成，也忘掉它。"""

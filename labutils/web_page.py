@@ -50,7 +50,7 @@ def _wire(page: Page, conversations: gr.State, widgets: Widgets) -> None:
                 for step in (asked, again)]
     for step in answered:
         step.failure(lambda: "", None, widgets.status, **quiet)
-    button["stop"].click(page.stop, None, widgets.status, cancels=answered, queue=False, **private)
+    button["stop"].click(page.stop, None, None, queue=False, show_progress="hidden", **private)
     # 聊天框右上角自带的清空图标也要清掉历史，否则模型还记得。
     cleared = gr.on([button["clear"].click, *[chatbot.clear for chatbot in widgets.boxes]],
                     page.clear, None, shown, cancels=answered, queue=False, **private)

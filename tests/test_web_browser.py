@@ -93,10 +93,10 @@ def test_stop_freezes_the_answer_and_next_question_works(page, stream, monkeypat
     wait_for(lambda: len(last(page)) > 5)
     page.click("#lab-stop")
     wait_for(lambda: stream.closed > closed)
-    page.wait_for_timeout(1000)
+    wait_for(lambda: status(page) == "已停止。")
     frozen = last(page)
     page.wait_for_timeout(1000)
-    assert last(page) == frozen and 5 < len(frozen) < 3000
+    assert last(page) == frozen and status(page) == "已停止。" and 5 < len(frozen) < 3000
     ask(page, "说：下一个")
     wait_for(lambda: last(page) == "后：下一个")
     assert len(stream.calls) == 2 and 5 < len(stream.calls[-1]["messages"][1]["content"]) < 3000

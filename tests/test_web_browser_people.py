@@ -64,6 +64,19 @@ def test_people_in_line_are_told_their_place(pages):
         answered(other, "后：轮到我")
 
 
+def test_stop_leaves_the_line(pages, stream):
+    first, second, _ = pages
+    ask(first, "不停地说")
+    wait_for(lambda: len(last(first)) > 3)
+    ask(second, "说：不等了")
+    wait_for(lambda: "排队中" in status(second))
+    second.click("#lab-stop")
+    wait_for(lambda: status(second) == "已停止。")
+    first.click("#lab-stop")
+    wait_for(lambda: status(first) == "已停止。")
+    assert stream.calls[-1]["messages"][-1]["content"] == "不停地说"
+
+
 def test_closing_the_tab_stops_the_model(pages, stream):
     closed = stream.closed
     ask(pages[0], "不停地说")
