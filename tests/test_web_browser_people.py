@@ -20,14 +20,16 @@ def demo(stream):
 
 @pytest.fixture
 def pages(browser, demo):
-    pages = [open_page(browser, demo.url) for _ in range(3)]
+    """三个人，各用各的浏览器：同一个浏览器对一个网址只开六条连接，三个标签页同时回答就用满了。"""
+    size = {"width": 1280, "height": 880}
+    pages = [open_page(browser, demo.url, viewport=size) for _ in range(3)]
     yield pages
     for page in pages:
-        page.close()
+        page.context.close()
 
 
-def test_second_tab_has_its_own_talk_and_refresh_starts_anew(pages, stream):
-    first, second, _ = pages
+def test_second_tab_has_its_own_talk_and_refresh_starts_anew(browser, demo, stream):
+    first, second = open_page(browser, demo.url), open_page(browser, demo.url)  # 同一个浏览器
     ask(first, "说：甲页")
     ask(second, "说：乙页")
     answered(first, "后：甲页")
@@ -39,6 +41,7 @@ def test_second_tab_has_its_own_talk_and_refresh_starts_anew(pages, stream):
     answered(second, "后：又来")
     assert [m["content"] for m in stream.calls[-1]["messages"]] == ["说：又来"]
     assert last(first) == "后：甲页"
+    first.context.close()
 
 
 def test_refresh_while_answering_frees_the_model(pages, stream):
