@@ -43,7 +43,9 @@ class Visitor:
                 reply.waited = line[line.index("排队中"):].split('"')[0]
             if done:
                 _, before, after, *_ = done
-                reply.text = (after or before)[-1]["content"][0]["text"]
+                chat = after or before
+                if isinstance(chat, list):  # 叫停之后最后一次不改对话，给的不是列表
+                    reply.text = chat[-1]["content"][0]["text"]
         return reply
 
     async def send(self, question: str, mode: str = "微调后") -> None:

@@ -29,10 +29,11 @@ FIRST_WORD = """count => new Promise(done => {
 
 @pytest.fixture(scope="module")
 def model_and_tokenizer():
-    """自带小模型加一个随机的小适配器：不用训练，微调前后的回答也不同。"""
+    """自带小模型加一个随机的、够大的适配器：不用训练，微调前后的回答也不同。"""
     base, tokenizer = models.load("tiny")
     torch.manual_seed(1)
-    config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", init_lora_weights=False)
+    config = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=24, target_modules="all-linear",
+                        init_lora_weights=False)
     model = get_peft_model(base, config)
     return model.eval(), tokenizer
 
