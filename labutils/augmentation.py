@@ -80,6 +80,6 @@ def _answer_frames() -> list[tuple[str, questions.Attribute]]:
     """(标准回答里主语与值之间的字, 属性)，长的在前，免得“数量”抢了“计划数量”。"""
     frames = []
     for attribute in questions.attributes():
-        frames.append((attribute.statements[0].removeprefix("S").removesuffix("V"), attribute))
-        frames.append((f"{questions.restated(attribute, '')}，材料没有写明", attribute))
+        restated = questions.restated(attribute, "")
+        frames += [(restated + "是", attribute), (restated + "，材料没有写明", attribute)]
     return sorted(frames, key=lambda frame: -len(frame[0]))

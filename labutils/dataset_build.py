@@ -44,8 +44,7 @@ def build(
     """
     pdf, out_dir = resolve(pdf), resolve(out_dir)
     qa_file = resolve(qa_file) if qa_file else None
-    if feedback:
-        read_pairs(resolve(feedback))  # 写坏了就在花钱出题之前说
+    voted = read_pairs(resolve(feedback)) if feedback else []  # 写坏了就在花钱出题之前说
     pages = read_pages(pdf)
     report: dict = {"pages": len(pages), "seed": seed}
     rejected: list[dict] = []
@@ -56,7 +55,7 @@ def build(
     if not rows:
         raise LabError(_nothing_passed(qa_file, out_dir, report["source"], rejected))
     if feedback:
-        rows = feedback_pairs.merge(resolve(feedback), rows, pages, rejected)
+        rows = feedback_pairs.merge(resolve(feedback), voted, rows, pages, rejected)
         report["funnel"] = [*report["funnel"], ("加上网页反馈", len(rows))]
     folder = Path(out_dir) / "data"
     report |= finish(folder, rows, rejected, pages, seed, report["funnel"])

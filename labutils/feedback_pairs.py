@@ -10,18 +10,17 @@ from pathlib import Path
 from labutils.chunking import Page
 from labutils.paths import rel
 from labutils.qa_checks import drop_near_duplicates, name_rows, recheck, text_of
-from labutils.web_feedback import read_pairs
 
 
 def merge(
-    path: str | Path, rows: list[dict], pages: list[Page], rejected: list[dict]
+    path: str | Path, voted: list[tuple[str, dict]], rows: list[dict], pages: list[Page],
+    rejected: list[dict],
 ) -> list[dict]:
-    """rows 后面接上反馈里合格的新问答；不要求页码和证据。
+    """rows 后面接上反馈里合格的新问答；不要求页码和证据。voted 是 web_feedback.read_pairs(path) 的结果。
 
-    答案与某个事实相同的归到那个事实，其余各算新的事实。不合格的加进 rejected 并打印文件和行号；
-    整行都不对（不是 JSON、不是网页写的）时引发 LabError。
+    答案与某个事实相同的归到那个事实，其余各算新的事实。不合格的加进 rejected 并打印文件和行号。
     """
-    fresh, refused = _checked(path, pages)
+    fresh, refused = _checked(path, voted, pages)
     kept, repeated = drop_near_duplicates([*rows, *fresh])
     known = {id(row) for row in rows}
     added = [row for row in kept if id(row) not in known]
@@ -35,11 +34,13 @@ def merge(
     return name_rows([*rows, *added])
 
 
-def _checked(path: str | Path, pages: list[Page]) -> tuple[list[dict], list[dict]]:
+def _checked(
+    path: str | Path, voted: list[tuple[str, dict]], pages: list[Page]
+) -> tuple[list[dict], list[dict]]:
     """反馈 → (合格的, 不合格的)，每条带着 source：来自哪个文件的第几行。"""
     page_text, chinese = text_of(pages)
     good, refused = [], []
-    for where, pair in read_pairs(path):
+    for where, pair in voted:
         row, problem = recheck(pair, page_text, False, chinese)
         row["source"] = f"{rel(path)} {where}"
         if problem:

@@ -52,17 +52,12 @@ class Feedback:
                            f"（{error.strerror}），请检查硬盘空间和权限。") from error
 
 
-def to_pairs(path: str | Path = FILE) -> list[dict]:
-    """反馈文件 → 问答对 ``[{"question", "answer"}]``，可以直接交给 qa_checks.validate。
+def read_pairs(path: str | Path = FILE) -> list[tuple[str, dict]]:
+    """反馈文件 → ``[("第 3 行", {"question", "answer"})]``，问答可以直接交给 qa_checks.validate。
 
     有改正的用改正；只点了 👍 的用模型的回答；只点了 👎 的不用。同一个问题以最后一条为准，
     后来的 👎 也会撤掉先前的 👍。文件不存在、某行不对时引发 LabError，说明第几行。
     """
-    return [pair for _, pair in read_pairs(path)]
-
-
-def read_pairs(path: str | Path = FILE) -> list[tuple[str, dict]]:
-    """和 to_pairs 一样，另给出每一对来自哪里：``[("第 3 行", {"question", "answer"})]``。"""
     answers: dict[str, tuple[str, dict]] = {}
     for where, row in read_json(path):
         texts = [row.get(key) for key in ("question", "model_answer", "vote", "correction")] \

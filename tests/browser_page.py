@@ -32,6 +32,12 @@ def ask(page, text):
     page.press(BOX, "Enter")
 
 
+def talk_on(page):
+    """让假模型说个不停，等它开了口。"""
+    ask(page, "不停地说")
+    wait_for(lambda: len(last(page)) > 3)
+
+
 def last(page, side="after", role="bot"):
     """这一边最后一条消息的文字；还没有消息时为空。"""
     # 一次取完：先数再取的话，消息可能恰好在两步之间被清空

@@ -49,3 +49,23 @@ def browser():
         browser = running.chromium.launch(executable_path=path, args=BROWSER_FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def page(browser, demo):
+    """打开测试文件自己的那个 demo。"""
+    from browser_page import open_page
+
+    page = open_page(browser, demo.url)
+    yield page
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def unlimited():
+    """想问多少次就问多少次：有的测试文件要问几十、几百次。"""
+    from labutils.web_limits import Visitors
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Visitors, "check", lambda *a: None)
+        yield

@@ -3,11 +3,11 @@
 import time
 
 import pytest
-from browser_page import BOX, answered, ask, last, open_page, set_slider, status, wait_for
+from browser_page import BOX, answered, ask, last, open_page, set_slider, status, talk_on, wait_for
 from web_fakes import ANSWER, AdapterModel, CharTokenizer, FakeStream, PlainModel
 
 from labutils import web_demo
-from labutils.web_feedback import to_pairs
+from labutils.web_feedback import read_pairs
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +103,7 @@ def test_stop_freezes_the_answer_and_next_question_works(page, stream, monkeypat
 
 
 def test_second_question_is_refused_while_answering(page):
-    ask(page, "不停地说")
-    wait_for(lambda: len(last(page)) > 3)
+    talk_on(page)
     ask(page, "说：插队")
     page.get_by_text("上一个回答还没有结束").wait_for()
     assert page.input_value(BOX) == "说：插队"
@@ -168,7 +167,7 @@ def test_votes_and_corrections_are_saved_as_new_pairs(page, feedback):
     page.click("#lab-save")
     page.get_by_text("改正已经保存").wait_for()
     assert page.input_value("#lab-correction textarea") == ""
-    assert to_pairs(feedback) == [{"question": "说：好答案", "answer": "后：好答案"},
+    assert [pair for _, pair in read_pairs(feedback)] == [{"question": "说：好答案", "answer": "后：好答案"},
                                   {"question": "说：坏答案", "answer": "正确的<b>答案</b>"}]
 
 

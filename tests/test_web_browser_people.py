@@ -1,7 +1,7 @@
 """几个人、几个标签页、关掉的标签页：各说各的，谁也不占着模型不放。"""
 
 import pytest
-from browser_page import BOX, answered, ask, last, open_page, status, wait_for
+from browser_page import BOX, answered, ask, last, open_page, status, talk_on, wait_for
 from web_fakes import AdapterModel, CharTokenizer, FakeStream
 
 from labutils import web_demo
@@ -46,8 +46,7 @@ def test_second_tab_has_its_own_talk_and_refresh_starts_anew(browser, demo, stre
 
 def test_refresh_while_answering_frees_the_model(pages, stream):
     closed = stream.closed
-    ask(pages[0], "不停地说")
-    wait_for(lambda: len(last(pages[0])) > 3)
+    talk_on(pages[0])
     pages[0].reload()
     wait_for(lambda: stream.closed > closed, 10)
     ask(pages[0], "说：接着用")
@@ -56,8 +55,7 @@ def test_refresh_while_answering_frees_the_model(pages, stream):
 
 def test_people_in_line_are_told_their_place(pages):
     first, *others = pages
-    ask(first, "不停地说")
-    wait_for(lambda: len(last(first)) > 3)
+    talk_on(first)
     for other in others:
         ask(other, "说：轮到我")
         wait_for(lambda: "排队中" in status(other))  # noqa: B023
@@ -69,8 +67,7 @@ def test_people_in_line_are_told_their_place(pages):
 
 def test_stop_leaves_the_line(pages, stream):
     first, second, _ = pages
-    ask(first, "不停地说")
-    wait_for(lambda: len(last(first)) > 3)
+    talk_on(first)
     ask(second, "说：不等了")
     wait_for(lambda: "排队中" in status(second))
     second.click("#lab-stop")
@@ -82,7 +79,6 @@ def test_stop_leaves_the_line(pages, stream):
 
 def test_closing_the_tab_stops_the_model(pages, stream):
     closed = stream.closed
-    ask(pages[0], "不停地说")
-    wait_for(lambda: len(last(pages[0])) > 3)
+    talk_on(pages[0])
     pages[0].close()
     wait_for(lambda: stream.closed > closed, 10)

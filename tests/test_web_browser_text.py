@@ -1,12 +1,11 @@
 """在真的浏览器里：谁写的都只是文字，不会变成网页代码；该排版的照样排版；报错是中文。"""
 
 import pytest
-from browser_page import BOX, answered, ask, last, open_page, status, wait_for
+from browser_page import BOX, answered, ask, last, status, wait_for
 from hostile import INPUTS
 from web_fakes import AdapterModel, CharTokenizer, FakeStream
 
 from labutils import web_demo
-from labutils.web_limits import Visitors
 
 EVIL = ('<script>window.hacked=1;alert(1)</script> <img src="http://outside.invalid/a.png" '
         'onerror="window.hacked=2"> <b>粗</b> &lt;i&gt; $$x^2$$ '
@@ -16,18 +15,9 @@ TAGS = ("script, img, iframe, object, embed, form, video, base, meta, b, a, .kat
 
 
 @pytest.fixture(scope="module")
-def demo():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Visitors, "check", lambda *a: None)  # 这里要问几十次
-        with web_demo.launch(AdapterModel(), CharTokenizer(), stream=FakeStream()) as demo:
-            yield demo
-
-
-@pytest.fixture
-def page(browser, demo):
-    page = open_page(browser, demo.url)
-    yield page
-    page.close()
+def demo(unlimited):
+    with web_demo.launch(AdapterModel(), CharTokenizer(), stream=FakeStream()) as demo:
+        yield demo
 
 
 def assert_harmless(page):

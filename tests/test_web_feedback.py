@@ -7,7 +7,11 @@ import pytest
 
 from labutils import qa_checks, web_feedback
 from labutils.errors import LabError
-from labutils.web_feedback import DOWN, UP, Feedback, to_pairs
+from labutils.web_feedback import DOWN, UP, Feedback, read_pairs
+
+
+def to_pairs(path):
+    return [pair for _, pair in read_pairs(path)]
 
 
 @pytest.fixture

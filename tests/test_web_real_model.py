@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from browser_page import BOX, ask, last, open_page, set_slider, status, wait_for
+from browser_page import BOX, ask, last, set_slider, status, wait_for
 from peft import LoraConfig, get_peft_model
 
 from labutils import inference, models, web_batching, web_demo
@@ -66,13 +66,6 @@ def wanted(model_and_tokenizer):
 def demo(model_and_tokenizer, wanted):  # 先算好 wanted，网页才开始用模型
     with web_demo.launch(*model_and_tokenizer, examples=[QUESTION]) as demo:
         yield demo
-
-
-@pytest.fixture
-def page(browser, demo):
-    page = open_page(browser, demo.url)
-    yield page
-    page.close()
 
 
 def finished(page, side="after"):
