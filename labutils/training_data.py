@@ -1,7 +1,5 @@
-"""训练数据：读对话，按固定的“课程表”混合、改写、编码、拼成批。
+"""训练数据：读对话，按固定的“课程表”（training_plan）混合、改写、编码、拼成批。
 
-课程表在训练前一次排好：第 n 个样本是哪一条、怎么改写，只由种子和 n 决定，与进程里
-别的随机数无关。所以训练被打断后从第 n 个样本接着来，结果一位不差。
 讲解在 notebooks/02_lora_finetune.ipynb。
 """
 
@@ -13,7 +11,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -23,6 +21,7 @@ from labutils.errors import LabError
 from labutils.finetune_config import Config
 from labutils.qa_duplicates import NEAR_DUPLICATE, grams, overlap
 from labutils.text_normalize import normalize
+from labutils.training_plan import group_similar, schedule
 
 
 @dataclass
@@ -93,24 +92,6 @@ def _read_questions(path: Path) -> list[dict]:
     return qa_dataset.to_conversations(rows)
 
 
-def schedule(sizes: list[int], ratios: list[float], total: int, seed: int) -> list[tuple]:
-    """排课程表：total 个 (轮次, 来源号, 行号)。
-
-    来源 0（问答）每轮每行一次；来源 k 每轮取 round(ratios[k] × sizes[0]) 行，接着上一轮
-    往下取，取完一遍重新洗牌，因此各行出现的次数最多差一。每一轮内部打乱。
-    """
-    counts = [round(ratio * sizes[0]) for ratio in ratios]
-    streams = [_endless(size, f"{seed}-{k}") for k, size in enumerate(sizes)]
-    plan: list[tuple] = []
-    epoch = 0
-    while len(plan) < total:
-        rows = [(epoch, k, next(streams[k])) for k, n in enumerate(counts) for _ in range(n)]
-        random.Random(f"{seed}-epoch-{epoch}").shuffle(rows)
-        plan += rows
-        epoch += 1
-    return plan[:total]
-
-
 def ratios_of(sources: list[Source], config: Config) -> list[float]:
     """各来源相对问答的比例，问答自己是 1。"""
     data = config.data_config
@@ -123,23 +104,13 @@ def samples_per_epoch(sources: list[Source], config: Config) -> int:
     return sum(round(r * len(sources[0].conversations)) for r in ratios_of(sources, config))
 
 
-def _endless(size: int, seed: str):
-    rng, order = random.Random(seed), list(range(size))
-    while True:
-        rng.shuffle(order)
-        yield from list(order)
+class Sample(NamedTuple):
+    """课程表的一项：第几轮、第几个来源、来源的第几行；question 是新问法，不改写时是 None。"""
 
-
-def group_similar(plan: list[tuple], lengths: list[list[int]], batch: int,
-                  seed: int) -> list[tuple]:
-    """把长短相近的样本放进同一批，少算填充：每 8 批为一块，块内按长度排序，再打乱批的次序。"""
-    rng, grouped = random.Random(f"{seed}-group"), []
-    for start in range(0, len(plan), 8 * batch):
-        block = sorted(plan[start:start + 8 * batch], key=lambda entry: lengths[entry[1]][entry[2]])
-        batches = [block[i:i + batch] for i in range(0, len(block), batch)]
-        rng.shuffle(batches)
-        grouped += [entry for one in batches for entry in one]
-    return grouped
+    epoch: int
+    source: int
+    row: int
+    question: str | None
 
 
 class PlannedDataset(torch.utils.data.Dataset):
@@ -151,29 +122,46 @@ class PlannedDataset(torch.utils.data.Dataset):
 
     def __init__(self, tokenizer, sources: list[Source], config: Config, total: int,
                  batch: int, seed: int, held_out: frozenset[str] = frozenset()):
-        self.tokenizer, self.sources, self.seed = tokenizer, sources, seed
+        self.tokenizer, self.sources = tokenizer, sources
         self.max_length = config.max_length
         self.data_config, self.held_out = config.data_config, [grams(q) for q in held_out]
         self.encoded = [encode_source(tokenizer, source, config.max_length) for source in sources]
-        self.plan = schedule([len(s.conversations) for s in sources],
-                             ratios_of(sources, config), total, seed)
+        entries = schedule([len(s.conversations) for s in sources],
+                           ratios_of(sources, config), total, seed)
+        self.plan = [Sample(*entry, self._new_question(*entry, seed)) for entry in entries]
         if config.training_args.group_by_length:
-            lengths = [[len(row["input_ids"]) for row in rows] for rows in self.encoded]
+            lengths = [self._length(sample) for sample in self.plan]
             self.plan = group_similar(self.plan, lengths, batch, seed)
 
     def __len__(self) -> int:
         return len(self.plan)
 
     def __getitem__(self, index: int) -> dict[str, list[int]]:
-        epoch, source, row = self.plan[index]
-        rng = random.Random(f"{self.seed}/{epoch}/{source}/{row}")
-        messages = self.sources[source].conversations[row]
-        asked = next((i for i, m in enumerate(messages) if m["role"] == "user"), None)
-        new = None if asked is None else self._reworded(self.sources[source], messages[asked:], rng)
-        if new is None or self._asks_held_out(new):
-            return self.encoded[source][row]
-        messages = [m | {"content": new} if i == asked else m for i, m in enumerate(messages)]
+        sample = self.plan[index]
+        if sample.question is None:
+            return self.encoded[sample.source][sample.row]
+        messages = list(self.sources[sample.source].conversations[sample.row])
+        asked = _first_question(messages)
+        messages[asked] = messages[asked] | {"content": sample.question}
         return chat_format.encode(self.tokenizer, messages, self.max_length)
+
+    def _length(self, sample: Sample) -> int:
+        """大约多少个词元：一个汉字约一个词元，所以改写只按字数的增减算，不必先编码。"""
+        length = len(self.encoded[sample.source][sample.row]["input_ids"])
+        if sample.question is None:
+            return length
+        messages = self.sources[sample.source].conversations[sample.row]
+        return length + len(sample.question) - len(messages[_first_question(messages)]["content"])
+
+    def _new_question(self, epoch: int, source: int, row: int, seed: int) -> str | None:
+        """这个样本的新问法；这一次不改写，或与验证问题太像，返回 None。"""
+        messages = self.sources[source].conversations[row]
+        asked = _first_question(messages)
+        if asked is None:
+            return None
+        rng = random.Random(f"{seed}/{epoch}/{source}/{row}")
+        new = self._reworded(self.sources[source], messages[asked:], rng)
+        return None if new is None or self._asks_held_out(new) else new
 
     def _asks_held_out(self, question: str) -> bool:
         """与某个验证问题相同，或只差一两个字。"""
@@ -188,6 +176,11 @@ class PlannedDataset(torch.utils.data.Dataset):
         if new is None and source.augmentable and rng.random() < self.data_config.question_augmentation:
             new = augment(messages[0]["content"], rng)
         return new
+
+
+def _first_question(messages: list[dict]) -> int | None:
+    """用户的第一句话是第几条消息。"""
+    return next((i for i, m in enumerate(messages) if m["role"] == "user"), None)
 
 
 def questions(source: Source) -> frozenset[str]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import labutils  # noqa: F401
-from labutils import paths, training_data
+from labutils import paths, training_data, training_plan
 from labutils.chat_format import IGNORE
 from labutils.errors import LabError
 from labutils.finetune_config import Config, load_config
@@ -45,7 +45,7 @@ def dataset(tokenizer, total=40, seed=1, **values):
 
 
 def test_each_epoch_holds_every_question_once_and_the_given_shares():
-    plan = training_data.schedule([8, 3, 5], [1.0, 0.25, 0.5], total=14 * 6, seed=3)
+    plan = training_plan.schedule([8, 3, 5], [1.0, 0.25, 0.5], total=14 * 6, seed=3)
     for epoch in range(6):
         rows = [entry for entry in plan if entry[0] == epoch]
         counts = Counter(entry[1] for entry in rows)
@@ -54,16 +54,16 @@ def test_each_epoch_holds_every_question_once_and_the_given_shares():
 
 
 def test_mixed_in_rows_are_used_evenly():
-    plan = training_data.schedule([8, 3, 5], [1.0, 0.25, 0.5], total=14 * 10, seed=3)
+    plan = training_plan.schedule([8, 3, 5], [1.0, 0.25, 0.5], total=14 * 10, seed=3)
     for k, size in ((1, 3), (2, 5)):
         used = Counter(row for _, source_index, row in plan if source_index == k)
         assert len(used) == size and max(used.values()) - min(used.values()) <= 1
 
 
 def test_a_longer_schedule_starts_with_the_shorter_one():
-    short = training_data.schedule([8, 3], [1.0, 0.5], 30, seed=5)
-    assert training_data.schedule([8, 3], [1.0, 0.5], 90, seed=5)[:30] == short
-    assert training_data.schedule([8, 3], [1.0, 0.5], 30, seed=6) != short
+    short = training_plan.schedule([8, 3], [1.0, 0.5], 30, seed=5)
+    assert training_plan.schedule([8, 3], [1.0, 0.5], 90, seed=5)[:30] == short
+    assert training_plan.schedule([8, 3], [1.0, 0.5], 30, seed=6) != short
 
 
 def test_samples_depend_on_seed_and_position_only(tokenizer):
@@ -83,13 +83,14 @@ def test_global_random_state_is_neither_used_nor_changed(tokenizer):
 
 
 def test_grouping_keeps_the_samples_and_narrows_the_batches():
-    lengths = [[random.Random(i).randint(5, 200) for i in range(64)]]
-    plan = training_data.schedule([64], [1.0], 64, seed=1)
-    grouped = training_data.group_similar(plan, lengths, 4, seed=1)
+    plan = training_plan.schedule([64], [1.0], 64, seed=1)
+    lengths = [random.Random(row).randint(5, 200) for _, _, row in plan]
+    size = dict(zip(plan, lengths, strict=True))
+    grouped = training_plan.group_similar(plan, lengths, 4, seed=1)
     assert sorted(grouped) == sorted(plan)
 
     def padding(entries):
-        sizes = [lengths[0][row] for _, _, row in entries]
+        sizes = [size[entry] for entry in entries]
         return sum(max(sizes[i:i + 4]) * 4 for i in range(0, 64, 4)) - sum(sizes)
 
     assert padding(grouped) < padding(plan) / 2
@@ -97,17 +98,17 @@ def test_grouping_keeps_the_samples_and_narrows_the_batches():
 
 def test_general_conversations_are_never_reworded(tokenizer):
     data = dataset(tokenizer, total=200, question_augmentation=1.0)
-    for index, (_, k, row) in enumerate(data.plan):
-        if k == 2:
-            assert data[index] == data.encoded[2][row]
+    for index, sample in enumerate(data.plan):
+        if sample.source == 2:
+            assert data[index] == data.encoded[2][sample.row]
 
 
 def test_rewording_happens_about_as_often_as_asked(tokenizer):
     data = dataset(tokenizer, total=400, question_augmentation=0.5, general_ratio=0.0)
-    changed = [data[i] != data.encoded[k][row] for i, (_, k, row) in enumerate(data.plan) if k == 0]
+    changed = [data[i] != data.encoded[s.source][s.row] for i, s in enumerate(data.plan) if s.source == 0]
     assert 0.35 < sum(changed) / len(changed) < 0.65
     never = dataset(tokenizer, question_augmentation=0.0)
-    assert all(never[i] == never.encoded[k][row] for i, (_, k, row) in enumerate(never.plan))
+    assert all(never[i] == never.encoded[s.source][s.row] for i, s in enumerate(never.plan))
 
 
 def asked_in(data, tokenizer):
