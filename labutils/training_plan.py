@@ -42,11 +42,11 @@ def _endless(size: int, seed: str):
 def group_similar(plan: Sequence[T], lengths: Sequence[int], batch: int, seed: int) -> list[T]:
     """把长短相近的样本放进同一批，少算填充；lengths 是 plan 里各样本的词元数。
 
-    每 16 批为一块，块内按长度排序，再打乱批的次序。
+    每 8 批为一块，块内按长度排序，再打乱批的次序；块太大，一批里全是相似的样本，学得不稳。
     """
     rng, grouped = random.Random(f"{seed}-group"), []
-    for start in range(0, len(plan), 16 * batch):
-        block = sorted(range(start, min(start + 16 * batch, len(plan))), key=lengths.__getitem__)
+    for start in range(0, len(plan), 8 * batch):
+        block = sorted(range(start, min(start + 8 * batch, len(plan))), key=lengths.__getitem__)
         batches = [block[i:i + batch] for i in range(0, len(block), batch)]
         rng.shuffle(batches)
         grouped += [plan[number] for one in batches for number in one]
