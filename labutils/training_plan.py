@@ -42,7 +42,8 @@ def _endless(size: int, seed: str):
 def group_similar(plan: Sequence[T], lengths: Sequence[int], batch: int, seed: int) -> list[T]:
     """把长短相近的样本放进同一批，少算填充；lengths 是 plan 里各样本的词元数。
 
-    每 8 批为一块，块内按长度排序，再打乱批的次序；块太大，一批里全是相似的样本，学得不稳。
+    每 8 批为一块，块内按长度排序，再打乱批的次序。块再大填充更少，但一批里的样本太相像
+    （比较见 benchmarks/LOG.md）。
     """
     rng, grouped = random.Random(f"{seed}-group"), []
     for start in range(0, len(plan), 8 * batch):

@@ -96,6 +96,14 @@ def test_grouping_keeps_the_samples_and_narrows_the_batches():
     assert padding(grouped) < padding(plan) / 2
 
 
+def test_batches_are_grouped_by_the_length_after_rewording(tokenizer):
+    data = dataset(tokenizer, total=80, question_augmentation=1.0)
+    reworded = [i for i, sample in enumerate(data.plan) if sample.question]
+    assert reworded
+    for index in reworded:
+        assert abs(data._length(data.plan[index]) - len(data[index]["input_ids"])) <= 2
+
+
 def test_general_conversations_are_never_reworded(tokenizer):
     data = dataset(tokenizer, total=200, question_augmentation=1.0)
     for index, sample in enumerate(data.plan):
