@@ -52,7 +52,7 @@ def table(rows: list[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44, 45, 46])
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--config", default=str(paths.CONFIGS / "lora_tiny.yaml"))
     parser.add_argument("--out", default=str(Path(__file__).with_name("seeds")))
