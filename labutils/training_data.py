@@ -157,10 +157,9 @@ class PlannedDataset(torch.utils.data.Dataset):
         """这个样本的新问法；这一次不改写，或与验证问题太像，返回 None。"""
         messages = self.sources[source].conversations[row]
         asked = _first_question(messages)
-        if asked is None:
+        if asked is None or not self.sources[source].augmentable:
             return None
-        rng = random.Random(f"{seed}/{epoch}/{source}/{row}")
-        new = self._reworded(self.sources[source], messages[asked:], rng)
+        new = self._reworded(messages[asked:], random.Random(f"{seed}/{epoch}/{source}/{row}"))
         return None if new is None or self._asks_held_out(new) else new
 
     def _asks_held_out(self, question: str) -> bool:
@@ -168,12 +167,12 @@ class PlannedDataset(torch.utils.data.Dataset):
         asked = grams(question)
         return any(overlap(asked, other) >= NEAR_DUPLICATE for other in self.held_out)
 
-    def _reworded(self, source: Source, messages: list[dict], rng: random.Random) -> str | None:
+    def _reworded(self, messages: list[dict], rng: random.Random) -> str | None:
         """messages 开头那个问题的新问法；这一次不改写时返回 None。"""
         new = None
-        if source.augmentable and rng.random() < self.data_config.question_from_answer:
+        if rng.random() < self.data_config.question_from_answer:
             new = question_from_answer(messages[1]["content"], rng)
-        if new is None and source.augmentable and rng.random() < self.data_config.question_augmentation:
+        if new is None and rng.random() < self.data_config.question_augmentation:
             new = augment(messages[0]["content"], rng)
         return new
 
