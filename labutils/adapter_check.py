@@ -13,7 +13,7 @@ from labutils.errors import LabError
 
 
 def check_adapter_alive(model, tokenizer, question: str) -> str:
-    """检查适配器：B 矩阵不全为零，而且开与关适配器时下一个 token 的预测不同。
+    """检查适配器：B 矩阵不全为零，而且开与关适配器时下一个词元的预测不同。
 
     两项都通过就返回一段中文说明（含非零的层数与预测的变化）；否则引发 LabError，
     说出最可能的原因。不改变模型。
@@ -31,9 +31,9 @@ def check_adapter_alive(model, tokenizer, question: str) -> str:
         raise LabError("适配器没有起作用：开与关的预测完全一样；请检查适配器与基座是否配套，"
                        "以及是否已经合并或被关掉")
     old, new = _text(tokenizer, without), _text(tokenizer, with_adapter)
-    top = f"最可能的字仍是“{new}”" if old == new else f"最可能的字由“{old}”变为“{new}”"
+    top = f"最可能的仍是“{new}”" if old == new else f"最可能的由“{old}”变为“{new}”"
     return (f"适配器在工作：{len(matrices)} 个 B 矩阵中 {alive} 个不为零；对“{question}”，"
-            f"下一个 token 的概率分布变化了 {change:.1%}，{top}")
+            f"下一个词元的概率分布变化了 {change:.1%}，{top}")
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from labutils import checkpoints, paths, plots
 from labutils.adapter_check import check_adapter_alive
 from labutils.errors import LabError
+from labutils.evaluation_inputs import find_adapter
 from labutils.finetune_config import load_config, override
 from labutils.training_callbacks import (
     FinishWithRecord,
@@ -31,7 +32,7 @@ from labutils.training_errors import explained
 from labutils.training_job import Job, LabTrainer, add_lora, count_parameters, on_main_process, prepare
 
 __all__ = ["LiveLossCurve", "Result", "add_lora", "check_adapter_alive", "count_parameters",
-           "load_config", "run"]
+           "find_or_train", "load_config", "run"]
 
 LOG = "training_log.jsonl"
 
@@ -87,6 +88,22 @@ def run(data_dir: str | Path, model_name: str, config_path: str | Path,
     if start is None or checkpoints.step_of(start) < job.args.max_steps:
         _train(job, start, list(callbacks))
     return on_main_process(job.args, explained(folder)(lambda: _result(job)))
+
+
+def find_or_train(adapter: str, folder: str | Path, data_dir: str | Path, model_name: str,
+                  seed: int) -> Path:
+    """可用的适配器文件夹：点名的 adapter，或 folder 里最新的检查点；都没有就现在训练一个。
+
+    点名要的适配器不能用时引发 LabError，不悄悄换成别的。notebook 03、04 单独运行时用它。
+    """
+    if adapter:
+        return find_adapter(paths.resolve(adapter))
+    try:
+        return find_adapter(folder)
+    except LabError as error:
+        print(f"{error}\n现在用默认配置训练一个：")
+    config = paths.CONFIGS / ("lora_tiny.yaml" if model_name == "tiny" else "lora.yaml")
+    return run(data_dir, model_name, config, output_dir=folder, seed=seed).adapter
 
 
 def _starting_point(folder: Path, resume: str | bool | int, job: Job) -> Path | None:

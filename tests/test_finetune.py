@@ -73,6 +73,19 @@ def test_a_run_leaves_what_the_next_notebooks_read(lab, toy_base):
     assert losses[-1] < losses[0]
 
 
+def test_find_or_train_trains_only_when_there_is_nothing_to_use(lab, toy_base, monkeypatch, capsys):
+    monkeypatch.setattr(paths, "CONFIGS", lab)
+    arguments = (lab / "out", lab / "data", toy_base, 42)
+    with pytest.raises(LabError, match="找不到可用的适配器"):  # 点名的不能用，不悄悄换成别的
+        finetune.find_or_train(str(lab / "别处"), *arguments)
+    assert not (lab / "out").exists()
+    trained = finetune.find_or_train("", *arguments)
+    assert trained == lab / "out/checkpoint-12" and "现在用默认配置训练一个" in capsys.readouterr().out
+    monkeypatch.setattr(finetune, "run", None)  # 有了就不再训练
+    assert finetune.find_or_train("", *arguments) == trained
+    assert finetune.find_or_train(str(trained), *arguments) == trained
+
+
 def test_log_has_the_right_steps_and_epochs(lab, toy_base):
     log = train(lab, toy_base).log
     assert [row["step"] for row in log if "loss" in row] == [4, 6, 8, 12]
