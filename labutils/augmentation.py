@@ -20,7 +20,8 @@ SYNONYMS_SHARE = 0.4  # 多大比例的改写会换同义词
 QUOTED = re.compile(r"(《[^》]*》|〔[^〕]*〕|“[^”]*”)")
 
 SUBJECT = re.compile(r"[^，。；是]{2,20}")
-ATTRIBUTE = re.compile(r"(.{2,24}?的[^，。；是]{2,16})(?:是|，材料没有写明)")
+ATTRIBUTE = re.compile(r"(.{2,24}?的[^，。；是]{2,16})(?:(?<![不都就])是|，材料没有写明)")
+KEPT = set("一二三四五六七八九十百千不没无非未否勿免")  # 漏掉一个，意思就变了
 FORMS = ("{}是什么？", "{}是多少？", "{}是啥？", "{}？", "说说{}。", "告诉我{}。", "{}怎么说的？",
          "{}，材料里怎么写？")
 
@@ -40,17 +41,17 @@ def augment(question: str, rng: random.Random) -> str:
 
 
 def swap_synonyms(question: str, rng: random.Random) -> str:
-    """书名号、引号之外的词，碰到同义词表里有的，一半换掉。"""
-    return "".join(part if QUOTED.fullmatch(part) else synonyms.replace(part, rng, 0.5)
+    """书名号、引号之外的词，碰到同义词表里有的，一半换掉；单个的字不换。"""
+    return "".join(part if QUOTED.fullmatch(part) else synonyms.replace(part, rng, 0.5, shortest=2)
                    for part in QUOTED.split(question))
 
 
 def drop_characters(question: str, rng: random.Random) -> str:
-    """漏掉一两个汉字。数字、字母、书名号内的字和第一个字不漏：漏了就成了另一个问题。"""
+    """漏掉一两个汉字。数字、否定词、字母、书名号内的字和第一个字不漏：漏了就成了另一个问题。"""
     depth, droppable = 0, []
     for place, char in enumerate(question):
         depth += (char in "《〔“") - (char in "》〕”")
-        plain = "一" <= char <= "龥" and char not in "一二三四五六七八九十百千不没无"
+        plain = "一" <= char <= "龥" and char not in KEPT
         if place > 0 and depth == 0 and plain:
             droppable.append(place)
     if len(droppable) < 8:  # 太短的问题漏字就看不懂了

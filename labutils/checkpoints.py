@@ -25,6 +25,7 @@ WEIGHTS = "adapter_model.safetensors"
 # 多卡时每个进程一个 rng_state；FSDP 的优化器存成 optimizer.bin
 ARCHIVES = ("optimizer.*", "scheduler.pt", "rng_state*.pth")
 STATE = "trainer_state.json"  # Trainer 最后写它
+RESULT = "result.json"  # 训练完才有
 # 不影响权重的项：改了也算同一次训练
 NEUTRAL = {"output_dir", "save_steps", "save_total_limit", "eval_steps", "eval_strategy",
            "logging_steps", "log_level", "per_device_eval_batch_size", "dataloader_num_workers",
@@ -49,15 +50,12 @@ def problem(checkpoint: Path) -> str:
     依次查：权重文件的头与长度相符、训练状态是完整的 JSON 且步数与文件夹名相同、
     优化器等压缩包有完好的目录和校验和（写了一半的包没有目录）。
     """
+    if reason := _weights_problem(checkpoint):
+        return reason
     try:
-        with safe_open(checkpoint / WEIGHTS, framework="pt") as tensors:
-            if not any("lora_B" in name for name in tensors.keys()):
-                return f"{WEIGHTS} 里没有 LoRA 权重"
         state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-    except (OSError, SafetensorError):
-        return f"缺少 {WEIGHTS} 或 {STATE}，或只写了一半"
-    except ValueError:
-        return f"{STATE} 只写了一半"
+    except (OSError, ValueError):
+        return f"{STATE} 缺失或只写了一半"
     if state.get("global_step") != step_of(checkpoint):
         return f"{STATE} 的步数与文件夹名不符"
     for pattern in ARCHIVES:
@@ -65,6 +63,15 @@ def problem(checkpoint: Path) -> str:
         if not files or not all(_archive_is_whole(path) for path in files):
             return f"{pattern} 缺失或只写了一半"
     return ""
+
+
+def _weights_problem(checkpoint: Path) -> str:
+    try:
+        with safe_open(checkpoint / WEIGHTS, framework="pt") as tensors:
+            alive = any("lora_B" in name for name in tensors.keys())
+    except (OSError, SafetensorError):
+        return f"{WEIGHTS} 缺失或只写了一半"
+    return "" if alive else f"{WEIGHTS} 里没有 LoRA 权重"
 
 
 def _archive_is_whole(path: Path) -> bool:
@@ -83,20 +90,30 @@ def refuse_foreign(folder: Path) -> None:
                        "请换一个 output_dir")
 
 
-def last_valid(folder: Path) -> Path | None:
-    """最后一个完整的检查点；它后面不完整的会被删去并打印说明，以免被别处当成结果。"""
+def last_valid(folder: Path, steps: int) -> Path | None:
+    """最后一个可以接着训练的检查点；它后面不完整的会被删去并打印说明，以免被别处当成结果。
+
+    已经训练完的（有 result.json），权重就是成果：只缺训练状态的不删，正好是第 steps 步的直接用，
+    别的引发 LabError。
+    """
+    finished = (folder / RESULT).is_file()
     for checkpoint in reversed(checkpoints(folder)):
         reason = problem(checkpoint)
+        if finished and not _weights_problem(checkpoint) and step_of(checkpoint) == steps:
+            return checkpoint
         if not reason:
             return checkpoint
+        if finished and not _weights_problem(checkpoint):
+            raise LabError(f"{paths.rel(checkpoint)} 的权重完好，但 {reason}，不能接着训练；"
+                           "请换一个 output_dir，或从头训练（命令末尾写 no，程序里写 resume=False）")
         print(f"跳过并删除不完整的 {paths.rel(checkpoint)}：{reason}")
         shutil.rmtree(checkpoint)
     return None
 
 
-def discard_broken(folder: Path) -> None:
-    """删去不完整的检查点。"""
-    for checkpoint in checkpoints(folder):
+def discard_unfinished(folder: Path) -> None:
+    """删去刚才没有写完的检查点：总是最后一个。"""
+    for checkpoint in checkpoints(folder)[-1:]:
         if problem(checkpoint):
             shutil.rmtree(checkpoint, ignore_errors=True)
 
@@ -124,7 +141,7 @@ def clear(folder: Path) -> None:
     """从头训练前清空上一次的产物，只删本模块认识的文件。"""
     for checkpoint in checkpoints(folder):
         shutil.rmtree(checkpoint)
-    for name in ("run.json", "training_log.jsonl", "loss.png", "result.json"):
+    for name in ("run.json", "training_log.jsonl", "loss.png", RESULT):
         (folder / name).unlink(missing_ok=True)
 
 

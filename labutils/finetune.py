@@ -112,7 +112,8 @@ def _starting_point(folder: Path, resume: str | bool | int, job: Job) -> Path | 
     checkpoints.refuse_foreign(folder)
     if resume is not False and folder.is_dir():
         exact = isinstance(resume, int) and not isinstance(resume, bool)
-        last = checkpoints.at_step(folder, resume) if exact else checkpoints.last_valid(folder)
+        last = checkpoints.at_step(folder, resume) if exact else checkpoints.last_valid(
+            folder, job.args.max_steps)
     if last is None and resume not in ("auto", "yes", False):
         raise LabError(f"{paths.rel(folder)} 里没有可以接着训练的检查点；要从头训练，命令末尾写 auto，"
                        "程序里写 resume=\"auto\"")
@@ -130,8 +131,11 @@ def _starting_point(folder: Path, resume: str | bool | int, job: Job) -> Path | 
                            "请换一个 output_dir，或清空后重新训练（命令末尾写 no，程序里写 resume=False）")
         checkpoints.discard_after(folder, checkpoints.step_of(last))
         step = checkpoints.step_of(last)
-        done = step >= job.args.max_steps
-        print(f"{paths.rel(last)} 已训练完，直接使用" if done else f"从第 {step} 步接着训练")
+        if step >= job.args.max_steps:
+            print(f"{paths.rel(last)} 已训练完，直接使用")
+        else:
+            print(f"从第 {step} 步接着训练")
+            (folder / checkpoints.RESULT).unlink(missing_ok=True)  # 上次的结果，训练完会重写
     checkpoints.write_json(folder / "run.json", job.identity)
     return last
 
@@ -175,6 +179,6 @@ def _result(job: Job) -> Result:
     values = dataclasses.asdict(result)
     for key in ("output_dir", "adapter"):
         values[key] = checkpoints.from_root(values[key])
-    checkpoints.write_json(job.folder / "result.json", values)
+    checkpoints.write_json(job.folder / checkpoints.RESULT, values)
     plots.loss_curve(log, path=job.folder / "loss.png")
     return result

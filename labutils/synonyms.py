@@ -25,19 +25,22 @@ def _longest() -> int:
     return max(map(len, table()))
 
 
-def _word_at(text: str, start: int) -> str:
-    """从 start 开始能在表里找到的最长的词;没有就是空串。"""
-    for length in range(min(_longest(), len(text) - start), 0, -1):
+def _word_at(text: str, start: int, shortest: int) -> str:
+    """从 start 开始能在表里找到的最长的词(至少 shortest 个字);没有就是空串。"""
+    for length in range(min(_longest(), len(text) - start), shortest - 1, -1):
         if text[start : start + length] in table():
             return text[start : start + length]
     return ""
 
 
-def replace(text: str, rng: Random, probability: float = 0.4) -> str:
-    """从左到右找表里的词(先找长的),每个以 probability 的概率换成同组的另一个。"""
+def replace(text: str, rng: Random, probability: float = 0.4, shortest: int = 1) -> str:
+    """从左到右找表里的词(先找长的),每个以 probability 的概率换成同组的另一个。
+
+    少于 shortest 个字的词不换:单字常是别的词的一部分,如“创新”里的“新”。
+    """
     pieces, place = [], 0
     while place < len(text):
-        word = _word_at(text, place)
+        word = _word_at(text, place, shortest)
         swap = word and rng.random() < probability
         pieces.append(rng.choice(table()[word]) if swap else word or text[place])
         place += len(word) or 1

@@ -29,7 +29,7 @@ def explained(folder: Path) -> Iterator[None]:
         raise LabError(_memory("显存或内存")) from None
     except (OSError, RuntimeError, SafetensorError) as error:
         if is_disk_full(error, folder):
-            checkpoints.discard_broken(folder)
+            checkpoints.discard_unfinished(folder)
             raise LabError(f"磁盘满了，{paths.rel(folder)} 写不进去；请腾出空间（可删旧的 runs/、"
                            "output/ 或设 save_total_limit），再运行一次就会接着训练") from None
         if "not enough memory" in str(error):

@@ -20,6 +20,18 @@ def test_quoted_words_are_not_swapped():
     assert all(text.startswith("“至少多少”") and "《规定》里" in text for text in swapped)
 
 
+def test_a_single_character_inside_a_word_is_not_swapped():
+    for seed in range(200):
+        swapped = augmentation.swap_synonyms("注重创新的四新领域刚才怎样要求", Random(seed))
+        assert swapped.startswith("注重创新的四新领域刚才"), swapped
+
+
+def test_negations_are_never_dropped():
+    for seed in range(200):
+        left = augmentation.drop_characters("学校里非在编的教师不能担任课程负责人吗", Random(seed))
+        assert "非" in left and "不" in left
+
+
 def test_at_most_two_characters_are_dropped():
     lengths = {len(augmentation.drop_characters(QUESTION, Random(seed))) for seed in range(100)}
     assert lengths == {len(QUESTION) - 1, len(QUESTION) - 2}
@@ -64,5 +76,5 @@ def test_the_longer_attribute_wins():
 
 
 def test_answers_of_another_shape_make_no_question():
-    for answer in ("你好！", "可以，请先登录。", "2019年印发的，是教育部。"):
+    for answer in ("你好！", "可以，请先登录。", "2019年印发的，是教育部。", "食堂的招牌菜不是红烧肉。"):
         assert augmentation.question_from_answer(answer, Random(0)) is None

@@ -150,6 +150,19 @@ def test_finished_run_is_not_trained_again(lab, toy_base, copy, capsys, monkeypa
     assert (copy / "training_log.jsonl").read_text(encoding="utf-8") == before
 
 
+@pytest.mark.parametrize("lost", ["optimizer.pt", "trainer_state.json"])
+def test_a_finished_adapter_without_its_training_state_is_kept(lab, toy_base, copy, lost, monkeypatch):
+    monkeypatch.setattr(finetune, "_train", None)
+    for checkpoint in checkpoints.checkpoints(copy):
+        (checkpoint / lost).unlink()
+    assert again(lab, toy_base, copy).adapter == copy / "checkpoint-9"
+    for changed in ({"learning_rate": 1e-3}, {"resume": "yes", "max_steps": 12}):
+        with pytest.raises(LabError, match="另一次训练|权重完好"):
+            again(lab, toy_base, copy, **changed)
+    assert (copy / "checkpoint-9" / "adapter_model.safetensors").exists()
+    assert (copy / "result.json").exists()
+
+
 def test_killed_between_last_checkpoint_and_result_needs_no_training(lab, toy_base, straight, copy):
     (copy / "result.json").unlink()
     (copy / "loss.png").unlink()
@@ -250,10 +263,11 @@ def corrupt(path):
     ("rng_state.pth", os.unlink),
 ])
 def test_damaged_checkpoints_are_skipped_with_a_reason(copy, file, damage, capsys):
+    (copy / "result.json").unlink()  # 还没有训练完
     damage(copy / "checkpoint-9" / file)
     assert checkpoints.problem(copy / "checkpoint-9") != ""
     assert checkpoints.problem(copy / "checkpoint-6") == ""
-    assert checkpoints.last_valid(copy).name == "checkpoint-6"
+    assert checkpoints.last_valid(copy, 9).name == "checkpoint-6"
     assert "checkpoint-9" in capsys.readouterr().out
     assert not (copy / "checkpoint-9").exists()
 
