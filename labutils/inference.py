@@ -49,7 +49,7 @@ def answer(model, tokenizer, questions, max_new_tokens: int = 128, batch_size: i
     """批量回答;每个问题是字符串或消息列表,返回同样顺序的回答。
 
     默认贪心解码。按长度排序后分批,减少补齐的浪费。generation 里的其余参数交给
-    ``model.generate``(如 temperature、top_p、repetition_penalty)。
+    ``model.generate``(如 temperature、top_p、repetition_penalty)。显存或内存不够时抛出 LabError。
     """
     rows = [prompt_ids(tokenizer, as_messages(question)) for question in questions]
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
@@ -58,7 +58,11 @@ def answer(model, tokenizer, questions, max_new_tokens: int = 128, batch_size: i
     for start in range(0, len(order), batch_size):
         picked = order[start : start + batch_size]
         batch = left_pad([rows[i] for i in picked], tokenizer.pad_token_id, model.device)
-        output = model.generate(**batch, **options)[:, batch["input_ids"].shape[1] :]
+        try:
+            output = model.generate(**batch, **options)[:, batch["input_ids"].shape[1] :]
+        except (torch.OutOfMemoryError, MemoryError):
+            raise LabError(f"一次回答 {len(picked)} 个问题,显存或内存不够;请减小 batch_size 或 "
+                           "max_new_tokens,或换小一号的模型。") from None
         for index, ids in zip(picked, output, strict=True):
             replies[index] = clean(tokenizer, ids)
     return replies

@@ -26,7 +26,8 @@ from labutils.paths import rel, resolve
 from labutils.tiny_base import WEIGHTS
 
 TINY = "tiny"
-BROKEN = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+BROKEN = (OSError, ValueError, KeyError, RuntimeError, MemoryError, SafetensorError)
+OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
 
 
 def pick_device_dtype(dtype=None, device=None) -> tuple[torch.device, torch.dtype, str]:
@@ -125,6 +126,9 @@ def adapter_base(folder: Path) -> str:
 
 
 def _failed(name: str, error: Exception) -> LabError:
+    if isinstance(error, OUT_OF_MEMORY):
+        return LabError(f"显存或内存放不下 {name}；请先用 labutils check 估一估要多少，"
+                        "再换小一号的模型、bf16 精度或 4-bit 加载。")
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
     return LabError(f"加载模型 {name} 失败：{reason}。请检查文件夹是否完整、网络是否可用。")
 
@@ -197,6 +201,14 @@ def _load_any(name: str, source: str, config, dtype, options: dict):
     return model, tokenizer
 
 
+def _place(model, name: str, device: torch.device):
+    """模型放到设备上；放不下时说清楚。"""
+    try:
+        return model.to(device)
+    except OUT_OF_MEMORY as error:
+        raise _failed(name, error) from None
+
+
 def _load_base(name: str, dtype, device, quantization: str | None = None):
     source = _base_folder(name)
     options = _quantization(quantization, dtype, device)
@@ -214,7 +226,7 @@ def _load_base(name: str, dtype, device, quantization: str | None = None):
             raise LabError(f"模型 {name} 的分词器没有结束符，不知道回答在哪里停，请换一个对话模型。")
         tokenizer.pad_token = tokenizer.eos_token
     model.config.name_or_path = model.name_or_path = name
-    return (model if options else model.to(device)).eval(), tokenizer
+    return (model if options else _place(model, name, device)).eval(), tokenizer
 
 
 def load(name_or_path: str | Path, dtype=None, device=None, quantization: str | None = None):
@@ -244,4 +256,4 @@ def load(name_or_path: str | Path, dtype=None, device=None, quantization: str | 
                        "请用训练时的同一个基座。") from error
     added = ((key, weight) for key, weight in tuned.named_parameters() if "lora_" in key)
     weight_files.refuse_nan(added, f"适配器 {rel(folder)}")
-    return (tuned if quantization else tuned.to(device)).eval(), tokenizer
+    return (tuned if quantization else _place(tuned, rel(folder), device)).eval(), tokenizer

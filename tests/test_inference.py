@@ -47,6 +47,15 @@ def test_max_new_tokens_is_a_limit(taught):
     assert inference.answer(*taught, ["今天星期几"], max_new_tokens=3) == ["今天"]
 
 
+def test_too_little_memory_is_said(taught, monkeypatch):
+    def fail(**_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(taught[0], "generate", fail)
+    with pytest.raises(LabError, match="2 个问题,显存或内存不够"):
+        inference.answer(*taught, ["你好", "再见"])
+
+
 def test_empty_list(taught):
     assert inference.answer(*taught, []) == []
 

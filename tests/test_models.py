@@ -114,6 +114,19 @@ def test_quantization_settings_of_qlora(monkeypatch):
     assert settings.bnb_4bit_compute_dtype == torch.bfloat16 and settings.bnb_4bit_use_double_quant
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+@pytest.mark.parametrize("place", ["to", "from_pretrained"])
+def test_too_little_memory_is_said(toy_base, adapter, monkeypatch, error, place):
+    def fail(*_, **__):
+        raise error
+
+    target = models.AutoModelForCausalLM if place == "from_pretrained" else torch.nn.Module
+    monkeypatch.setattr(target, place, fail)
+    for folder in (toy_base, adapter):
+        with pytest.raises(LabError, match="显存或内存放不下"):
+            models.load(folder)
+
+
 def test_unknown_dtype_is_explained(toy_base):
     with pytest.raises(LabError, match="没有叫 fp77 的精度"):
         models.load(toy_base, dtype="fp77")
