@@ -95,7 +95,8 @@ def _read_json(path: Path) -> dict:
 
 
 def _read_lines(path: Path) -> list[dict]:
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    """读 JSON Lines；不用 splitlines：它会在字符串里的 U+2028 处断开。"""
+    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
     return [json.loads(line) for line in lines if line.strip()]
 
 

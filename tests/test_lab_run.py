@@ -124,6 +124,14 @@ def test_summary_has_exactly_the_fixed_keys(tmp_path):
     assert set(summary["failed"]) == {"notebook", "cell", "error"}
 
 
+def test_line_separators_inside_an_answer_do_not_break_the_report(tmp_path):
+    folder = tmp_path / "output" / "data"
+    folder.mkdir(parents=True)
+    row = json.dumps({"answer": "一\u2028二\u2029三\x85四"}, ensure_ascii=False)
+    (folder / "qa.jsonl").write_text(row + "\n" + row + "\n", encoding="utf-8")
+    assert report.summarize(tmp_path, "tiny", 1, {}, None)["qa"]["pairs"] == 2
+
+
 def test_failing_cell_is_named_and_reported(road, tmp_path):
     code = "from labutils.errors import LabError\nraise LabError('第 3 行少了答案，请补上。')"
     make_notebook(road, "02_lora_finetune", code)
