@@ -282,3 +282,11 @@ def test_base_is_recorded_by_name_or_relative_path(tmp_path):
     assert checkpoints.base_reference("tiny") == "tiny"
     assert checkpoints.base_reference("some/hub-name") == "some/hub-name"
     assert not checkpoints.base_reference(str(tmp_path)).startswith("/")
+
+
+def test_model_on_another_windows_drive_keeps_its_whole_path(tmp_path, monkeypatch):
+    def other_drive(path, start):
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")
+
+    monkeypatch.setattr(checkpoints.os.path, "relpath", other_drive)
+    assert checkpoints.base_reference(str(tmp_path)) == tmp_path.resolve().as_posix()
