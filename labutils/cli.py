@@ -180,6 +180,7 @@ def main() -> None:
 
     style.ARGUMENTS_PANEL_TITLE, style.OPTIONS_PANEL_TITLE = "参数", "选项"
     style.COMMANDS_PANEL_TITLE = "命令"
+    console.print_anything()
     try:
         # typer 自己接住 Ctrl-C，只给出退出码 130
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)

@@ -1,5 +1,6 @@
 """命令行：帮助快、错误是一句话、参数原样传到该去的函数。"""
 
+import io
 import os
 import subprocess
 import sys
@@ -229,6 +230,16 @@ def test_check_fails_when_something_is_missing(monkeypatch, call, capsys):
     assert call("check") == 1
     captured = capsys.readouterr()
     assert "✗ 磁盘：满了 → 请清理" in captured.out and "✗" in captured.err
+
+
+def test_output_that_cannot_show_a_check_mark_shows_a_question_mark(monkeypatch, call):
+    log = io.TextIOWrapper(io.BytesIO(), encoding="gbk")
+    checks = [preflight.Check("磁盘", preflight.OK, "够用")]
+    monkeypatch.setattr(preflight, "check_environment", lambda: checks)
+    monkeypatch.setattr(sys, "stdout", log)
+    assert call("check") == 0
+    log.flush()
+    assert log.buffer.getvalue().decode("gbk").startswith("? 磁盘：够用")
 
 
 def test_interrupt_has_its_own_exit_code(monkeypatch, call, capsys):
