@@ -4,11 +4,12 @@
 """
 
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
 
-from labutils import comparison_html, plots
+from labutils import comparison_html, plots, whole_files
 from labutils.csv_cells import is_formula
 
 COLUMNS = {
@@ -47,7 +48,7 @@ def write_all(comparison: Any, out_dir: Path) -> dict[str, Path]:
     if any(row["fact_id"] for row in comparison.rows):
         images["逐个事实的对错"] = out_dir / "facts.png"
         plots.fact_strip(comparison.rows, images["逐个事实的对错"])
-    files["html"].write_text(comparison_html.page(comparison, images), encoding="utf-8")
+    whole_files.write(files["html"], comparison_html.page(comparison, images))
     return files | images
 
 
@@ -61,15 +62,16 @@ def _write_json(comparison: Any, path: Path) -> None:
         "rows": comparison.rows,
     }
     text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    whole_files.write(path, text + "\n")
 
 
 def _write_csv(rows: list[dict], path: Path) -> None:
     """带 BOM 的 UTF-8：Excel 没有 BOM 就会把中文当成 GBK 读成乱码"""
-    with path.open("w", encoding="utf-8-sig", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS.values())
-        writer.writerows([_cell(row.get(key)) for key in COLUMNS] for row in rows)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(COLUMNS.values())
+    writer.writerows([_cell(row.get(key)) for key in COLUMNS] for row in rows)
+    whole_files.write(path, text.getvalue().encode("utf-8-sig"))
 
 
 def _cell(value: Any) -> Any:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import nbformat
 
-from labutils import notebook_parameters, paths, preflight, report
+from labutils import notebook_parameters, paths, preflight, report, whole_files
 from labutils.errors import LabError
 
 ROAD = ("00_start_here", "01_build_dataset", "02_lora_finetune", "03_before_after", "04_web_demo")
@@ -217,7 +217,7 @@ def to_html(notebook: Path) -> Path | None:
     _attach_images(content)
     body, _ = exporter.from_notebook_node(content, {"metadata": {"name": notebook.stem}})
     target = notebook.with_suffix(".html")
-    target.write_text(body, encoding="utf-8")
+    whole_files.write(target, body)
     return target
 
 

@@ -133,6 +133,13 @@ def test_json_has_the_promised_shape(result):
     assert data["worse"] == ["G01"] and len(data["rows"]) == 5
 
 
+def test_interrupted_table_keeps_the_old_one(result, interrupted):
+    from labutils.comparison_files import _write_csv
+
+    with interrupted(result.files["csv"]):
+        _write_csv([], result.files["csv"])
+
+
 def test_csv_opens_in_a_spreadsheet_and_runs_nothing(result):
     raw = result.files["csv"].read_bytes()
     assert raw.startswith(b"\xef\xbb\xbf")

@@ -132,6 +132,12 @@ def test_line_separators_inside_an_answer_do_not_break_the_report(tmp_path):
     assert report.summarize(tmp_path, "tiny", 1, {}, None)["qa"]["pairs"] == 2
 
 
+def test_interrupted_summary_keeps_the_old_one(tmp_path, interrupted):
+    report.write(tmp_path, report.summarize(tmp_path, "tiny", 1, {}, None), {}, [])
+    with interrupted(tmp_path / "summary.json"):
+        report.write(tmp_path, report.summarize(tmp_path, "tiny", 2, {}, None), {}, [])
+
+
 def test_failing_cell_is_named_and_reported(road, tmp_path):
     code = "from labutils.errors import LabError\nraise LabError('第 3 行少了答案，请补上。')"
     make_notebook(road, "02_lora_finetune", code)
