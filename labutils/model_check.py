@@ -92,8 +92,8 @@ def _weights(folder: Path, config) -> tuple[str, int]:
 
 def _check_total(folder: Path, files: list[Path]) -> None:
     """索引写着全部张量的总字节数；与分片的数据部分比较，能发现装错的分片。"""
-    index = next(folder.glob("*.index.json"), None)
-    if index is None or files[0].suffix != ".safetensors":
+    index = weight_files.listing(folder)
+    if index is None or index.name != "model.safetensors.index.json":
         return
     total = json.loads(index.read_text(encoding="utf-8")).get("metadata", {}).get("total_size")
     found = sum(_data_bytes(path) for path in files)

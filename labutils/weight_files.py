@@ -23,12 +23,17 @@ DAMAGED = (OSError, RuntimeError, ValueError, EOFError, SafetensorError, Unpickl
            zipfile.BadZipFile)
 
 
+def listing(folder: Path) -> Path | None:
+    """transformers 会用的那个文件：整份权重，或分片的索引；旁边别的格式不算。"""
+    return next((folder / name for name in NAMES if (folder / name).is_file()), None)
+
+
 def shards(folder: Path) -> list[Path]:
     """模型文件夹的全部权重文件，按名字排序。
 
     没有权重、索引读不懂、缺分片，或文件只是 git-lfs 的占位说明时引发 LabError。
     """
-    found = next((folder / name for name in NAMES if (folder / name).is_file()), None)
+    found = listing(folder)
     if found is None:
         raise LabError(f"模型文件夹 {rel(folder)} 里没有权重文件（model.safetensors 或 "
                        "pytorch_model.bin，或它们的分片与索引），请确认下载完整。")
