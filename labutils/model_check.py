@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
 from labutils import chat_format, chatglm3, chatglm3_tokenizer, models, paths, weight_files
-from labutils.errors import LabError
+from labutils.errors import LabError, first_line
 from labutils.known_models import CHATGLM3_6B, VARIANTS, Known
 from labutils.preflight import FAIL, OK, WARN, Check
 from labutils.tiny_base import WEIGHTS
@@ -139,8 +139,7 @@ def _plain_tokenizer(folder: Path):
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except models.BROKEN as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-        raise LabError(f"分词器读不出来（{reason}），请重新下载分词器的文件。") from error
+        raise LabError(f"分词器读不出来（{first_line(error)}），请重新下载分词器的文件。") from error
 
 
 def _another(folder: Path, config, count: int, known: Known) -> str:

@@ -21,7 +21,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from labutils import chatglm3, weight_files
-from labutils.errors import LabError
+from labutils.errors import LabError, first_line
 from labutils.paths import rel, resolve
 from labutils.tiny_base import WEIGHTS
 
@@ -125,8 +125,7 @@ def adapter_base(folder: Path) -> str:
 
 
 def _failed(name: str, error: Exception) -> LabError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-    return LabError(f"加载模型 {name} 失败：{reason}。请检查文件夹是否完整、网络是否可用。")
+    return LabError(f"加载模型 {name} 失败：{first_line(error)}。请检查文件夹是否完整、网络是否可用。")
 
 
 def read_config(name_or_path: str | Path):
@@ -239,9 +238,8 @@ def load(name_or_path: str | Path, dtype=None, device=None, quantization: str | 
     try:
         tuned = adapters.load(model, folder)
     except BROKEN as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise LabError(f"适配器 {rel(folder)} 与基座 {model.name_or_path} 对不上：{reason}。"
-                       "请用训练时的同一个基座。") from error
+        raise LabError(f"适配器 {rel(folder)} 与基座 {model.name_or_path} 对不上："
+                       f"{first_line(error)}。请用训练时的同一个基座。") from error
     added = ((key, weight) for key, weight in tuned.named_parameters() if "lora_" in key)
     weight_files.refuse_nan(added, f"适配器 {rel(folder)}")
     return (tuned if quantization else tuned.to(device)).eval(), tokenizer

@@ -12,7 +12,7 @@ from pickle import UnpicklingError  # 只为认出 torch.load 拒绝读取时的
 import torch
 from safetensors import SafetensorError, safe_open
 
-from labutils.errors import LabError
+from labutils.errors import LabError, first_line
 from labutils.paths import rel
 
 # transformers 找权重文件的次序
@@ -108,5 +108,4 @@ def _read_bin(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _damaged(path: Path, error: Exception) -> LabError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-    return LabError(f"权重文件 {rel(path)} 损坏或没有下载完（{reason}），请重新下载这个文件。")
+    return LabError(f"权重文件 {rel(path)} 损坏或没有下载完（{first_line(error)}），请重新下载这个文件。")
