@@ -165,6 +165,9 @@ def _result(job: Job) -> Result:
     """由日志和最后的检查点得出结果，写 result.json 与 loss.png。"""
     log = read_log(job.folder / LOG)
     last = {key: row[key] for row in log for key in ("loss", "eval_loss", "seconds") if key in row}
+    if not {"loss", "seconds"} <= last.keys():
+        raise LabError(f"{paths.rel(job.folder / LOG)} 不见了或只有一半，得不出这次训练的结果；"
+                       "请从头训练（命令末尾写 no，程序里写 resume=False）")
     trainable, total = count_parameters(job.model)
     steps = job.args.max_steps
     result = Result(

@@ -158,6 +158,12 @@ def test_killed_between_last_checkpoint_and_result_needs_no_training(lab, toy_ba
     assert (copy / "result.json").exists() and (copy / "loss.png").exists()
 
 
+def test_finished_run_without_its_log_says_what_to_do(lab, toy_base, copy):
+    (copy / "training_log.jsonl").unlink()
+    with pytest.raises(LabError, match=r"training_log.jsonl 不见了.*resume=False"):
+        again(lab, toy_base, copy)
+
+
 def test_resume_false_starts_over(lab, toy_base, straight, copy):
     (copy / "my_notes.txt").write_text("留着", encoding="utf-8")
     result = again(lab, toy_base, copy, resume=False, max_steps=2)
