@@ -17,6 +17,7 @@ import nbformat
 
 from labutils import notebook_parameters, paths, preflight, report, whole_files
 from labutils.errors import LabError
+from labutils.system_errors import sentence
 
 ROAD = ("00_start_here", "01_build_dataset", "02_lora_finetune", "03_before_after", "04_web_demo")
 DEFAULTS = {
@@ -155,8 +156,7 @@ def make_run_folder(out: str | Path) -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            reason = error.strerror
-            raise LabError(f"不能在 {out} 里建立文件夹：{reason}，请换一个 --out。") from None
+            raise LabError(sentence(error, out)) from None
     raise LabError(f"{out} 里同一时刻的运行太多，请过一秒再试。")
 
 
