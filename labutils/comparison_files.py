@@ -6,11 +6,13 @@
 import csv
 import io
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from labutils import comparison_html, plots, whole_files
 from labutils.csv_cells import is_formula
+from labutils.system_errors import one_sentence
 
 COLUMNS = {
     "id": "编号",
@@ -33,12 +35,19 @@ COLUMNS = {
 }
 
 
+@one_sentence()
+def check_folder(out_dir: Path) -> None:
+    """写不进去就引发 LabError：全部问题要答很久，不能答完才知道。"""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=out_dir).close()
+
+
+@one_sentence()
 def write_all(comparison: Any, out_dir: Path) -> dict[str, Path]:
     """写出 comparison.json、.csv、.html 与 PNG，返回 {名字: 文件}
 
     comparison 是 evaluation.Comparison。HTML 最后写，里面内嵌了那些图。
     """
-    out_dir.mkdir(parents=True, exist_ok=True)
     files = {name: out_dir / f"comparison.{name}" for name in ("json", "csv", "html")}
     _write_json(comparison, files["json"])
     _write_csv(comparison.rows, files["csv"])

@@ -87,7 +87,8 @@ def run(
         started = time.perf_counter()
         failed = execute(path, folder / path.name, values, on_cell)
         seconds[path.stem] = round(time.perf_counter() - started, 1)
-        to_html(folder / path.name)
+        unreadable = _publish(folder / path.name)
+        failed = failed or unreadable
         if failed:
             break
         say(f"✓ {path.stem}  {seconds[path.stem]:.1f} 秒")
@@ -196,8 +197,22 @@ def execute(
         return failure | {"error": "运行 notebook 的进程意外退出，多半是内存不够。"}
     except CellTimeoutError as error:
         return failure | {"error": f"单元运行超时：{error}"}
+    except OSError as error:
+        return failure | {"error": sentence(error, target)}
     except KeyboardInterrupt:
         return failure | {"error": "运行被中断（Ctrl-C）。"}
+
+
+def _publish(notebook: Path) -> Failure | None:
+    """写网页版；写不成也是一条失败记录。"""
+    failure = {"notebook": notebook.stem, "cell": None}
+    try:
+        to_html(notebook)
+        return None
+    except OSError as error:
+        return failure | {"error": sentence(error, notebook)}
+    except nbformat.reader.NotJSONError:  # 磁盘满时只写了一半
+        return failure | {"error": f"{paths.rel(notebook)} 只写了一半，请腾出磁盘空间后再运行。"}
 
 
 def to_html(notebook: Path) -> Path | None:

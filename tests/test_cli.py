@@ -1,5 +1,6 @@
 """命令行：帮助快、错误是一句话、参数原样传到该去的函数。"""
 
+import errno
 import io
 import os
 import subprocess
@@ -59,6 +60,25 @@ def test_lab_error_is_one_red_sentence_without_traceback(monkeypatch, call, caps
     captured = capsys.readouterr()
     assert captured.err.strip() == "课程文档第 3 页读不出来，请换一份。"
     assert "Traceback" not in captured.out + captured.err
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space", str(paths.OUTPUT / "a.csv")),
+         "磁盘满了，不能读写 output/a.csv；请腾出空间后再运行。"),
+        (OSError(errno.EIO, "I/O error", str(paths.OUTPUT / "a.csv")),
+         "I/O error，不能读写 output/a.csv；请检查路径，或换一个文件夹。"),
+        (OSError("别的库的一句话\n第二行"), "别的库的一句话；请检查路径，或换一个文件夹。"),
+    ],
+)
+def test_system_error_is_one_sentence_without_traceback(monkeypatch, call, capsys, error, words):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(lab_run, "run", fail)
+    assert call("run") == 1
+    assert capsys.readouterr().err.strip() == words
 
 
 @pytest.mark.parametrize(

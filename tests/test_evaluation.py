@@ -202,6 +202,13 @@ def test_empty_groups_are_kept_but_not_drawn(monkeypatch, tmp_path):
     assert result.lexical_baseline == {} and len(result.table()) == 1
 
 
+def test_unwritable_folder_is_known_before_answering(monkeypatch, tmp_path):
+    monkeypatch.setattr(inference, "answer", None)  # 一旦去回答就出错
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(LabError, match="不能读写 .*out"):
+        compare(FakePeft(), None, GROUPS, tmp_path / "file" / "out")
+
+
 def test_a_plain_model_cannot_be_compared(tmp_path):
     with pytest.raises(LabError, match="没有适配器"):
         compare(object(), None, GROUPS, tmp_path)

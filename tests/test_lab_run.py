@@ -1,6 +1,7 @@
 """整套运行：用几个不到一秒的小 notebook 走完真实的 papermill 流程。"""
 
 import base64
+import errno
 import json
 import re
 from pathlib import Path
@@ -163,6 +164,29 @@ def test_dead_kernel_is_explained(road, tmp_path):
     path = make_notebook(road, "00_start_here", "import os\nos._exit(9)")
     failed = lab_run.execute(path, tmp_path / "x.ipynb", {})
     assert failed["notebook"] == "00_start_here" and "意外退出" in failed["error"]
+
+
+def test_full_disk_is_in_the_report(road, tmp_path, monkeypatch):
+    def full(source, target, **options):
+        target.write_text('{"cells": [', encoding="utf-8")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("papermill.execute_notebook", full)
+    summary = lab_run.run(notebooks=road, out=tmp_path / "runs", say=lambda line: None)
+    assert summary["failed"]["error"].startswith("磁盘满了，不能读写 ")
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert (folder / "summary.json").is_file() and (folder / "report.html").is_file()
+
+
+def test_page_that_cannot_be_written_is_a_failure(road, tmp_path, monkeypatch):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = make_notebook(road, "00_start_here")
+    monkeypatch.setattr(lab_run.whole_files, "write", full)
+    assert "磁盘满了" in lab_run._publish(path)["error"]
+    path.write_text("", encoding="utf-8")
+    assert "只写了一半" in lab_run._publish(path)["error"]
 
 
 def test_missing_result_file_is_a_failure(road, tmp_path):
