@@ -194,4 +194,8 @@ def base_reference(model_name: str) -> str:
 
 def from_root(path: Path) -> str:
     """相对仓库根目录的路径，仓库外的也能照它找到；写进文件用。"""
-    return Path(os.path.relpath(path.resolve(), paths.ROOT.resolve())).as_posix()
+    path = path.resolve()
+    try:
+        return Path(os.path.relpath(path, paths.ROOT.resolve())).as_posix()
+    except ValueError:  # Windows 上仓库与模型不在同一个盘，没有相对路径
+        return path.as_posix()

@@ -1,7 +1,7 @@
 """命令行：labutils run | dataset | finetune | infer | compare | demo | check | export | merge。
 
 重的库（torch、transformers、gradio）都在命令里面才导入，所以 ``labutils --help`` 立刻出现。
-用户能改正的错误（LabError）只打印一句话，不打印调用栈，退出码 1；命令写错时退出码 2。
+用户能改正的错误（LabError、OSError）只打印一句话，不打印调用栈，退出码 1；命令写错时退出码 2。
 """
 
 import sys
@@ -12,6 +12,7 @@ from typer.exceptions import TyperException
 
 from labutils import cli_dataset, cli_demo, cli_models, console
 from labutils.errors import LabError
+from labutils.system_errors import sentence
 
 app = typer.Typer(
     name="labutils",
@@ -180,11 +181,15 @@ def main() -> None:
 
     style.ARGUMENTS_PANEL_TITLE, style.OPTIONS_PANEL_TITLE = "参数", "选项"
     style.COMMANDS_PANEL_TITLE = "命令"
+    console.print_anything()
     try:
         # typer 自己接住 Ctrl-C，只给出退出码 130
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except LabError as error:
         typer.secho(f"{console.process_name()}{error}", fg="red", err=True)
+        code = 1
+    except OSError as error:
+        typer.secho(f"{console.process_name()}{sentence(error)}", fg="red", err=True)
         code = 1
     except TyperException as error:
         typer.secho(console.usage_sentence(error), fg="red", err=True)

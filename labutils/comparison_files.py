@@ -4,12 +4,15 @@
 """
 
 import csv
+import io
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from labutils import comparison_html, plots
+from labutils import comparison_html, plots, whole_files
 from labutils.csv_cells import is_formula
+from labutils.system_errors import one_sentence
 
 COLUMNS = {
     "id": "编号",
@@ -32,12 +35,19 @@ COLUMNS = {
 }
 
 
+@one_sentence()
+def check_folder(out_dir: Path) -> None:
+    """写不进去就引发 LabError：全部问题要答很久，不能答完才知道。"""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=out_dir).close()
+
+
+@one_sentence()
 def write_all(comparison: Any, out_dir: Path) -> dict[str, Path]:
     """写出 comparison.json、.csv、.html 与 PNG，返回 {名字: 文件}
 
     comparison 是 evaluation.Comparison。HTML 最后写，里面内嵌了那些图。
     """
-    out_dir.mkdir(parents=True, exist_ok=True)
     files = {name: out_dir / f"comparison.{name}" for name in ("json", "csv", "html")}
     _write_json(comparison, files["json"])
     _write_csv(comparison.rows, files["csv"])
@@ -47,7 +57,7 @@ def write_all(comparison: Any, out_dir: Path) -> dict[str, Path]:
     if any(row["fact_id"] for row in comparison.rows):
         images["逐个事实的对错"] = out_dir / "facts.png"
         plots.fact_strip(comparison.rows, images["逐个事实的对错"])
-    files["html"].write_text(comparison_html.page(comparison, images), encoding="utf-8")
+    whole_files.write(files["html"], comparison_html.page(comparison, images))
     return files | images
 
 
@@ -61,15 +71,16 @@ def _write_json(comparison: Any, path: Path) -> None:
         "rows": comparison.rows,
     }
     text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    whole_files.write(path, text + "\n")
 
 
 def _write_csv(rows: list[dict], path: Path) -> None:
     """带 BOM 的 UTF-8：Excel 没有 BOM 就会把中文当成 GBK 读成乱码"""
-    with path.open("w", encoding="utf-8-sig", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS.values())
-        writer.writerows([_cell(row.get(key)) for key in COLUMNS] for row in rows)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(COLUMNS.values())
+    writer.writerows([_cell(row.get(key)) for key in COLUMNS] for row in rows)
+    whole_files.write(path, text.getvalue().encode("utf-8-sig"))
 
 
 def _cell(value: Any) -> Any:

@@ -29,6 +29,13 @@ def progress():
         yield say, on_cell
 
 
+def print_anything() -> None:
+    """编码里没有的字印成问号：中文 Windows 上重定向到文件时是 GBK，没有“✓”，不能因此出错。"""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
 def converse(reply: Callable[[list[dict]], str]) -> None:
     print("多轮对话：直接输入问题；输入 清空 重新开始，输入 退出 或按 Ctrl+D 结束。")
     messages: list[dict] = []

@@ -17,6 +17,7 @@ from labutils.qa_dataset import drop_near_duplicates, load_qa, validate, write_j
 from labutils.qa_evidence import begins_on
 from labutils.qa_generation import generate, load_prompts, parse_response, replay
 from labutils.qa_unanswerable import save_unanswerable
+from labutils.system_errors import one_sentence
 from labutils.text_normalize import normalize
 from labutils.web_feedback import read_pairs
 
@@ -24,6 +25,7 @@ COURSE_PDF = DATA / "source" / "course_document.pdf"
 COURSE_SOURCE = COURSE_PDF.with_suffix(".md")
 
 
+@one_sentence()
 def build(
     pdf: str | Path,
     qa_file: str | Path | None,

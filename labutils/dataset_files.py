@@ -21,10 +21,12 @@ from labutils.qa_dataset import (
     write_json_lines,
 )
 from labutils.qa_duplicates import drop_leaked
+from labutils.system_errors import one_sentence
 
 REVIEW = "review.csv"
 
 
+@one_sentence()
 def finish(
     folder: str | Path, rows: list[dict], rejected: list[dict], pages: list[Page], seed: int,
     funnel: list[tuple[str, int]],

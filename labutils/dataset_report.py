@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from statistics import median
 
-from labutils import coverage
+from labutils import coverage, whole_files
 from labutils.chunking import Page
 from labutils.qa_duplicates import leaked
 
@@ -148,11 +148,10 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     report = describe(rows, train, dev, pages, rejected)
     text = json.dumps(report | {"funnel": funnel or []}, ensure_ascii=False, indent=1)
-    (folder / f"{NAME}.json").write_text(text + "\n", encoding="utf-8")
+    whole_files.write(folder / f"{NAME}.json", text + "\n")
     picture = folder / f"{NAME}.png"
     dataset_plots.overview(report, picture)
-    html = render(report, picture.read_bytes(), funnel or [])
-    (folder / f"{NAME}.html").write_text(html, encoding="utf-8")
+    whole_files.write(folder / f"{NAME}.html", render(report, picture.read_bytes(), funnel or []))
     return report
 
 

@@ -15,10 +15,12 @@ from labutils.document_formats import READERS
 from labutils.document_pdf import read_pdf
 from labutils.errors import LabError
 from labutils.paths import rel
+from labutils.system_errors import one_sentence
 
 __all__ = ["Chunk", "Page", "chunks", "clean_pages", "join_lines", "read_pages"]
 
 
+@one_sentence()
 def read_pages(path: str | Path) -> list[Page]:
     """读出每一页的文字，页码从 1 开始；PDF 已去掉页眉页脚页码并接好断句。
 

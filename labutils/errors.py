@@ -6,3 +6,8 @@ class LabError(Exception):
 
     命令行只打印这一句话并以非零状态退出,不显示调用栈。
     """
+
+
+def first_line(error: Exception) -> str:
+    """别的库的错误文字往往很长，只取第一行；没有文字就用错误的类型名。"""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

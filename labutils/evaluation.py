@@ -89,11 +89,12 @@ def compare(
 
     groups：{组: 题}，每题有 question 或 messages（多轮，以 user 结尾）、answer、key_points。
     写出 comparison.json、.csv、.html 与 PNG；每答完一组用 report 报一行进度。
-    模型没有适配器、题目缺项时抛出 LabError。讲解见 notebooks/03_before_after。
+    模型没有适配器、题目缺项、out_dir 写不进去时，在回答之前抛出 LabError。讲解见 notebooks/03_before_after。
     """
     if not hasattr(model, "disable_adapter"):
         raise LabError("这个模型没有适配器，没法对比：请用 models.load(适配器文件夹) 载入。")
     _check_groups(groups)
+    comparison_files.check_folder(Path(out_dir))
     model.eval()  # 训练状态下的 dropout 会让两遍回答随机不同
     replies = {}
     for stage, name in STAGES.items():

@@ -18,7 +18,8 @@ from labutils import adapters, chat_format, chatglm3, chatglm3_tokenizer, models
 from labutils.checkpoints import write_json
 from labutils.errors import LabError
 from labutils.paths import rel, resolve
-from labutils.training_errors import is_disk_full
+from labutils.system_errors import sentence
+from labutils.training_errors import as_system_error
 
 PROBE = "你好，请介绍一下自己。"
 SHARD = "4GB"
@@ -116,10 +117,8 @@ def new_folder(out: Path, needed: int) -> Iterator[Path]:
             out.rmdir()
         part.rename(out)
     except Exception as error:
-        if is_disk_full(error, out.parent):
-            raise LabError(f"磁盘满了，{rel(out)} 没有写成，请腾出空间后再试。") from error
-        if isinstance(error, PermissionError | NotADirectoryError | FileNotFoundError):
-            raise LabError(f"不能写 {rel(out)}：{error.strerror}，请换一个输出文件夹。") from error
+        if system := as_system_error(error, out.parent):
+            raise LabError(sentence(system, out)) from error
         raise
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -86,7 +86,8 @@ def run(data_dir: str | Path, model_name: str, config_path: str | Path,
     start = on_main_process(
         job.args, explained(folder)(lambda: _starting_point(folder, resume, job)))
     if start is None or checkpoints.step_of(start) < job.args.max_steps:
-        _train(job, start, list(callbacks))
+        with explained(folder):
+            _train(job, start, list(callbacks))
     return on_main_process(job.args, explained(folder)(lambda: _result(job)))
 
 
@@ -120,7 +121,7 @@ def _starting_point(folder: Path, resume: str | bool | int, job: Job) -> Path | 
     if last is None:
         if resume == "yes":
             print("还没有检查点，从头训练")
-        _make_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         checkpoints.clear(folder)
     else:
         changed = checkpoints.differences(folder, job.identity)
@@ -140,15 +141,7 @@ def _starting_point(folder: Path, resume: str | bool | int, job: Job) -> Path | 
     return last
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (PermissionError, NotADirectoryError, FileExistsError, FileNotFoundError) as error:
-        raise LabError(f"不能写 {paths.rel(folder)}：{error.strerror}；请换一个 output_dir") from None
-
-
 def _train(job: Job, start: Path | None, callbacks: list[TrainerCallback]) -> None:
-    """真正的训练；出错时把常见原因换成一句中文。"""
     evaluate = job.config.training_args.eval_strategy != "no"
     job.args.eval_on_start = evaluate and start is None
     step = checkpoints.step_of(start) if start else 0
@@ -161,14 +154,16 @@ def _train(job: Job, start: Path | None, callbacks: list[TrainerCallback]) -> No
                          callbacks=watchers)
     trainer.remove_callback(PrinterCallback)  # 它打印英文字典；进度由 PrintProgress 打印
     set_seed(job.args.seed)
-    with explained(job.folder):
-        trainer.train(resume_from_checkpoint=str(start) if start else None)
+    trainer.train(resume_from_checkpoint=str(start) if start else None)
 
 
 def _result(job: Job) -> Result:
     """由日志和最后的检查点得出结果，写 result.json 与 loss.png。"""
     log = read_log(job.folder / LOG)
     last = {key: row[key] for row in log for key in ("loss", "eval_loss", "seconds") if key in row}
+    if not {"loss", "seconds"} <= last.keys():
+        raise LabError(f"{paths.rel(job.folder / LOG)} 不见了或只有一半，得不出这次训练的结果；"
+                       "请从头训练（命令末尾写 no，程序里写 resume=False）")
     trainable, total = count_parameters(job.model)
     steps = job.args.max_steps
     result = Result(

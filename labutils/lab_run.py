@@ -15,8 +15,9 @@ from pathlib import Path
 
 import nbformat
 
-from labutils import notebook_parameters, paths, preflight, report
+from labutils import notebook_parameters, paths, preflight, report, whole_files
 from labutils.errors import LabError
+from labutils.system_errors import sentence
 
 ROAD = ("00_start_here", "01_build_dataset", "02_lora_finetune", "03_before_after", "04_web_demo")
 DEFAULTS = {
@@ -86,7 +87,8 @@ def run(
         started = time.perf_counter()
         failed = execute(path, folder / path.name, values, on_cell)
         seconds[path.stem] = round(time.perf_counter() - started, 1)
-        to_html(folder / path.name)
+        unreadable = _publish(folder / path.name)
+        failed = failed or unreadable
         if failed:
             break
         say(f"✓ {path.stem}  {seconds[path.stem]:.1f} 秒")
@@ -155,8 +157,7 @@ def make_run_folder(out: str | Path) -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            reason = error.strerror
-            raise LabError(f"不能在 {out} 里建立文件夹：{reason}，请换一个 --out。") from None
+            raise LabError(sentence(error, out)) from None
     raise LabError(f"{out} 里同一时刻的运行太多，请过一秒再试。")
 
 
@@ -196,8 +197,22 @@ def execute(
         return failure | {"error": "运行 notebook 的进程意外退出，多半是内存不够。"}
     except CellTimeoutError as error:
         return failure | {"error": f"单元运行超时：{error}"}
+    except OSError as error:
+        return failure | {"error": sentence(error, target)}
     except KeyboardInterrupt:
         return failure | {"error": "运行被中断（Ctrl-C）。"}
+
+
+def _publish(notebook: Path) -> Failure | None:
+    """写网页版；写不成也是一条失败记录。"""
+    failure = {"notebook": notebook.stem, "cell": None}
+    try:
+        to_html(notebook)
+        return None
+    except OSError as error:
+        return failure | {"error": sentence(error, notebook)}
+    except nbformat.reader.NotJSONError:  # 磁盘满时只写了一半
+        return failure | {"error": f"{paths.rel(notebook)} 只写了一半，请腾出磁盘空间后再运行。"}
 
 
 def to_html(notebook: Path) -> Path | None:
@@ -217,7 +232,7 @@ def to_html(notebook: Path) -> Path | None:
     _attach_images(content)
     body, _ = exporter.from_notebook_node(content, {"metadata": {"name": notebook.stem}})
     target = notebook.with_suffix(".html")
-    target.write_text(body, encoding="utf-8")
+    whole_files.write(target, body)
     return target
 
 

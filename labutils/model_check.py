@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
 from labutils import chat_format, chatglm3, chatglm3_tokenizer, models, paths, weight_files
-from labutils.errors import LabError
+from labutils.errors import LabError, first_line
 from labutils.known_models import CHATGLM3_6B, VARIANTS, Known
 from labutils.preflight import FAIL, OK, WARN, Check
 from labutils.tiny_base import WEIGHTS
@@ -92,8 +92,8 @@ def _weights(folder: Path, config) -> tuple[str, int]:
 
 def _check_total(folder: Path, files: list[Path]) -> None:
     """索引写着全部张量的总字节数；与分片的数据部分比较，能发现装错的分片。"""
-    index = next(folder.glob("*.index.json"), None)
-    if index is None or files[0].suffix != ".safetensors":
+    index = weight_files.listing(folder)
+    if index is None or index.name != "model.safetensors.index.json":
         return
     total = json.loads(index.read_text(encoding="utf-8")).get("metadata", {}).get("total_size")
     found = sum(_data_bytes(path) for path in files)
@@ -139,8 +139,7 @@ def _plain_tokenizer(folder: Path):
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except models.BROKEN as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-        raise LabError(f"分词器读不出来（{reason}），请重新下载分词器的文件。") from error
+        raise LabError(f"分词器读不出来（{first_line(error)}），请重新下载分词器的文件。") from error
 
 
 def _another(folder: Path, config, count: int, known: Known) -> str:

@@ -21,7 +21,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from labutils import chatglm3, weight_files
-from labutils.errors import LabError
+from labutils.errors import LabError, first_line
 from labutils.paths import rel, resolve
 from labutils.tiny_base import WEIGHTS
 
@@ -129,8 +129,7 @@ def _failed(name: str, error: Exception) -> LabError:
     if isinstance(error, OUT_OF_MEMORY):
         return LabError(f"显存或内存放不下 {name}；请先用 labutils check 估一估要多少，"
                         "再换小一号的模型、bf16 精度或 4-bit 加载。")
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-    return LabError(f"加载模型 {name} 失败：{reason}。请检查文件夹是否完整、网络是否可用。")
+    return LabError(f"加载模型 {name} 失败：{first_line(error)}。请检查文件夹是否完整、网络是否可用。")
 
 
 def read_config(name_or_path: str | Path):
@@ -251,9 +250,8 @@ def load(name_or_path: str | Path, dtype=None, device=None, quantization: str | 
     try:
         tuned = adapters.load(model, folder)
     except BROKEN as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise LabError(f"适配器 {rel(folder)} 与基座 {model.name_or_path} 对不上：{reason}。"
-                       "请用训练时的同一个基座。") from error
+        raise LabError(f"适配器 {rel(folder)} 与基座 {model.name_or_path} 对不上："
+                       f"{first_line(error)}。请用训练时的同一个基座。") from error
     added = ((key, weight) for key, weight in tuned.named_parameters() if "lora_" in key)
     weight_files.refuse_nan(added, f"适配器 {rel(folder)}")
     return (tuned if quantization else _place(tuned, rel(folder), device)).eval(), tokenizer

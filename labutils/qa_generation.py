@@ -18,7 +18,7 @@ from labutils.chunking import Chunk
 from labutils.errors import LabError
 from labutils.paths import DATA, rel
 from labutils.qa_parse import parse_response
-from labutils.qa_progress import Progress
+from labutils.qa_progress import KEPT, Progress
 from labutils.qa_prompts import (
     Prompts,
     Request,
@@ -30,6 +30,7 @@ from labutils.qa_prompts import (
 )
 from labutils.qa_requests import Caller
 from labutils.qa_workers import Workers
+from labutils.system_errors import one_sentence
 
 __all__ = ["Generation", "Prompts", "fill", "generate", "load_prompts", "messages_for",
            "parse_response", "replay"]
@@ -160,11 +161,8 @@ def _write(
 
 def _save(path: Path, text: str) -> Path:
     """中途断电不会留下半个文件；写不进去时抛 LabError。"""
-    try:
+    with one_sentence(path, KEPT):
         whole_files.write(path, text.encode("utf-8", errors="replace"))
-    except OSError:
-        raise LabError(f"写不进 {rel(path)}，磁盘可能满了；已收到的回复都在 progress.jsonl 里，"
-                       "腾出空间后再运行即可。") from None
     return path
 
 

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from dataclasses import dataclass, field
@@ -17,6 +16,9 @@ import filelock
 from labutils.errors import LabError
 from labutils.paths import rel
 from labutils.qa_prompts import Request
+from labutils.system_errors import one_sentence, sentence
+
+KEPT = "，已收到的回复都还在，会接着做"
 
 
 @dataclass
@@ -75,7 +77,7 @@ class Progress:
                            ) from None
         except OSError as error:
             self._lock.release()
-            raise LabError(_cannot_write(error, self.path)) from None
+            raise LabError(sentence(error, self.path, KEPT)) from None
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -100,12 +102,10 @@ class Progress:
         line = json.dumps(names | record, ensure_ascii=False) + "\n"
         # 服务器偶尔会给半个表情符号，换成问号也要存下来：这是花了钱的回复
         data = line.encode("utf-8", errors="replace")
-        try:
+        with one_sentence(self.path, KEPT):
             while data:
                 data = data[self._file.write(data):]
             os.fsync(self._file.fileno())
-        except OSError as error:
-            raise LabError(_cannot_write(error, self.path)) from None
         self.entry(request).note(record)
 
     def _load(self) -> None:
@@ -132,10 +132,3 @@ def _record(line: bytes) -> dict | None:
         return record if whole and all(isinstance(name, str) for name in names) else None
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
-
-
-def _cannot_write(error: OSError, path: Path) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"磁盘满了，写不进 {rel(path)}；已收到的回复都还在，请腾出空间后再运行，会接着做。"
-    reason = "没有写的权限" if isinstance(error, PermissionError) else f"错误 {error.errno}"
-    return f"写不进 {rel(path)}（{reason}），请检查输出文件夹；已收到的回复都还在。"

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
 
-from labutils import paths
+from labutils import paths, whole_files
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "gradio", "labutils")
 GROUPS = {
@@ -95,7 +95,8 @@ def _read_json(path: Path) -> dict:
 
 
 def _read_lines(path: Path) -> list[dict]:
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    """读 JSON Lines；不用 splitlines：它会在字符串里的 U+2028 处断开。"""
+    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
     return [json.loads(line) for line in lines if line.strip()]
 
 
@@ -138,9 +139,9 @@ def percent(value: float | None) -> str:
 def write(folder: Path, summary: dict, options: dict, road: list[str]) -> Path:
     """写 folder/summary.json 与 folder/report.html，返回报告的路径。"""
     text = json.dumps(summary, ensure_ascii=False, indent=2)
-    (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
+    whole_files.write(folder / "summary.json", text + "\n")
     target = folder / "report.html"
-    target.write_text(render(folder, summary, options, road), encoding="utf-8")
+    whole_files.write(target, render(folder, summary, options, road))
     return target
 
 

@@ -13,6 +13,7 @@ from labutils import whole_files
 from labutils.csv_cells import protect, unprotect
 from labutils.errors import LabError
 from labutils.paths import rel
+from labutils.system_errors import one_sentence
 from labutils.text_encoding import decode
 
 ID, DECISION, CHECK, NOTE = "编号", "决定", "自动检查", "备注"
@@ -22,6 +23,7 @@ COLUMNS = (ID, DECISION, *EDITABLE.values(), CHECK, NOTE)
 REQUIRED = (ID, DECISION)
 
 
+@one_sentence()
 def write_table(records: list[dict[str, str]], path: Path) -> None:
     """写出带 BOM 的 UTF-8 CSV：Excel 没有 BOM 就会把中文当成 GBK 读成乱码。
 

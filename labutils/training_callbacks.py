@@ -21,7 +21,7 @@ from labutils.errors import LabError
 def read_log(path: Path) -> list[dict[str, Any]]:
     """读 training_log.jsonl；最后一行若在写的时候被打断，就不要它。"""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else []:
         try:
             rows.append(json.loads(line))
         except ValueError:

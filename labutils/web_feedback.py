@@ -11,6 +11,7 @@ from pathlib import Path
 from labutils import paths
 from labutils.errors import LabError
 from labutils.qa_dataset import read_json
+from labutils.system_errors import sentence
 from labutils.text_normalize import normalize
 
 FILE = paths.OUTPUT / "feedback.jsonl"
@@ -48,8 +49,7 @@ class Feedback:
                                    f"{paths.rel(self.path)} 移走后就能继续收。")
                 file.write(line)
         except OSError as error:
-            raise LabError(f"反馈没有保存下来：{paths.rel(self.path)} 写不进去"
-                           f"（{error.strerror}），请检查硬盘空间和权限。") from error
+            raise LabError(f"反馈没有保存下来：{sentence(error, self.path)}") from error
 
 
 def read_pairs(path: str | Path = FILE) -> list[tuple[str, dict]]:

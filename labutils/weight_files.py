@@ -12,7 +12,7 @@ from pickle import UnpicklingError  # 只为认出 torch.load 拒绝读取时的
 import torch
 from safetensors import SafetensorError, safe_open
 
-from labutils.errors import LabError
+from labutils.errors import LabError, first_line
 from labutils.paths import rel
 
 # transformers 找权重文件的次序
@@ -23,12 +23,17 @@ DAMAGED = (OSError, RuntimeError, ValueError, EOFError, SafetensorError, Unpickl
            zipfile.BadZipFile)
 
 
+def listing(folder: Path) -> Path | None:
+    """transformers 会用的那个文件：整份权重，或分片的索引；旁边别的格式不算。"""
+    return next((folder / name for name in NAMES if (folder / name).is_file()), None)
+
+
 def shards(folder: Path) -> list[Path]:
     """模型文件夹的全部权重文件，按名字排序。
 
     没有权重、索引读不懂、缺分片，或文件只是 git-lfs 的占位说明时引发 LabError。
     """
-    found = next((folder / name for name in NAMES if (folder / name).is_file()), None)
+    found = listing(folder)
     if found is None:
         raise LabError(f"模型文件夹 {rel(folder)} 里没有权重文件（model.safetensors 或 "
                        "pytorch_model.bin，或它们的分片与索引），请确认下载完整。")
@@ -103,5 +108,4 @@ def _read_bin(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _damaged(path: Path, error: Exception) -> LabError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-    return LabError(f"权重文件 {rel(path)} 损坏或没有下载完（{reason}），请重新下载这个文件。")
+    return LabError(f"权重文件 {rel(path)} 损坏或没有下载完（{first_line(error)}），请重新下载这个文件。")

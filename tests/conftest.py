@@ -2,6 +2,8 @@
 
 import os
 import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +36,24 @@ def call(monkeypatch):
         return caught.value.code
 
     return execute
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """with interrupted(文件)：写到一半被打断，文件应当还是原来的。"""
+
+    @contextmanager
+    def check(path):
+        def stop(*args):
+            raise KeyboardInterrupt
+
+        before = path.read_bytes()
+        monkeypatch.setattr(Path, "replace", stop)
+        with pytest.raises(KeyboardInterrupt):
+            yield
+        assert path.read_bytes() == before
+
+    return check
 
 
 @pytest.fixture(scope="module")  # 开着时别的测试不能用 asyncio.run，所以用完就关

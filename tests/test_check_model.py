@@ -70,6 +70,13 @@ def test_each_damage_is_one_sentence(tmp_path, damage, item, words):
     assert words in failed[item].message and "\n" not in failed[item].message
 
 
+def test_index_of_another_format_beside_the_weights_is_ignored(tmp_path):
+    chatglm3_fake.write(tmp_path)
+    for name in ("pytorch_model.bin.index.json", "a.index.json"):
+        (tmp_path / name).write_text('{"metadata": {"total_size": 7}}', encoding="utf-8")
+    assert statuses(model_check.check_folder(str(tmp_path)))["权重"] == OK
+
+
 def cut(path):
     path.write_bytes(path.read_bytes()[:-100])
 

@@ -1,5 +1,7 @@
 """命令行：帮助快、错误是一句话、参数原样传到该去的函数。"""
 
+import errno
+import io
 import os
 import subprocess
 import sys
@@ -58,6 +60,25 @@ def test_lab_error_is_one_red_sentence_without_traceback(monkeypatch, call, caps
     captured = capsys.readouterr()
     assert captured.err.strip() == "课程文档第 3 页读不出来，请换一份。"
     assert "Traceback" not in captured.out + captured.err
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space", str(paths.OUTPUT / "a.csv")),
+         "磁盘满了，不能读写 output/a.csv；请腾出空间后再运行。"),
+        (OSError(errno.EIO, "I/O error", str(paths.OUTPUT / "a.csv")),
+         "I/O error，不能读写 output/a.csv；请检查路径，或换一个文件夹。"),
+        (OSError("别的库的一句话\n第二行"), "别的库的一句话；请检查路径，或换一个文件夹。"),
+    ],
+)
+def test_system_error_is_one_sentence_without_traceback(monkeypatch, call, capsys, error, words):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(lab_run, "run", fail)
+    assert call("run") == 1
+    assert capsys.readouterr().err.strip() == words
 
 
 @pytest.mark.parametrize(
@@ -229,6 +250,16 @@ def test_check_fails_when_something_is_missing(monkeypatch, call, capsys):
     assert call("check") == 1
     captured = capsys.readouterr()
     assert "✗ 磁盘：满了 → 请清理" in captured.out and "✗" in captured.err
+
+
+def test_output_that_cannot_show_a_check_mark_shows_a_question_mark(monkeypatch, call):
+    log = io.TextIOWrapper(io.BytesIO(), encoding="gbk")
+    checks = [preflight.Check("磁盘", preflight.OK, "够用")]
+    monkeypatch.setattr(preflight, "check_environment", lambda: checks)
+    monkeypatch.setattr(sys, "stdout", log)
+    assert call("check") == 0
+    log.flush()
+    assert log.buffer.getvalue().decode("gbk").startswith("? 磁盘：够用")
 
 
 def test_interrupt_has_its_own_exit_code(monkeypatch, call, capsys):

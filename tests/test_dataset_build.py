@@ -68,6 +68,12 @@ def test_replay_alone_gives_the_same_questions(tmp_path):
     assert got == {row["question"] for row in load_qa(DATA / "qa.jsonl")}
 
 
+def test_folder_that_cannot_be_made_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(LabError, match="不能读写 "):
+        build(COURSE, None, tmp_path / "file" / "out")
+
+
 def test_seed_changes_the_split_only(tmp_path):
     build(COURSE, DATA / "qa.jsonl", tmp_path / "a", seed=1)
     build(COURSE, DATA / "qa.jsonl", tmp_path / "b", seed=2)

@@ -119,6 +119,12 @@ def test_files_agree_and_html_is_safe(tmp_path):
         assert outside not in html
 
 
+def test_interrupted_report_keeps_the_old_one(tmp_path, interrupted):
+    dataset_report.write(tmp_path, ROWS, TRAIN, DEV, PAGES)
+    with interrupted(tmp_path / "dataset_report.json"):
+        dataset_report.write(tmp_path, ROWS[:1], TRAIN, DEV, PAGES)
+
+
 def test_html_names_the_problems(tmp_path):
     copy = {**ROWS[0], "id": "F1-9", "evidence_original": "x"}
     dataset_report.write(tmp_path, [*ROWS, {**copy, "page": 7}], TRAIN, [copy], PAGES)

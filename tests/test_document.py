@@ -1,5 +1,6 @@
 """读 PDF：好文件读得全，坏文件说得清。所有 PDF 都在测试里现做。"""
 
+import errno
 import io
 from pathlib import Path
 
@@ -42,6 +43,16 @@ def image_page(pdf):
     Image.new("RGB", (40, 40), "gray").save(buffer, "PNG")
     pdf.add_page()
     pdf.image(buffer, 10, 10, 50)
+
+
+def test_document_without_permission_is_one_sentence(tmp_path, monkeypatch):
+    def refuse(path, *args):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    (tmp_path / "课程.txt").write_text("文字", encoding="utf-8")
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(LabError, match="没有权限，不能读写 .*课程.txt；"):
+        read_pages(tmp_path / "课程.txt")
 
 
 def test_text_pages_footer_and_broken_lines(tmp_path):

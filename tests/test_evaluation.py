@@ -133,6 +133,13 @@ def test_json_has_the_promised_shape(result):
     assert data["worse"] == ["G01"] and len(data["rows"]) == 5
 
 
+def test_interrupted_table_keeps_the_old_one(result, interrupted):
+    from labutils.comparison_files import _write_csv
+
+    with interrupted(result.files["csv"]):
+        _write_csv([], result.files["csv"])
+
+
 def test_csv_opens_in_a_spreadsheet_and_runs_nothing(result):
     raw = result.files["csv"].read_bytes()
     assert raw.startswith(b"\xef\xbb\xbf")
@@ -193,6 +200,13 @@ def test_empty_groups_are_kept_but_not_drawn(monkeypatch, tmp_path):
         "accuracy": None, "n": 0, "interval": None, "rouge_l": None, "bleu_4": None,
     }  # fmt: skip
     assert result.lexical_baseline == {} and len(result.table()) == 1
+
+
+def test_unwritable_folder_is_known_before_answering(monkeypatch, tmp_path):
+    monkeypatch.setattr(inference, "answer", None)  # 一旦去回答就出错
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(LabError, match="不能读写 .*out"):
+        compare(FakePeft(), None, GROUPS, tmp_path / "file" / "out")
 
 
 def test_a_plain_model_cannot_be_compared(tmp_path):

@@ -212,7 +212,7 @@ def test_unknown_dtype_is_explained(adapter, tmp_path):
 
 def test_unwritable_place_is_explained(official, tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(LabError, match="不能写"):
+    with pytest.raises(LabError, match="不能读写 .*out"):
         export.export(official, tmp_path / "file" / "out")
 
 

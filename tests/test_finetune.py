@@ -3,10 +3,12 @@
 import errno
 import json
 import math
+import os
 import shutil
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from labutils import finetune, models, paths, training_job
@@ -221,13 +223,15 @@ def test_loss_that_drops_to_zero_stops_with_advice(lab, toy_base, monkeypatch):
         train(lab, toy_base, eval_strategy="no")
 
 
-def test_full_disk_is_one_clear_sentence(lab, toy_base, monkeypatch):
+@pytest.mark.parametrize(("code", "words"), [(errno.ENOSPC, "磁盘满了"), (errno.EDQUOT, "限额用完了")])
+def test_full_disk_is_one_clear_sentence(lab, toy_base, monkeypatch, code, words):
     def full(*args, **kwargs):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(training_job.LabTrainer, "_save_optimizer_and_scheduler", full)
-    with pytest.raises(LabError, match="磁盘满了"):
+    with pytest.raises(LabError, match=f"{words}.*接着训练"):
         train(lab, toy_base)
+    assert [p.name for p in (lab / "out").glob("checkpoint-*")] == []  # 写了一半的不留
     monkeypatch.undo()
     assert train(lab, toy_base).steps == 12  # 腾出空间后再运行一次就好
 
@@ -237,8 +241,17 @@ def test_memory_errors_give_advice_and_unknown_ones_pass(tmp_path):
         raise torch.OutOfMemoryError("CUDA out of memory")
     with pytest.raises(RuntimeError, match="something else"), explained(tmp_path):
         raise RuntimeError("something else")
-    with pytest.raises(OSError, match="denied"), explained(tmp_path):
-        raise PermissionError(errno.EACCES, "denied")
+    with pytest.raises(LabError, match="磁盘满了"), explained(tmp_path):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+
+@pytest.mark.parametrize(("code", "words"), [
+    (errno.EACCES, "没有权限"), (errno.EPERM, "没有权限"), (errno.EROFS, "只读"), (errno.EIO, "error")])
+def test_folder_that_cannot_be_written_is_one_sentence(code, words):
+    file = paths.OUTPUT / "lora" / "run.json.part"
+    with pytest.raises(LabError, match=f"{words}.*不能读写 output/lora/run.json；请"), \
+            explained(file.parent):
+        raise OSError(code, os.strerror(code), str(file))
 
 
 def test_disk_filling_up_while_saving_keeps_only_whole_checkpoints(lab, toy_base, monkeypatch):
@@ -265,7 +278,7 @@ def test_full_disk_at_the_start_and_unusable_folder(lab, toy_base, tmp_path, mon
         raise OSError(errno.ENOSPC, "No space left on device")
 
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(LabError, match="不能写"):
+    with pytest.raises(LabError, match="不能读写 .*out"):
         train(lab, toy_base, output_dir=tmp_path / "file" / "out")
     monkeypatch.setattr(finetune.checkpoints, "write_json", full)
     with pytest.raises(LabError, match="磁盘满了"):

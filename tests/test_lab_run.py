@@ -1,6 +1,7 @@
 """整套运行：用几个不到一秒的小 notebook 走完真实的 papermill 流程。"""
 
 import base64
+import errno
 import json
 import re
 from pathlib import Path
@@ -124,6 +125,20 @@ def test_summary_has_exactly_the_fixed_keys(tmp_path):
     assert set(summary["failed"]) == {"notebook", "cell", "error"}
 
 
+def test_line_separators_inside_an_answer_do_not_break_the_report(tmp_path):
+    folder = tmp_path / "output" / "data"
+    folder.mkdir(parents=True)
+    row = json.dumps({"answer": "一\u2028二\u2029三\x85四"}, ensure_ascii=False)
+    (folder / "qa.jsonl").write_text(row + "\n" + row + "\n", encoding="utf-8")
+    assert report.summarize(tmp_path, "tiny", 1, {}, None)["qa"]["pairs"] == 2
+
+
+def test_interrupted_summary_keeps_the_old_one(tmp_path, interrupted):
+    report.write(tmp_path, report.summarize(tmp_path, "tiny", 1, {}, None), {}, [])
+    with interrupted(tmp_path / "summary.json"):
+        report.write(tmp_path, report.summarize(tmp_path, "tiny", 2, {}, None), {}, [])
+
+
 def test_failing_cell_is_named_and_reported(road, tmp_path):
     code = "from labutils.errors import LabError\nraise LabError('第 3 行少了答案，请补上。')"
     make_notebook(road, "02_lora_finetune", code)
@@ -149,6 +164,29 @@ def test_dead_kernel_is_explained(road, tmp_path):
     path = make_notebook(road, "00_start_here", "import os\nos._exit(9)")
     failed = lab_run.execute(path, tmp_path / "x.ipynb", {})
     assert failed["notebook"] == "00_start_here" and "意外退出" in failed["error"]
+
+
+def test_full_disk_is_in_the_report(road, tmp_path, monkeypatch):
+    def full(source, target, **options):
+        target.write_text('{"cells": [', encoding="utf-8")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("papermill.execute_notebook", full)
+    summary = lab_run.run(notebooks=road, out=tmp_path / "runs", say=lambda line: None)
+    assert summary["failed"]["error"].startswith("磁盘满了，不能读写 ")
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert (folder / "summary.json").is_file() and (folder / "report.html").is_file()
+
+
+def test_page_that_cannot_be_written_is_a_failure(road, tmp_path, monkeypatch):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = make_notebook(road, "00_start_here")
+    monkeypatch.setattr(lab_run.whole_files, "write", full)
+    assert "磁盘满了" in lab_run._publish(path)["error"]
+    path.write_text("", encoding="utf-8")
+    assert "只写了一半" in lab_run._publish(path)["error"]
 
 
 def test_missing_result_file_is_a_failure(road, tmp_path):

@@ -90,6 +90,15 @@ def test_adapter_of_another_base_is_refused(adapter, tmp_path, toy_base):
         models.load(wrong)
 
 
+def test_adapter_error_without_words_is_still_one_sentence(adapter, monkeypatch):
+    def fail(*args):
+        raise RuntimeError(" ")
+
+    monkeypatch.setattr("labutils.adapters.load", fail)
+    with pytest.raises(LabError, match="对不上：RuntimeError。"):
+        models.load(adapter)
+
+
 def test_damaged_weights_give_one_sentence(toy_base, tmp_path):
     broken = shutil.copytree(toy_base, tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"\x00" * 20)

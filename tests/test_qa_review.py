@@ -1,12 +1,13 @@
 """审阅表：Excel 打得开、不执行公式；读回来逐行逐列检查；同一张表用两次结果不变。"""
 
 import csv
+import errno
 import io
 import json
 
 import pytest
 
-from labutils import qa_review
+from labutils import qa_review, review_file
 from labutils.dataset_files import apply_review, export_review, finish, load
 from labutils.document import Page
 from labutils.errors import LabError
@@ -96,6 +97,15 @@ def test_same_sheet_is_kept_and_a_different_one_is_renamed(sheet, capsys):
 
 
 # ---- 读回 ----
+
+def test_sheet_open_in_excel_is_one_sentence(sheet, monkeypatch):
+    def locked(path, target):
+        raise PermissionError(errno.EACCES, "in use", str(path), None, str(target))
+
+    monkeypatch.setattr(review_file.Path, "rename", locked)
+    with pytest.raises(LabError, match=f"没有权限，不能读写 .*{sheet.name}；请关掉.*Excel"):
+        review_file.write_table([], sheet)
+
 
 def test_untouched_sheet_changes_nothing(sheet):
     review = apply(sheet)

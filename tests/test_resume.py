@@ -171,6 +171,12 @@ def test_killed_between_last_checkpoint_and_result_needs_no_training(lab, toy_ba
     assert (copy / "result.json").exists() and (copy / "loss.png").exists()
 
 
+def test_finished_run_without_its_log_says_what_to_do(lab, toy_base, copy):
+    (copy / "training_log.jsonl").unlink()
+    with pytest.raises(LabError, match=r"training_log.jsonl 不见了.*resume=False"):
+        again(lab, toy_base, copy)
+
+
 def test_resume_false_starts_over(lab, toy_base, straight, copy):
     (copy / "my_notes.txt").write_text("留着", encoding="utf-8")
     result = again(lab, toy_base, copy, resume=False, max_steps=2)
@@ -296,3 +302,11 @@ def test_base_is_recorded_by_name_or_relative_path(tmp_path):
     assert checkpoints.base_reference("tiny") == "tiny"
     assert checkpoints.base_reference("some/hub-name") == "some/hub-name"
     assert not checkpoints.base_reference(str(tmp_path)).startswith("/")
+
+
+def test_model_on_another_windows_drive_keeps_its_whole_path(tmp_path, monkeypatch):
+    def other_drive(path, start):
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")
+
+    monkeypatch.setattr(checkpoints.os.path, "relpath", other_drive)
+    assert checkpoints.base_reference(str(tmp_path)) == tmp_path.resolve().as_posix()

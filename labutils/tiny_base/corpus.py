@@ -31,8 +31,8 @@ def assistant(text: str, loss: bool = True) -> dict:
 @cache
 def talk() -> tuple[dict, ...]:
     """闲聊与常识。每个话题的最后一种问法留作探针,语料里不出现。"""
-    path = Path(__file__).with_name("general_talk.jsonl")
-    return tuple(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+    with Path(__file__).with_name("general_talk.jsonl").open(encoding="utf-8") as file:
+        return tuple(map(json.loads, file))
 
 
 @cache
