@@ -46,18 +46,27 @@ class Service:
 
 def load_presets(path: str | Path = PRESETS) -> dict[str, dict]:
     """读预设；写错的地方抛 LabError，说明是哪一条的哪一项。"""
-    presets = read_yaml(Path(path))
+    presets = {str(name): values for name, values in read_yaml(Path(path)).items()}
     for name, values in presets.items():
-        where = f"{rel(path)} 的 {name}"
-        if not isinstance(values, dict):
-            raise LabError(f"{where} 应是一组“键: 值”，请照着文件里别的写。")
-        if unknown := values.keys() - KEYS:
-            raise LabError(f"{where} 有不认识的键 {'、'.join(map(str, unknown))}，请检查拼写。")
-        if urlsplit(str(values.get("base_url") or "")).scheme not in ("http", "https"):
-            raise LabError(f"{where} 的 base_url 应以 http:// 或 https:// 开头。")
-        for model, price in (values.get("prices") or {}).items():
-            _check_price(f"{where} 的 prices 里 {model} 的价格", price)
+        _check_preset(f"{rel(path)} 的 {name}", values)
     return presets
+
+
+def _check_preset(where: str, values: object) -> None:
+    _check_group(where, values)
+    if unknown := values.keys() - KEYS:
+        raise LabError(f"{where} 有不认识的键 {'、'.join(map(str, unknown))}，请检查拼写。")
+    if urlsplit(str(values.get("base_url") or "")).scheme not in ("http", "https"):
+        raise LabError(f"{where} 的 base_url 应以 http:// 或 https:// 开头。")
+    for key in ("prices", "extra_body"):
+        _check_group(f"{where} 的 {key}", values.get(key) or {})
+    for model, price in (values.get("prices") or {}).items():
+        _check_price(f"{where} 的 prices 里 {model} 的价格", price)
+
+
+def _check_group(where: str, values: object) -> None:
+    if not isinstance(values, dict):
+        raise LabError(f"{where} 应是一组“键: 值”，请照着文件里别的写。")
 
 
 def _check_price(where: str, price: object) -> None:

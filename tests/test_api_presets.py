@@ -37,6 +37,8 @@ def test_what_is_missing_is_named(preset, model, reason):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [("a: 甲", "应是一组"), ("a: {base_url: 'ftp://x'}", "http"), ("a: {url: x}", "不认识的键 url"),
+     ("a: {base_url: 'http://x', prices: [1, 2]}", "prices 应是一组"),
+     ("a: {base_url: 'http://x', extra_body: 不思考}", "extra_body 应是一组"),
      ("a: {base_url: 'http://x', prices: {m: 3}}", "每百万 token"),
      ("a: {base_url: 'http://x', prices: {m: {input: -1, output: 2}}}", "每百万 token")])
 def test_bad_preset_file(tmp_path, content, reason):
@@ -44,6 +46,12 @@ def test_bad_preset_file(tmp_path, content, reason):
     path.write_text(content, encoding="utf-8")
     with pytest.raises(LabError, match=f"presets.yaml 的 a.*{reason}"):
         load_presets(path)
+
+
+def test_preset_may_be_called_by_a_number(tmp_path):
+    path = tmp_path / "presets.yaml"
+    path.write_text("1: {base_url: 'http://x'}", encoding="utf-8")
+    assert find_service("1", "m", path).base_url == "http://x"
 
 
 def test_environment_still_works(monkeypatch):
