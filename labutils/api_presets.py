@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -19,6 +20,8 @@ from labutils.paths import CONFIGS, rel
 PRESETS = CONFIGS / "api_presets.yaml"
 OPENAI_URL = "https://api.openai.com/v1"
 KEYS = {"title", "base_url", "key_env", "model", "extra_body", "currency", "priced_on", "prices"}
+# 连着二十个字母数字、中间没有下划线的，多半是密钥本身
+VARIABLE = re.compile(r"(?!.*[A-Za-z0-9]{20})[A-Za-z_]\w*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ def _check_preset(where: str, values: object) -> None:
         raise LabError(f"{where} 有不认识的键 {'、'.join(map(str, unknown))}，请检查拼写。")
     if urlsplit(str(values.get("base_url") or "")).scheme not in ("http", "https"):
         raise LabError(f"{where} 的 base_url 应以 http:// 或 https:// 开头。")
+    if not VARIABLE.fullmatch(str(values.get("key_env") or "none")):  # 写的可能是密钥，所以不照说一遍
+        raise LabError(f"{where} 的 key_env 应是环境变量的名字，例如 OPENAI_API_KEY；密钥不要写进文件。")
     for key in ("prices", "extra_body"):
         _check_group(f"{where} 的 {key}", values.get(key) or {})
     for model, price in (values.get("prices") or {}).items():

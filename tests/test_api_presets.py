@@ -48,6 +48,16 @@ def test_bad_preset_file(tmp_path, content, reason):
         load_presets(path)
 
 
+@pytest.mark.parametrize("key", [
+    "sk-hidden-123456", "sk_hidden0123456789abcdef", "0a1b2c3d.hidden", "ahidden0123456789abcdef", "中文"])
+def test_key_in_place_of_the_variable_is_not_shown(tmp_path, key):
+    path = tmp_path / "presets.yaml"
+    path.write_text(f"a: {{base_url: 'http://x', key_env: {key}}}", encoding="utf-8")
+    with pytest.raises(LabError, match="a 的 key_env 应是环境变量的名字") as caught:
+        make_client(find_service("a", "m", path))
+    assert key not in str(caught.value)
+
+
 def test_preset_may_be_called_by_a_number(tmp_path):
     path = tmp_path / "presets.yaml"
     path.write_text("1: {base_url: 'http://x'}", encoding="utf-8")
