@@ -73,6 +73,14 @@ def test_environment_still_works(monkeypatch):
     assert find_service("", "deepseek-flash").price.currency == "元"
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8000v1", "http://[::1/v1", "sk-hidden-123456"])
+def test_wrong_address_in_the_environment(monkeypatch, url):
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    with pytest.raises(LabError, match="OPENAI_BASE_URL 写得不对") as caught:
+        find_service("", "m")
+    assert url not in str(caught.value)
+
+
 @pytest.mark.parametrize(("preset", "name"), [("", "OPENAI_API_KEY"), ("deepseek", "DEEPSEEK_API_KEY")])
 def test_no_key(preset, name):
     with pytest.raises(LabError, match=f"{name}.*现成的问答"):

@@ -175,10 +175,17 @@ def test_busy_port_is_one_clear_sentence(busy_port):
 @pytest.mark.parametrize("host, port, said", [
     ("127.0.0.1", 70000, "端口 70000 不对"), ("127.0.0.1", -1, "端口 -1 不对"),
     ("no.such.host.invalid", 8080, "地址 no.such.host.invalid 不对"),
+    ("192.168..1", 8080, "地址 192.168..1 不对"),
 ])
 def test_bad_address_is_explained(host, port, said):
     with pytest.raises(LabError, match=said):
         web_demo.check_port(host, port)
+
+
+@pytest.mark.parametrize("host", ["192.168.1.999", "192.168..1"])
+def test_bad_address_is_not_called_a_busy_port(host):
+    with pytest.raises(LabError, match=f"地址 {host} 不对"):
+        web_address.free_port(host)
 
 
 def test_page_is_reachable_only_from_this_machine(demo):
