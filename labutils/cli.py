@@ -115,7 +115,9 @@ def infer(
 @app.command()
 def compare(
     checkpoint: Checkpoint = "",
-    data: Annotated[str, typer.Option(help="含 train.json 与 dev.json 的文件夹")] = "data",
+    data: Annotated[
+        str, typer.Option(help="含 train.json 与 dev.json 的文件夹；不写就用适配器旁边的，没有就用 data")
+    ] = "",
     qa: Annotated[str, typer.Option(help="带要点的问答对；不写就用数据文件夹里的 qa.jsonl")] = "",
     out: Annotated[str, typer.Option(help="结果文件夹")] = "output/comparison",
 ) -> None:
@@ -124,7 +126,8 @@ def compare(
     from labutils import evaluation, models, paths
     from labutils.lab_run import locate
 
-    folder = paths.ROOT / locate(data)
+    folder = paths.ROOT / locate(data or console.data_beside(source))
+    print(f"数据：{paths.rel(folder)}")
     groups = evaluation.load_groups(
         paths.ROOT / locate(qa) if qa else folder / "qa.jsonl", folder, paths.DATA / "probes"
     )
