@@ -76,9 +76,9 @@ def finetune(
     """LoRA 微调（notebook 02）。中断后再执行一次同样的命令就接着训练。"""
     choice = _resume_choice(resume)
     from labutils import finetune as trainer
-    from labutils.lab_run import locate, locate_model
+    from labutils.lab_run import locate, locate_model, locate_output
 
-    folder = locate(out) if out else None
+    folder = locate_output(out) if out else None
     result = trainer.run(locate(data), locate_model(model), locate(config), folder, choice, seed)
     if not console.process_name():
         print(result)
@@ -124,7 +124,7 @@ def compare(
     """同一批问题在微调前后各答一遍，打分并列表（notebook 03）。"""
     source = console.checkpoint_or_newest(checkpoint)
     from labutils import evaluation, models, paths
-    from labutils.lab_run import locate
+    from labutils.lab_run import locate, locate_output
 
     folder = paths.ROOT / locate(data or console.data_beside(source))
     print(f"数据：{paths.rel(folder)}")
@@ -132,9 +132,10 @@ def compare(
         paths.ROOT / locate(qa) if qa else folder / "qa.jsonl", folder, paths.DATA / "probes"
     )
     model, tokenizer = models.load(source)
-    result = evaluation.compare(model, tokenizer, groups, paths.ROOT / locate(out))
+    target = locate_output(out)
+    result = evaluation.compare(model, tokenizer, groups, target)
     print(result.table().to_string())
-    for line in [*result.notes, f"全部结果：{paths.rel(paths.ROOT / locate(out))}"]:
+    for line in [*result.notes, f"全部结果：{paths.rel(target)}"]:
         print(line)
 
 

@@ -258,6 +258,26 @@ def test_demo_uses_the_data_of_the_adapter(monkeypatch, call, trained):
     assert seen == [(trained / "data" / "qa.jsonl").as_posix(), "data/qa.jsonl", "data/qa.jsonl"]
 
 
+@pytest.mark.parametrize(("command", "module", "name"), [
+    (("finetune", "data", "tiny", "configs/lora.yaml", "auto", "--out", "mine"), "finetune", "run"),
+    (("compare", "tiny", "--out", "mine"), "evaluation", "compare"),
+    (("export", "tiny", "mine"), "export", "export"), (("merge", "tiny", "mine"), "export", "merge"),
+    (("dataset", "--out", "mine"), "dataset_build", "build")])
+def test_every_command_writes_to_the_same_place(monkeypatch, call, tmp_path, command, module, name):
+    """在仓库里从仓库根目录算起，在别处从当前文件夹算起。"""
+    from labutils import evaluation, models
+
+    seen = []
+    monkeypatch.setattr(f"labutils.{module}.{name}", lambda *args, **kw: seen.append(args) or 1 / 0)
+    monkeypatch.setattr(models, "load", lambda name: (name, None))
+    monkeypatch.setattr(evaluation, "load_groups", lambda *args: {})
+    for folder, target in ((tmp_path, tmp_path / "mine"), (paths.ROOT / "tests", paths.ROOT / "mine")):
+        monkeypatch.chdir(folder)
+        with pytest.raises(ZeroDivisionError):
+            call(*command)
+        assert target in seen.pop()
+
+
 def test_commands_without_any_checkpoint_say_what_to_do(monkeypatch, call, capsys):
     monkeypatch.setattr(console, "newest_checkpoint", lambda: None)
     monkeypatch.delenv("MODEL_PATH", raising=False)
