@@ -6,6 +6,7 @@
 """
 
 import json
+from collections.abc import Set
 from pathlib import Path
 
 import torch
@@ -89,7 +90,9 @@ def load(model, folder: Path) -> PeftModel:
     """把适配器套在模型上；官方写法的先换成原生写法。与基座对不上时引发 LabError。"""
     settings = read_settings(folder)
     if not is_official(settings):
-        return PeftModel.from_pretrained(model, str(folder))
+        tuned = PeftModel.from_pretrained(model, str(folder))
+        _refuse_gaps(tuned, read_weights(folder).keys(), folder)
+        return tuned
     if not chatglm3.is_chatglm3(model.config):
         raise LabError(f"适配器 {rel(folder)} 是在官方 ChatGLM3 上训练的，"
                        f"基座 {model.name_or_path} 却不是 ChatGLM3，请换基座。")
@@ -103,6 +106,14 @@ def load(model, folder: Path) -> PeftModel:
                        "请用训练时的同一个基座。")
     set_peft_model_state_dict(tuned, weights)
     return tuned
+
+
+def _refuse_gaps(tuned: PeftModel, saved: Set[str], folder: Path) -> None:
+    """peft 缺了权重也照样套上，那几层等于没有微调；这里引发 LabError，说出少几个和一个例子。"""
+    wanted = get_peft_model_state_dict(tuned, save_embedding_layers=False).keys()
+    if missing := sorted(wanted - saved):
+        raise LabError(f"适配器 {rel(folder)} 的 {len(wanted)} 个权重少了 {len(missing)} 个，"
+                       f"例如 {missing[0]}，请换一个完整的 checkpoint-N，或用训练时的同一个基座。")
 
 
 def native_settings(config: LoraConfig) -> LoraConfig:

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import openai
 
+from labutils.api_address import check_url, read_key
 from labutils.config_reader import read_yaml
 from labutils.errors import LabError
 from labutils.paths import CONFIGS, rel
@@ -19,6 +20,8 @@ from labutils.paths import CONFIGS, rel
 PRESETS = CONFIGS / "api_presets.yaml"
 OPENAI_URL = "https://api.openai.com/v1"
 KEYS = {"title", "base_url", "key_env", "model", "extra_body", "currency", "priced_on", "prices"}
+# 连着二十个字母数字、中间没有下划线的，多半是密钥本身
+VARIABLE = re.compile(r"(?!.*[A-Za-z0-9]{20})[A-Za-z_]\w*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -46,18 +49,28 @@ class Service:
 
 def load_presets(path: str | Path = PRESETS) -> dict[str, dict]:
     """读预设；写错的地方抛 LabError，说明是哪一条的哪一项。"""
-    presets = read_yaml(Path(path))
+    presets = {str(name): values for name, values in read_yaml(Path(path)).items()}
     for name, values in presets.items():
-        where = f"{rel(path)} 的 {name}"
-        if not isinstance(values, dict):
-            raise LabError(f"{where} 应是一组“键: 值”，请照着文件里别的写。")
-        if unknown := values.keys() - KEYS:
-            raise LabError(f"{where} 有不认识的键 {'、'.join(map(str, unknown))}，请检查拼写。")
-        if urlsplit(str(values.get("base_url") or "")).scheme not in ("http", "https"):
-            raise LabError(f"{where} 的 base_url 应以 http:// 或 https:// 开头。")
-        for model, price in (values.get("prices") or {}).items():
-            _check_price(f"{where} 的 prices 里 {model} 的价格", price)
+        _check_preset(f"{rel(path)} 的 {name}", values)
     return presets
+
+
+def _check_preset(where: str, values: object) -> None:
+    _check_group(where, values)
+    if unknown := values.keys() - KEYS:
+        raise LabError(f"{where} 有不认识的键 {'、'.join(map(str, unknown))}，请检查拼写。")
+    check_url(str(values.get("base_url") or ""), f"{where} 的 base_url ")
+    if not VARIABLE.fullmatch(str(values.get("key_env") or "none")):  # 写的可能是密钥，所以不照说一遍
+        raise LabError(f"{where} 的 key_env 应是环境变量的名字，例如 OPENAI_API_KEY；密钥不要写进文件。")
+    for key in ("prices", "extra_body"):
+        _check_group(f"{where} 的 {key}", values.get(key) or {})
+    for model, price in (values.get("prices") or {}).items():
+        _check_price(f"{where} 的 prices 里 {model} 的价格", price)
+
+
+def _check_group(where: str, values: object) -> None:
+    if not isinstance(values, dict):
+        raise LabError(f"{where} 应是一组“键: 值”，请照着文件里别的写。")
 
 
 def _check_price(where: str, price: object) -> None:
@@ -81,10 +94,11 @@ def find_service(preset: str = "", model: str = "", path: str | Path = PRESETS) 
             raise LabError(f"{rel(path)} 里没有预设 {preset}，有的是 {known}；可以照样子加一条。")
         return _service(presets[name], name, model, f"{rel(path)} 里 {name} 的 base_url")
     url = os.environ.get("OPENAI_BASE_URL", "").strip() or OPENAI_URL
+    host = check_url(url, f"{Service.where} ").host
     known = next((v for v in presets.values() if v["base_url"].rstrip("/") == url.rstrip("/")), {})
     values = {"prices": known.get("prices"), "currency": known.get("currency"),
               "priced_on": known.get("priced_on"), "base_url": url, "key_env": "OPENAI_API_KEY"}
-    return _service(values, urlsplit(url).hostname or url, model, Service.where)
+    return _service(values, host, model, Service.where)
 
 
 def _service(values: dict, name: str, model: str, where: str) -> Service:
@@ -102,12 +116,10 @@ def _service(values: dict, name: str, model: str, where: str) -> Service:
 
 def make_client(service: Service, timeout: float = 120.0) -> openai.AsyncOpenAI:
     """建客户端；重试由 qa_requests 做，所以这里不重试。没有密钥、密钥写坏了时抛 LabError。"""
-    key = os.environ.get(service.key_env, "").strip() if service.key_env else ""
+    key = read_key(service.key_env)
     by_environment = service.where == Service.where and os.environ.get("OPENAI_BASE_URL")
     if not key and service.key_env and not by_environment:  # 自己架的服务可以不设密钥
         raise LabError(f"没有设置环境变量 {service.key_env}，请先设置 {service.name} 的密钥，"
                        "或不指定服务和模型，改用现成的问答。")
-    if not key.isascii() or not all(32 < ord(c) < 127 for c in key):
-        raise LabError(f"环境变量 {service.key_env} 里的密钥含有中文、空格或换行，请重新复制一遍。")
     return openai.AsyncOpenAI(base_url=service.base_url, api_key=key or "none", max_retries=0,
                               timeout=openai.Timeout(timeout, connect=10.0))

@@ -77,9 +77,9 @@ def finetune(
     """LoRA 微调（notebook 02）。中断后再执行一次同样的命令就接着训练。"""
     choice = _resume_choice(resume)
     from labutils import finetune as trainer
-    from labutils.lab_run import locate, locate_model
+    from labutils.lab_run import locate, locate_model, locate_output
 
-    folder = locate(out) if out else None
+    folder = locate_output(out) if out else None
     result = trainer.run(locate(data), locate_model(model), locate(config), folder, choice, seed)
     if not console.process_name():
         print(result)
@@ -116,23 +116,27 @@ def infer(
 @app.command()
 def compare(
     checkpoint: Checkpoint = "",
-    data: Annotated[str, typer.Option(help="含 train.json 与 dev.json 的文件夹")] = "data",
+    data: Annotated[
+        str, typer.Option(help="含 train.json 与 dev.json 的文件夹；不写就用适配器旁边的，没有就用 data")
+    ] = "",
     qa: Annotated[str, typer.Option(help="带要点的问答对；不写就用数据文件夹里的 qa.jsonl")] = "",
     out: Annotated[str, typer.Option(help="结果文件夹")] = "output/comparison",
 ) -> None:
     """同一批问题在微调前后各答一遍，打分并列表（notebook 03）。"""
     source = console.checkpoint_or_newest(checkpoint)
     from labutils import evaluation, models, paths
-    from labutils.lab_run import locate
+    from labutils.lab_run import locate, locate_output
 
-    folder = paths.ROOT / locate(data)
+    folder = paths.ROOT / locate(data or console.data_beside(source))
+    print(f"数据：{paths.rel(folder)}")
     groups = evaluation.load_groups(
         paths.ROOT / locate(qa) if qa else folder / "qa.jsonl", folder, paths.DATA / "probes"
     )
     model, tokenizer = models.load(source)
-    result = evaluation.compare(model, tokenizer, groups, paths.ROOT / locate(out))
+    target = locate_output(out)
+    result = evaluation.compare(model, tokenizer, groups, target)
     print(result.table().to_string())
-    for line in [*result.notes, f"全部结果：{paths.rel(paths.ROOT / locate(out))}"]:
+    for line in [*result.notes, f"全部结果：{paths.rel(target)}"]:
         print(line)
 
 

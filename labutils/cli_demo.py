@@ -27,7 +27,9 @@ def demo(
     ] = "",
     endpoint: Annotated[str, typer.Option(help="不载入模型，问这个兼容 OpenAI 接口的服务器")] = "",
     model: Annotated[str, typer.Option(help="服务器上的模型名，与 --endpoint 一起写")] = "",
-    qa: Annotated[str, typer.Option(help="问答数据：出处和例子从这里来")] = "data/qa.jsonl",
+    qa: Annotated[
+        str, typer.Option(help="问答数据：出处和例子从这里来；不写就用适配器旁边 data 里的，没有就用自带的")
+    ] = "",
     feedback: Annotated[
         str, typer.Option(help="评价与改正存进这个文件")
     ] = "output/feedback.jsonl",
@@ -43,6 +45,7 @@ def demo(
     if bool(endpoint) != bool(model) or (endpoint and checkpoint):
         raise LabError("--endpoint 与 --model 要一起写，而且不能再写检查点。")
     source = None if endpoint else _source(checkpoint)
+    qa = qa or f"{console.data_beside(source) if source else 'data'}/qa.jsonl"
     from labutils import web_demo
     from labutils.endpoint import Endpoint
     from labutils.lab_run import locate

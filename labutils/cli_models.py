@@ -17,9 +17,9 @@ def export(
 ) -> None:
     """官方 ChatGLM3 文件夹换成原生格式；适配器换成官方的 query_key_value 写法。"""
     from labutils import export as exporter
-    from labutils.lab_run import locate_model
+    from labutils.lab_run import locate_model, locate_output
 
-    print(exporter.export(locate_model(model), out))
+    print(exporter.export(locate_model(model), locate_output(out)))
 
 
 def merge(
@@ -31,6 +31,6 @@ def merge(
 ) -> None:
     """把适配器合并进基座，写成 transformers 与 vLLM 直接能读的文件夹。"""
     from labutils import export as exporter
-    from labutils.lab_run import locate_model
+    from labutils.lab_run import locate_model, locate_output
 
-    print(exporter.merge(locate_model(checkpoint), out, dtype or None))
+    print(exporter.merge(locate_model(checkpoint), locate_output(out), dtype or None))

@@ -110,17 +110,28 @@ def checked(value: Any, rule: Any, where: str) -> Any:
     return value
 
 
-class _NoDuplicates(yaml.SafeLoader):
-    """PyYAML 遇到重复的键会悄悄取后一个；这里改为报错。"""
+class _Strict(yaml.SafeLoader):
+    """PyYAML 遇到重复的键会悄悄取后一个，遇到不存在的日期会抛别的异常；这里都改成带行号的语法错误。"""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise _problem("以花括号、方括号开头的文字要加引号", key_node)
             if key_node.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"键 {key_node.value} 重复", key_node.start_mark)
+                raise _problem(f"键 {key_node.value} 重复", key_node)
             seen.add(key_node.value)
         return super().construct_mapping(node, deep)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError):  # 2025-02-30、!!int 甲、!!timestamp 甲
+            raise _problem("不是正确的日期或数", node) from None
+
+
+def _problem(text: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(None, None, text, node.start_mark)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -129,7 +140,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise LabError(f"找不到配置文件 {name}；仓库自带的在 configs/ 文件夹里")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_NoDuplicates)
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
     except UnicodeDecodeError:
         raise LabError(f"配置 {name} 不是 UTF-8 编码；请另存为 UTF-8") from None
     except yaml.YAMLError as error:

@@ -84,6 +84,18 @@ def checkpoint_or_newest(checkpoint: str) -> str:
     return newest
 
 
+def data_beside(source: str) -> str:
+    """训练这个适配器用的数据：output/甲/lora/checkpoint-N 用 output/甲/data；没有就用仓库自带的 data。"""
+    from labutils import paths
+    from labutils.lab_run import locate
+
+    folder = paths.resolve(source)
+    run = folder.parent if folder.name.startswith("checkpoint-") else folder
+    beside = run.parent / "data"
+    trained = (folder / "adapter_config.json").is_file() and (beside / "train.json").is_file()
+    return locate(beside) if trained else "data"
+
+
 def process_name() -> str:
     """多个进程一起训练时，主进程以外的进程的称呼，写在它的话前面；主进程是空字符串。"""
     rank = os.environ.get("RANK", "0")  # torchrun、accelerate launch 设的

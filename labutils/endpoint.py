@@ -5,7 +5,6 @@ vLLM、SGLang、transformers serve 都是这种服务器；模型不在这个进
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from threading import Event
 from types import SimpleNamespace
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import openai
 
+from labutils.api_address import check_url, read_key
 from labutils.errors import LabError
 from labutils.openai_errors import explain
 
@@ -33,7 +33,7 @@ class Endpoint:
     def __init__(self, url: str, model: str, timeout: float = 120.0):
         self.name, self.config = model, SimpleNamespace(_name_or_path=model)
         self.client = openai.OpenAI(
-            base_url=_base_url(url), api_key=os.environ.get("OPENAI_API_KEY", "").strip() or "none",
+            base_url=_base_url(url), api_key=read_key("OPENAI_API_KEY") or "none",
             timeout=httpx.Timeout(timeout, connect=5.0), max_retries=1)
 
     def check(self) -> None:
@@ -85,11 +85,9 @@ class Endpoint:
 
 
 def _base_url(url: str) -> str:
-    """补上 /v1；不是 http(s) 地址时引发 LabError。"""
-    parts = urlsplit(url if "://" in url else f"http://{url}")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise LabError(f"{ADDRESS}写得不对，应当像 http://127.0.0.1:8000/v1。")
-    return parts._replace(path=parts.path.rstrip("/") or "/v1").geturl()
+    """补上 http:// 和 /v1；不是 http(s) 地址时引发 LabError。"""
+    parts = check_url(url if "://" in url else f"http://{url}", ADDRESS)
+    return str(parts.copy_with(path=parts.path.rstrip("/") or "/v1"))
 
 
 def _request(options: dict) -> dict:

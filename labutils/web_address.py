@@ -17,10 +17,18 @@ def check_port(host: str, port: int) -> int:
     """端口可用就原样返回，否则抛出 LabError，说明是哪个端口、怎么办。"""
     if not 1 <= port <= 65535:
         raise LabError(f"端口 {port} 不对：请用 1024 到 65535 之间的数，例如 --port 8080。")
+    return _try_port(host, port, _family(host))
+
+
+def _family(host: str) -> int:
+    """地址是 IPv4 还是 IPv6；不是地址时抛出 LabError。"""
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-    except socket.gaierror as error:
+        return socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
+    except (socket.gaierror, UnicodeError) as error:  # 连着两个点时是后一种
         raise LabError(f"地址 {host} 不对：只给本机写 127.0.0.1，给局域网写 0.0.0.0。") from error
+
+
+def _try_port(host: str, port: int, family: int) -> int:
     try:
         socket.create_server((host, port), family=family).close()
     except PermissionError as error:
@@ -37,10 +45,11 @@ def busy(host: str, port: int) -> str:
 
 
 def free_port(host: str, ports: range = NOTEBOOK_PORTS) -> int:
-    """ports 里第一个能用的端口；一个也没有时抛出 LabError。"""
+    """ports 里第一个能用的端口；一个也没有、地址不对时抛出 LabError。"""
+    family = _family(host)
     for port in ports:
         with contextlib.suppress(LabError):
-            return check_port(host, port)
+            return _try_port(host, port, family)
     raise LabError(f"{host} 的端口 {ports[0]} 到 {ports[-1]} 都打不开："
                    "请关掉一些网页，或指定 port。")
 

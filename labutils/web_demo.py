@@ -175,11 +175,17 @@ def parse_auth(text: str, where: str) -> tuple[str, str] | None:
 
 
 def _rows(qa: str) -> list[dict]:
-    """问答数据；没有这个文件时是空的，写坏了照样报错。"""
+    """问答数据；没有这个文件时是空的，不是 JSON 照样报错，不合格的那几条不用。"""
     from labutils import qa_dataset
 
     path = paths.resolve(qa)
-    return qa_dataset.load_qa(path) if path.is_file() else []
+    if not path.is_file():
+        return []
+    print(f"出处和例子：{paths.rel(path)}")
+    good, bad = qa_dataset.validate(qa_dataset.load_qa(path), require_evidence=False)
+    if bad:
+        print(f"其中 {len(bad)} 条不合格，没有用，例如：{bad[0]['reason']}。")
+    return good
 
 
 def _load(model_path: str, tokenizer_path: str | None):

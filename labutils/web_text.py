@@ -12,7 +12,7 @@ from labutils.errors import LabError
 GUARD = "\u2060"
 _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
 _INDENT = re.compile(r"^[ \t]+", re.MULTILINE)
-_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
+_FENCE = re.compile(r"(`{3,}(?!.*`)|~{3,})")  # 顶格的代码块开头
 # 标签、注释、实体的开头；会去外网取图片的 ``![``；各种链接：``](``、``][``、``]:``、裸网址、邮箱。
 _MARKUP = re.compile(r"<(?=[a-zA-Z/!?])|&(?=[a-zA-Z#])|!(?=\[)|\](?=[(\[:])|:(?=//)|@(?=\w)"
                      r"|(?<=\bwww)\.", re.IGNORECASE)
@@ -27,22 +27,14 @@ def show_question(text: str) -> str:
 def show_answer(text: str) -> str:
     """模型的话 → 可以放心渲染的 Markdown：保留标题、列表、代码块，标签和链接只当文字。
 
-    ``` 代码块里的内容本来就只当文字显示，不改动，复制出来的代码才是原样。
+    顶格的 ``` 代码块里的内容本来就只当文字显示，不改动，复制出来的代码才是原样。
     """
     # 不画 mermaid 图：画图库会执行图里的指令。多一个空格就按普通代码显示。
     text = text.replace("```mermaid", "``` mermaid")
     lines, fence = [], ""
-    for line in text.split("\n"):
-        mark = _FENCE.match(line)
-        if fence:
-            lines.append(line)
-            if _closes(line, fence):
-                fence = ""
-        elif mark and not (mark[1][0] == "`" and "`" in line[mark.end():]):
-            fence = mark[1]
-            lines.append(_MARKUP.sub(_guard, line))
-        else:
-            lines.append(_MARKUP.sub(_guard, line))
+    for line in re.split(r"\r\n?|\n", text):  # 渲染时单独的 \r 也是换行
+        before, fence = fence, _fence_after(line, fence)
+        lines.append(line if before and fence is not None else _MARKUP.sub(_guard, line))
     return "\n".join(lines)
 
 
@@ -50,10 +42,17 @@ def _guard(match: re.Match) -> str:
     return match.group() + GUARD
 
 
-def _closes(line: str, fence: str) -> bool:
-    """这一行是否结束用 fence 开头的代码块：同一种符号，不少于开头的个数，后面没有别的字。"""
+def _fence_after(line: str, fence: str | None) -> str | None:
+    """读过这一行之后在哪种代码块里：空的是不在，None 是说不准，从此一律保护。
+
+    列表、引用里的代码块随着缩进结束，在哪里结束要整个解析才知道，所以不是顶格的都算说不准。
+    """
+    if fence and line.lstrip().startswith(fence):
+        return None if line.rstrip(" ").strip(fence[0]) else ""
+    if fence or fence is None:
+        return fence
     mark = _FENCE.match(line)
-    return bool(mark) and mark[1].startswith(fence) and not line[mark.end():].strip()
+    return mark[1] if mark else None if "```" in line or "~~~" in line else ""
 
 
 def show(messages: list[dict]) -> list[dict]:

@@ -274,6 +274,17 @@ def test_damaged_official_adapter(base, tmp_path):
         models.load(tmp_path / "a")
 
 
+@pytest.mark.parametrize("change", [
+    lambda weights: {n: t for n, t in weights.items() if ".layers.0." in n},
+    lambda weights: {n.replace(".layers.1.", ".blocks.1."): t for n, t in weights.items()}])
+def test_native_adapter_with_missing_layers(base, tmp_path, change):
+    trained(base, tmp_path / "a")
+    path = tmp_path / "a" / "adapter_model.safetensors"
+    save_file(change(load_file(path)), path, {"format": "pt"})
+    with pytest.raises(LabError, match=r"12 个权重少了 6 个，例如 .*layers\.1\."):
+        models.load(tmp_path / "a")
+
+
 def test_broken_numbers_in_an_adapter(base, tmp_path):
     weights = official_adapter(tmp_path / "a", base)
     next(iter(weights.values()))[0, 0] = float("nan")

@@ -37,6 +37,8 @@ def test_what_is_missing_is_named(preset, model, reason):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [("a: 甲", "应是一组"), ("a: {base_url: 'ftp://x'}", "http"), ("a: {url: x}", "不认识的键 url"),
+     ("a: {base_url: 'http://x', prices: [1, 2]}", "prices 应是一组"),
+     ("a: {base_url: 'http://x', extra_body: 不思考}", "extra_body 应是一组"),
      ("a: {base_url: 'http://x', prices: {m: 3}}", "每百万 token"),
      ("a: {base_url: 'http://x', prices: {m: {input: -1, output: 2}}}", "每百万 token")])
 def test_bad_preset_file(tmp_path, content, reason):
@@ -46,6 +48,22 @@ def test_bad_preset_file(tmp_path, content, reason):
         load_presets(path)
 
 
+@pytest.mark.parametrize("key", [
+    "sk-hidden-123456", "sk_hidden0123456789abcdef", "0a1b2c3d.hidden", "ahidden0123456789abcdef", "中文"])
+def test_key_in_place_of_the_variable_is_not_shown(tmp_path, key):
+    path = tmp_path / "presets.yaml"
+    path.write_text(f"a: {{base_url: 'http://x', key_env: {key}}}", encoding="utf-8")
+    with pytest.raises(LabError, match="a 的 key_env 应是环境变量的名字") as caught:
+        make_client(find_service("a", "m", path))
+    assert key not in str(caught.value)
+
+
+def test_preset_may_be_called_by_a_number(tmp_path):
+    path = tmp_path / "presets.yaml"
+    path.write_text("1: {base_url: 'http://x'}", encoding="utf-8")
+    assert find_service("1", "m", path).base_url == "http://x"
+
+
 def test_environment_still_works(monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     service = find_service("", "m")
@@ -53,6 +71,14 @@ def test_environment_still_works(monkeypatch):
     assert make_client(service).api_key == "none"  # 自己架的服务可以不设密钥
     monkeypatch.setenv("OPENAI_BASE_URL", "https://api.deepseek.com/")
     assert find_service("", "deepseek-flash").price.currency == "元"
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8000v1", "http://[::1/v1", "sk-hidden-123456"])
+def test_wrong_address_in_the_environment(monkeypatch, url):
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    with pytest.raises(LabError, match="OPENAI_BASE_URL 写得不对") as caught:
+        find_service("", "m")
+    assert url not in str(caught.value)
 
 
 @pytest.mark.parametrize(("preset", "name"), [("", "OPENAI_API_KEY"), ("deepseek", "DEEPSEEK_API_KEY")])

@@ -236,6 +236,69 @@ def test_newest_checkpoint_is_found(monkeypatch, tmp_path):
     assert console.newest_checkpoint() == "runs/t/output/lora/checkpoint-50"
 
 
+@pytest.fixture
+def trained(tmp_path):
+    """别的文档上的一次实验：data 与 lora/checkpoint-9。"""
+    make_checkpoint(tmp_path / "lora" / "checkpoint-9", 1)
+    (tmp_path / "lora" / "checkpoint-9" / "adapter_config.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.json").write_text("[]", encoding="utf-8")
+    return tmp_path
+
+
+def test_data_follows_the_adapter(trained):
+    assert console.data_beside(str(trained / "lora" / "checkpoint-9")) == (trained / "data").as_posix()
+    (trained / "data" / "train.json").unlink()
+    assert console.data_beside(str(trained / "lora" / "checkpoint-9")) == "data"
+    assert console.data_beside("tiny") == "data"
+
+
+@pytest.mark.parametrize(("given", "used"), [((), None), (("--data", "data"), "data")])
+def test_compare_uses_the_data_of_the_adapter(monkeypatch, call, capsys, trained, given, used):
+    from labutils import evaluation
+
+    def load_groups(qa, folder, probes):
+        assert qa == folder / "qa.jsonl"
+        raise LabError(f"用的是 {folder}")
+
+    monkeypatch.setattr(evaluation, "load_groups", load_groups)
+    assert call("compare", str(trained / "lora" / "checkpoint-9"), *given) == 1
+    captured = capsys.readouterr()
+    assert str(paths.ROOT / used if used else trained / "data") in captured.err and "数据：" in captured.out
+
+
+def test_demo_uses_the_data_of_the_adapter(monkeypatch, call, trained):
+    from labutils import web_demo
+
+    seen = []
+    monkeypatch.setattr(web_demo, "serve", lambda *args, **kw: seen.append(kw["qa"]))
+    monkeypatch.delenv("MODEL_PATH", raising=False)
+    for arguments in ((), ("--qa", "data/qa.jsonl")):
+        assert call("demo", str(trained / "lora" / "checkpoint-9"), *arguments) == 0
+    assert call("demo", "tiny") == 0
+    assert seen == [(trained / "data" / "qa.jsonl").as_posix(), "data/qa.jsonl", "data/qa.jsonl"]
+
+
+@pytest.mark.parametrize(("command", "module", "name"), [
+    (("finetune", "data", "tiny", "configs/lora.yaml", "auto", "--out", "mine"), "finetune", "run"),
+    (("compare", "tiny", "--out", "mine"), "evaluation", "compare"),
+    (("export", "tiny", "mine"), "export", "export"), (("merge", "tiny", "mine"), "export", "merge"),
+    (("dataset", "--out", "mine"), "dataset_build", "build")])
+def test_every_command_writes_to_the_same_place(monkeypatch, call, tmp_path, command, module, name):
+    """在仓库里从仓库根目录算起，在别处从当前文件夹算起。"""
+    from labutils import evaluation, models
+
+    seen = []
+    monkeypatch.setattr(f"labutils.{module}.{name}", lambda *args, **kw: seen.append(args) or 1 / 0)
+    monkeypatch.setattr(models, "load", lambda name: (name, None))
+    monkeypatch.setattr(evaluation, "load_groups", lambda *args: {})
+    for folder, target in ((tmp_path, tmp_path / "mine"), (paths.ROOT / "tests", paths.ROOT / "mine")):
+        monkeypatch.chdir(folder)
+        with pytest.raises(ZeroDivisionError):
+            call(*command)
+        assert target in seen.pop()
+
+
 def test_commands_without_any_checkpoint_say_what_to_do(monkeypatch, call, capsys):
     monkeypatch.setattr(console, "newest_checkpoint", lambda: None)
     monkeypatch.delenv("MODEL_PATH", raising=False)

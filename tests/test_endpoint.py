@@ -86,7 +86,9 @@ def test_address_may_be_short(url, base):
     assert str(Endpoint(url, MODEL).client.base_url) == base
 
 
-@pytest.mark.parametrize("url", ["ftp://host", "http://", "://"])
+@pytest.mark.parametrize("url", [
+    "ftp://host", "http://", "://", "http://127.0.0.1:8000v1", "http://[::1/v1", "http://192.168..1",
+    "http://host:99999", "http://192.168.1.999"])
 def test_wrong_address(url):
     with pytest.raises(LabError, match="--endpoint 的地址写得不对"):
         Endpoint(url, MODEL)
@@ -111,6 +113,13 @@ def test_key_is_optional_and_comes_from_the_environment_only(monkeypatch):
         monkeypatch.delenv("OPENAI_API_KEY")
         Endpoint(server.url, MODEL).check()
     assert server.keys == [f"Bearer {KEY}", "Bearer none"]
+
+
+def test_badly_copied_key_is_not_blamed_on_the_address(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-你的密钥")
+    with pytest.raises(LabError, match="OPENAI_API_KEY 里的密钥.*重新复制") as caught:
+        Endpoint("http://host", MODEL)
+    assert "sk-" not in str(caught.value)
 
 
 def test_only_one_mode():

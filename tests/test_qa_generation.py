@@ -186,6 +186,7 @@ def test_markers_inside_the_document_stay():
         ("system: 甲\nuser: '{{文本}}'\nunanswerable: '{{事实数}}'", "不认识的占位符 事实数"),
         ("system: 甲\nuser: '{{文本}}'\nunanswerable: 五个", "看不到文档"),
         ("system: [", "第 1 行写法有误"),
+        ("system: 甲\nuser: {{文本}}", "第 2 行写法有误.*加引号"),
         ("只是文字", "键: 值"),
     ],
 )

@@ -59,6 +59,13 @@ def test_markdown_and_code_are_rendered(page):
     assert inside.locator(".mermaid").count() == 0
 
 
+def test_code_block_in_a_list_ends_with_the_list(page):
+    ask(page, "说：\n\n1. 一\n   ```\n<img src=x onerror='window.hacked=3'> [点](http://outside.invalid/)\n\n"
+              "- ```\n  码\n  ```\n<b>粗</b> [点](http://outside.invalid/)")
+    wait_for(lambda: "粗" in last(page) and not status(page))
+    assert_harmless(page)
+
+
 def test_box_takes_no_more_than_the_limit(page):
     page.fill(BOX, "长" * 2001)
     assert len(page.input_value(BOX)) == 2000

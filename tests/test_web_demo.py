@@ -1,5 +1,6 @@
 """启动、分享、关闭网页，以及真的走一遍 HTTP 的程序接口。"""
 
+import json
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ from web_fakes import ANSWER, AdapterModel, CharTokenizer, FakeStream, PlainMode
 
 from labutils import models, web_address, web_demo
 from labutils.errors import LabError
+from labutils.web_source import Sources, examples
 
 
 def launch(model=None, stream=None, **options):
@@ -175,10 +177,17 @@ def test_busy_port_is_one_clear_sentence(busy_port):
 @pytest.mark.parametrize("host, port, said", [
     ("127.0.0.1", 70000, "端口 70000 不对"), ("127.0.0.1", -1, "端口 -1 不对"),
     ("no.such.host.invalid", 8080, "地址 no.such.host.invalid 不对"),
+    ("192.168..1", 8080, "地址 192.168..1 不对"),
 ])
 def test_bad_address_is_explained(host, port, said):
     with pytest.raises(LabError, match=said):
         web_demo.check_port(host, port)
+
+
+@pytest.mark.parametrize("host", ["192.168.1.999", "192.168..1"])
+def test_bad_address_is_not_called_a_busy_port(host):
+    with pytest.raises(LabError, match=f"地址 {host} 不对"):
+        web_address.free_port(host)
 
 
 def test_page_is_reachable_only_from_this_machine(demo):
@@ -302,6 +311,18 @@ def test_serve_reads_the_environment(monkeypatch):
     arguments, options = seen[2]
     assert arguments == ("甲模型", "乙")
     assert options["root_path"] == "/demo" and options["auth"] == ("teacher", "a:b")
+
+
+def test_bad_rows_of_the_data_are_left_out(tmp_path, capsys):
+    good = {"question": "有效期是多久？", "answer": "五年。", "page": 3, "evidence": "有效期五年"}
+    talk = [{"role": role, "content": "你好"} for role in ("user", "assistant") * 2]
+    bad = [{"answer": "五年。"}, {"conversations": talk}, good | {"page": "三"}, good | {"evidence": 5}]
+    path = tmp_path / "qa.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in [good, *bad]), encoding="utf-8")
+    rows = web_demo._rows(str(path))
+    assert examples(rows) == ["有效期是多久？"]
+    assert "第 3 页" in Sources(rows).show("有效期是多久？", "五年。")
+    assert "4 条不合格，没有用，例如：缺少问题" in capsys.readouterr().out
 
 
 class _Stopped:

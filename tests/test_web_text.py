@@ -73,6 +73,16 @@ def test_unfinished_code_block_while_streaming():
     assert show_answer("````\n```\n<b>") == "````\n```\n<b>"
 
 
+@pytest.mark.parametrize("code", [
+    "1. 一\n   ```", "- ```\n  码\n  ```", "> ```", "- [ ] ```\n      码\n      ```", "一\n   ```\n```",
+    "```\n码\n ```", "```\n```~~", "```\n码\r```", "```\n```\t\n```",
+])
+def test_code_block_that_ended_early_does_not_let_markup_through(code):
+    """列表里的代码块随缩进结束，渲染器与 CommonMark 认的结尾也略有不同：说不准的都保护。"""
+    shown = show_answer(code + "\n<img src=x> [点](http://a.b)")
+    assert shown.endswith(f"\n<{GUARD}img src=x> [点]{GUARD}(http:{GUARD}//a.b)")
+
+
 def test_answer_never_draws_mermaid():
     assert "```mermaid" not in show_answer("```mermaid\ngraph TD\n```")
     assert "```mermaid" not in show_answer("- ```mermaid\n  x\n  ```")
