@@ -23,6 +23,7 @@ NOT_NUMBER_AFTER = "统唯之其不专单万几数"  # 统一、唯一、之一�
 NUMBER_CHARS = "".join(DIGITS) + "".join(UNITS)
 
 _CHINESE = re.compile(f"(?<![{NOT_NUMBER_AFTER}])[{NUMBER_CHARS}]+")
+_TWO_DIGITS = re.compile("[一二两三四五六七八九]{2}")
 _PERCENT = re.compile(f"百分之([{NUMBER_CHARS}]+|[0-9.]+)")
 _WITH_UNIT = re.compile(r"(\d+(?:\.\d+)?)([百千万亿]+)")
 _THOUSANDS = re.compile(r"(?<![\d,])\d{1,3}(?:,\d{3})+(?![\d,])")
@@ -126,6 +127,8 @@ def _is_measure(rest: str) -> bool:
 def _to_digits(chars: str) -> str:
     if not any(c in UNITS for c in chars):
         return "".join(str(DIGITS.get(c, c)) for c in chars)
+    if _TWO_DIGITS.search(chars):  # “三四百”是约数，“十四五”是五年规划的名称，都不是一个数
+        return chars
     total = section = digit = 0  # 总数；“万”“亿”以内的一段；还没遇到单位的数字
     last_unit, after_zero = 1, False
     for char in chars:
