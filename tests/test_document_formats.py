@@ -99,6 +99,12 @@ def test_markdown_sections_are_pages(tmp_path):
     assert pages[1].text.split("\n") == ["二、借书", TEXT, "# 不是标题", "x = 2 * 3 * 4"]
 
 
+def test_many_dashes_before_words_are_quick(tmp_path):
+    line = "-" * 200 + " 附件"  # 会回头的正则在这里要算上许多年
+    page, = read_pages(written(tmp_path / "a.md", f"{TEXT}\n\n{line}\n\n{'-' * 200}\n"))
+    assert page.text.split("\n") == [TEXT, line]
+
+
 def test_word_text_and_tables_in_order(tmp_path):
     def build(document):
         document.add_heading("图书馆手册", 0)
