@@ -6,8 +6,10 @@ PAGE_LENGTH 字、整段算一页，这样“证据在第几页”仍可核对�
 
 from __future__ import annotations
 
+import lzma
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,6 +26,9 @@ from labutils.text_encoding import decode
 
 SAVE_AS_UTF8 = "请用记事本打开，“另存为”时把编码选成 UTF-8"
 PAGE_LENGTH = 1000  # 没有标题时约多少字算一页
+# 压缩包坏在哪里，zipfile 就在哪里报什么：连“加了密”“压缩方式不认识”（RuntimeError）都会有
+BROKEN = (PackageNotFoundError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError,
+          RuntimeError, LookupError, ValueError, AttributeError, etree.LxmlError)
 Block = tuple[bool, str]  # (是不是一、二级标题, 一段文字)
 
 
@@ -63,7 +68,8 @@ def _paragraphs(text: str) -> Iterator[Block]:
 _FENCE = re.compile(r"\s*(```|~~~)")
 _HEAD = re.compile(r"(#{1,6})\s+(.*?)\s*#*$")
 _OWN_LINE = re.compile(r"\s*(?:[-*+]\s|\d+[.)]\s|>|\|)")  # 列表、引用、表格各占一行
-_RULE = re.compile(r"\s*\|?(?:\s*:?-{2,}:?\s*\|?)+\s*$|\s*(?:[*_]\s*){3,}$")  # 表格的横线、分隔线
+# 表格的横线、分隔线；量词都不回头（+），不然一长串横线后面跟着字要试到天荒地老
+_RULE = re.compile(r"\s*+\|?(?:\s*+:?-{2,}+:?\s*+\|?)++\s*+$|\s*+(?:[*_]\s*+){3,}+$")
 _MARKS = (
     (re.compile(r"!\[[^\]]*\]\([^)]*\)"), ""),  # 图片
     (re.compile(r"\[([^\]]+)\]\([^)]*\)"), r"\1"),  # 链接留文字
@@ -124,7 +130,7 @@ def read_docx(path: Path, name: str) -> list[Page]:
         titles = {style.style_id for style in document.styles
                   if style.name in ("Title", "Heading 1", "Heading 2", "heading 1", "heading 2")}
         blocks = list(_blocks(document.element.body, titles))
-    except (PackageNotFoundError, zipfile.BadZipFile, KeyError, ValueError, etree.LxmlError) as error:
+    except BROKEN as error:
         raise LabError(f"{name} 已损坏或不是 Word 文档（{type(error).__name__}），"
                        "请在 Word 里打开后另存一份 .docx 再试。") from None
     if document.element.body.findall(".//" + qn("w:txbxContent")):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import unicodedata
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,8 +22,9 @@ from labutils.errors import LabError
 # pypdf 遇到小毛病会往日志里写英文；真正有事时下面会用一句中文说清楚
 logging.getLogger("pypdf").setLevel(logging.CRITICAL)
 
-BROKEN = (PyPdfError, ValueError, KeyError, TypeError, AttributeError, IndexError,
-          RecursionError, ZeroDivisionError)
+# 坏在哪里，pypdf 就在哪里报什么：用不了的压缩方式是 NotImplementedError（属 RuntimeError）
+BROKEN = (PyPdfError, pypdf.errors.DeprecationError, ValueError, LookupError, TypeError,
+          AttributeError, RuntimeError, ArithmeticError, AssertionError, EOFError, zlib.error)
 
 
 @dataclass
@@ -76,6 +78,9 @@ def _open(path: Path, name: str) -> pypdf.PdfReader:
         raise LabError(f"{name} 用了 AES 加密，请先运行 pip install 'pypdf[crypto]'。") from None
     except EmptyFileError:
         raise LabError(f"{name} 是空文件（0 字节），请重新下载或复制这份文件。") from None
+    except NotImplementedError:
+        raise LabError(f"{name} 的加密方式（如证书加密）或压缩方式这里读不了，"
+                       "请用 PDF 阅读器打开，再“打印/导出为 PDF”另存一份。") from None
     except BROKEN as error:
         raise LabError(_damaged(name, error)) from None
     return reader

@@ -125,15 +125,23 @@ def _check_groups(groups: dict[str, list[dict]]) -> None:
         raise LabError("没有可以对比的问题：请检查 train.json、dev.json 和 data/probes 是否为空。")
     for group, items in groups.items():
         for number, item in enumerate(items, 1):
-            missing = [] if item.get("answer") else ["answer"]
-            if not isinstance(item.get("key_points"), list) or not item["key_points"]:
-                missing.append("key_points（要点列表）")
-            if not (item.get("question") or item.get("messages")):
-                missing.append("question")
-            if missing:
-                raise LabError(
-                    f"问题组 {group} 的第 {number} 题缺少 {'、'.join(missing)}，请补上再对比。"
-                )
+            if missing := _missing(item):
+                raise LabError(f"问题组 {group} 的第 {number} 题缺少 {'、'.join(missing)}，"
+                               "或写的不是文字，请改好再对比。")
+
+
+def _missing(item: dict) -> list[str]:
+    """缺了哪几项；类型不对的也算，不然要等全部答完、打分时才出错"""
+    points, messages = item.get("key_points"), item.get("messages")
+    asked = [item.get("question")]
+    if messages:
+        asked = [m.get("content") if isinstance(m, dict) and "role" in m else None for m in messages] \
+            if isinstance(messages, list) else []
+    return [name for name, texts in (
+        ("answer", [item.get("answer")]),
+        ("key_points（要点列表）", points if isinstance(points, list) else []),
+        ("question", asked),
+    ) if not texts or not all(isinstance(text, str) and text for text in texts)]
 
 
 def _ask(model, tokenizer, items, title, report, generation) -> list[str]:

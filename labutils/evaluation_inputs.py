@@ -21,10 +21,20 @@ def load_groups(
     train.json 与 dev.json 只有对话，没有要点和页码，所以按问题文字去 qa_file 里找回来；
     找不到时抛出 LabError，说明哪个文件第几条。探针文件缺失或格式不对时也抛出 LabError。
     """
-    known = {row.get("question", "").strip(): row for row in qa_dataset.load_qa(qa_file)}
+    known = _by_question(qa_file)
     files = {"train": Path(data_dir) / "train.json", "unseen": Path(data_dir) / "dev.json"}
     groups = {name: _rejoin(path, known, qa_file) for name, path in files.items()}
     return groups | {name: load_probes(Path(probes_dir) / f"{name}.jsonl") for name in PROBES}
+
+
+def _by_question(qa_file: str | Path) -> dict[str, dict]:
+    known = {}
+    for number, row in enumerate(qa_dataset.load_qa(qa_file), 1):
+        question = row.get("question", "")
+        if not isinstance(question, str):
+            raise LabError(f"{rel(qa_file)} 第 {number} 条的 question 不是文字，请改成一句问题。")
+        known[question.strip()] = row
+    return known
 
 
 def _rejoin(path: Path, known: dict[str, dict], qa_file: str | Path) -> list[dict]:

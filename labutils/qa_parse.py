@@ -22,8 +22,12 @@ _THINK = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORE
 _THINK_END = re.compile(r"\A.*</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 _THINK_START = re.compile(r"<think(?:ing)?>.*\Z", re.DOTALL | re.IGNORECASE)
 _FENCE = re.compile(r"^[ \t]*```.*$", re.MULTILINE)
-# 一条问答的开头。消息以 "role" 开头，外层包装以别的键开头，都不会认错
-_ITEM = re.compile(r'\{\s*["\'“]?(?:conversations|question|fact_id|id)["\'”]?\s*[:：]')
+# 一条问答的开头。消息以 "role" 开头，外层包装以别的键开头，都不会认错；
+# 以页码、证据等开头的，要同一层后面有问题才算，不然外层的 {"page": 1, "pairs": [{… 也成了一条
+_ITEM = re.compile(
+    r'\{\s*["\'“]?(?:(?:conversations|question|fact_id|id)["\'”]?\s*[:：]|'
+    r'(?:page|evidence|key_points|answer)["\'”]?\s*[:：]'
+    r'(?=[^{}]*["\'“](?:conversations|question)["\'”]\s*[:：]))')
 _KEYS = {"conversations", "role", "content", "question", "answer", "id", "fact_id", "key_points",
          "page", "evidence"}
 

@@ -55,7 +55,7 @@ def read_table(path: str | Path) -> list[tuple[int, dict[str, str]]]:
     """
     name = rel(path)
     text = _read(Path(path), name)
-    rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text)))
+    rows = _rows(text, name)
     header = [cell.strip() for cell in rows[0]] if rows else []
     for column in REQUIRED:
         if column not in header:
@@ -85,6 +85,16 @@ def _read(path: Path, name: str) -> str:
     if data.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
         raise LabError(f"{name} 是 Excel 工作簿，不是 CSV，{save_as}。")
     return decode(data, name, save_as)
+
+
+def _rows(text: str, name: str) -> list[list[str]]:
+    rows: list[list[str]] = []
+    try:
+        rows.extend(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text)))
+    except csv.Error:  # 一格超过 128 KB：引号没有配对，后面整张表都成了这一格
+        raise LabError(f"{name} 第 {len(rows) + 1} 行有一格长得离谱，可能是引号被改坏了，"
+                       "请对照导出的表修好。") from None
+    return rows
 
 
 def _delimiter(text: str) -> str:

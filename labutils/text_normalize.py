@@ -19,12 +19,18 @@ MEASURES = (
     "学课小分季"
 )
 COMPOUND = {"学": "期时年分", "课": "时", "小": "时", "分": "钟", "季": "度"}
-NOT_NUMBER_AFTER = "统唯之其不专单万几数"  # 统一、唯一、之一、其一、不一、几十、数十
 NUMBER_CHARS = "".join(DIGITS) + "".join(UNITS)
+NONZERO = "一二两三四五六七八九"
 
-_CHINESE = re.compile(f"(?<![{NOT_NUMBER_AFTER}])[{NUMBER_CHARS}]+")
-_PERCENT = re.compile(f"百分之([{NUMBER_CHARS}]+|[0-9.]+)")
-_WITH_UNIT = re.compile(r"(\d+(?:\.\d+)?)([百千万亿]+)")
+# 统一、唯一、之一、其一、不一、专一、单一；几十、数十、数十万（“人数十五人”里却是十五）
+_WORD = f"(?<=[统唯之其不专单])一|(?<=[几数])十(?![{NONZERO}])"
+# 数字后面紧跟着的不换，免得“5万一次”里的两个数连成一个
+_CHINESE = re.compile(rf"(?<!\d)(?!{_WORD})[{NUMBER_CHARS}]+")
+_TWO_DIGITS = re.compile(f"[{NONZERO}]{{2}}")
+_PERCENT = re.compile(f"百分之(?:([{NUMBER_CHARS}]+)(?:点([{''.join(DIGITS)}]+))?|([0-9.]+))")
+_WITH_UNIT = re.compile(r"(\d+(?:\.\d+)?)([百千万亿]*)")
+_MIXED = re.compile(r"(?<!\d)\d++(?:\.\d++)?[百千万亿]++(?:\d++(?:\.\d++)?[百千万亿]*+)*+")
+_BELOW_ZERO = re.compile(rf"(?<![\da-z%{NUMBER_CHARS}])(?:[-−]|零下)(?=\d+(?:\.\d+)?\s*°c)")
 _THOUSANDS = re.compile(r"(?<![\d,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _DATE = re.compile(r"(?<!\d)(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?!\d)")
 _RANGE = re.compile(r"(?<=[\d%])\s*[-–—―~～至到]+\s*(?=\d)")
@@ -72,14 +78,15 @@ def _one_pass(text: str) -> str:
     text = _THOUSANDS.sub(lambda m: m[0].replace(",", ""), text)
     text = unicodedata.normalize("NFKC", text).casefold()
     text = _DATE.sub(lambda m: f"{m[1]}年{int(m[2])}月{int(m[3])}日", text)
-    text = _PERCENT.sub(lambda m: f"{_to_digits(m[1])}%", text)
+    text = _PERCENT.sub(_percent, text)
     whole = text.strip()
     if whole and all(c in NUMBER_CHARS for c in whole):  # 整段就是一个数，如要点“五”
         return _to_digits(whole)
     text = _CHINESE.sub(_replace_number, text)
-    text = _WITH_UNIT.sub(_expand_unit, text)
+    text = _MIXED.sub(_expand_units, text)
     text = _YEAR_BEFORE_RANGE.sub("", text)  # “2019年到2021年”就是“2019—2021年”
     text = _RANGE.sub("至", text)
+    text = _BELOW_ZERO.sub("负", text)
     text = _drop_punctuation(text)
     return _DATE_ZERO.sub("", text)
 
@@ -126,6 +133,8 @@ def _is_measure(rest: str) -> bool:
 def _to_digits(chars: str) -> str:
     if not any(c in UNITS for c in chars):
         return "".join(str(DIGITS.get(c, c)) for c in chars)
+    if _TWO_DIGITS.search(chars):  # “三四百”是约数，“十四五”是五年规划的名称，都不是一个数
+        return chars
     total = section = digit = 0  # 总数；“万”“亿”以内的一段；还没遇到单位的数字
     last_unit, after_zero = 1, False
     for char in chars:
@@ -143,8 +152,32 @@ def _to_digits(chars: str) -> str:
     return str(total + section + digit)
 
 
-def _expand_unit(match: re.Match[str]) -> str:
-    whole, _, fraction = match[1].partition(".")
-    zeros = sum(len(str(UNITS[c])) - 1 for c in match[2])
+def _percent(match: re.Match[str]) -> str:
+    chinese, fraction, digits = match.groups()
+    whole = digits or _to_digits(chinese)
+    return f"{whole}.{_to_digits(fraction)}%" if fraction else f"{whole}%"
+
+
+def _expand_units(match: re.Match[str]) -> str:
+    """“1.5万”→ 15000，“5万3千”→ 53000；接不成一个数的（“3百5百”“1万5”）原样不动。"""
+    number, room = "", 0  # room：末尾还能填几位
+    for digits, units in _WITH_UNIT.findall(match[0]):
+        zeros = sum(len(str(UNITS[c])) - 1 for c in units)
+        piece = _shift(digits, zeros)
+        if number and not _fits(piece, number, room, whole=not units):
+            return match[0]
+        number, room = number[: len(number) - len(piece)] + piece if number else piece, zeros
+    return number
+
+
+def _fits(piece: str, number: str, room: int, whole: bool) -> bool:
+    """piece 能不能填进 number 末尾的零里；不带单位的要正好填满，如“1万2000”。"""
+    enough = len(piece) == room if whole else len(piece) <= room
+    return enough and piece.isdigit() and not number[-len(piece) :].strip("0")
+
+
+def _shift(digits: str, zeros: int) -> str:
+    """小数点右移 zeros 位。"""
+    whole, _, fraction = digits.partition(".")
     shifted = whole + fraction[:zeros].ljust(zeros, "0")
     return (shifted.lstrip("0") or "0") + ("." + fraction[zeros:] if fraction[zeros:] else "")

@@ -4,9 +4,11 @@
 """
 
 import json
+import os
 import threading
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 from labutils import paths
 from labutils.errors import LabError
@@ -43,13 +45,22 @@ class Feedback:
     def _append(self, line: bytes) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as file:
+            with self.path.open("a+b") as file:
+                line = b"\n" + line if _is_torn(file) else line
                 if file.tell() + len(line) > MAX_BYTES:
                     raise LabError("反馈文件已经写满，请告诉老师：把 "
                                    f"{paths.rel(self.path)} 移走后就能继续收。")
                 file.write(line)
         except OSError as error:
             raise LabError(f"反馈没有保存下来：{sentence(error, self.path)}") from error
+
+
+def _is_torn(file: BinaryIO) -> bool:
+    """上次断电只写了半行：新的一条要另起一行，不能接在半行后面。"""
+    if not file.tell():
+        return False
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"
 
 
 def read_pairs(path: str | Path = FILE) -> list[tuple[str, dict]]:

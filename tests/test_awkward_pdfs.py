@@ -1,5 +1,7 @@
 """难读的 PDF：读出来的文字要和人读的一样，读不出的要有一句话说清楚。PDF 都在测试里现做。"""
 
+import contextlib
+import random
 import re
 import time
 
@@ -10,6 +12,7 @@ from awkward_pdfs import LEFT, MIXED, RIGHT, VERTICAL, WRAPPED
 from document_errors import error_of
 
 from labutils.document import read_pages
+from labutils.errors import LabError
 from labutils.qa_evidence import on_page
 
 
@@ -136,6 +139,33 @@ def test_encrypted_damaged_and_no_pages(tmp_path):
     assert "不完整" in error_of(tmp_path / "cut.pdf")
     pypdf.PdfWriter().write(tmp_path / "none.pdf")
     assert "一页也没有" in error_of(tmp_path / "none.pdf")
+
+
+def test_unknown_encryption_and_compression(tmp_path):
+    """证书加密、不认识的压缩方式：pypdf 报的是 NotImplementedError。"""
+    path = awkward.rotated(tmp_path / "good.pdf", 0)
+    writer = pypdf.PdfWriter(clone_from=path)
+    writer.encrypt("", algorithm="RC4-128")
+    writer.write(path)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"/Standard", b"/Adobe.PubSec"))
+    assert "证书加密" in error_of(path)
+    data = awkward.rotated(tmp_path / "odd.pdf", 0).read_bytes()
+    for name in (b"/FlatXDecode", b"/Fl         "):  # 后一种是 pypdf 不再认的旧简写
+        (tmp_path / "odd.pdf").write_bytes(data.replace(b"/FlateDecode", name))
+        assert "第 1 页已损坏" in error_of(tmp_path / "odd.pdf")
+
+
+def test_a_hundred_flipped_bytes(tmp_path):
+    """随便改坏一个字节：要么照样读得出，要么一句话说清楚。"""
+    data, rng = awkward.rotated(tmp_path / "good.pdf", 0).read_bytes(), random.Random(0)
+    path = tmp_path / "bad.pdf"
+    for _ in range(100):
+        broken = bytearray(data)
+        broken[rng.randrange(len(data))] = rng.randrange(256)
+        path.write_bytes(broken)
+        with contextlib.suppress(LabError):
+            assert read_pages(path)
 
 
 def test_one_damaged_page_is_skipped_with_a_note(tmp_path, capsys, monkeypatch):

@@ -220,6 +220,10 @@ def test_a_plain_model_cannot_be_compared(tmp_path):
         ({"train": []}, "没有可以对比的问题"),
         ({"train": [TRAIN, {**TRAIN, "key_points": []}]}, "第 2 题缺少 key_points"),
         ({"train": [{**TRAIN, "key_points": "5年"}]}, "key_points"),
+        ({"train": [{**TRAIN, "key_points": [2023]}]}, "train 的第 1 题缺少 key_points.*不是文字"),
+        ({"train": [{**TRAIN, "answer": 5}]}, "缺少 answer"),
+        ({"train": [{**TRAIN, "question": None}]}, "缺少 question"),
+        ({"general": [{**TRAIN, "messages": ["你好"]}]}, "缺少 question"),
         ({"general": [{"id": "G", "answer": "是", "key_points": ["是"]}]}, "缺少 question"),
     ],
 )
@@ -258,6 +262,12 @@ def test_a_question_from_another_split_is_named(folders):
     qa_dataset.save_conversations([TRAIN, {**TRAIN, "question": "别处来的？"}],
                                   folders[1] / "train.json")  # fmt: skip
     with pytest.raises(LabError, match=r"train.json 第 2 条的问题“别处来的？”不在"):
+        load_groups(*folders)
+
+
+def test_a_question_that_is_not_text_is_named(folders):
+    qa_dataset.write_json_lines([TRAIN, {**UNSEEN, "question": None}], folders[0])
+    with pytest.raises(LabError, match="qa.jsonl 第 2 条的 question 不是文字"):
         load_groups(*folders)
 
 

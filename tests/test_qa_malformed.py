@@ -24,6 +24,8 @@ def dump(*items):
 
 
 GOOD = dump(item())
+FLAT = {"page": "1", "evidence": "借书期限是三十天", "key_points": ["三十天"], "answer": "三十天。",
+        "question": "书可以借多久？"}
 CUT = dump(item(), item(question="图书馆一周开几天？", answer="六天。"))
 ODD = {"conversations": [{"role": "human", "content": "甲"}]}
 
@@ -49,6 +51,10 @@ REPLIES = [
     ("字符串里有没转义的引号", GOOD.replace("三十天。", '"三十天"。'), 1, "已修好"),
     ("字符串里有真的换行", GOOD.replace("三十天。", "三十天\n。"), 1, ""),
     ("不包在数组里，一行一个", json.dumps(item()) + "\n" + json.dumps(item(question="借期是几天？")), 2, ""),
+    ("键的次序倒过来", dump(dict(reversed(item().items())), item(question="借期是几天？")), 2, ""),
+    ("问题写在页码、证据后面", dump(FLAT), 1, ""),
+    ("外层也有页码", GOOD.replace('{"pairs"', '{"page": 1, "pairs"'), 1, ""),
+    ("页码开头，断在第二条", dump(FLAT, FLAT)[:-30], 1, "断"),
     ("键名全错", dump({"Q": "借多久？", "A": "三十天"}), 0, "没有问答"),
     ("角色名错", dump(ODD), 0, "不是一问一答"),
     ("只有问题的列表", '{"questions": ["借多久？", "开几天？"]}', 0, "没有问答"),

@@ -240,6 +240,7 @@ def test_blank_and_missing_rows_are_not_reviewed(sheet):
         ("编号,问题\r\n".encode(), "第 1 行没有“决定”这一列"),
         ("编号,决定,决定\r\n".encode(), "第 1 行有 2 个“决定”"),
         ("编号,决定\r\nF01-1,接受,多,出\r\n".encode(), "第 2 行比表头多出 2 格"),
+        ("编号,决定\r\nF01-1,接受\r\nF01-2,\"".encode() + b"x" * 140_000, "第 3 行.*引号"),
     ],
 )
 def test_unreadable_sheet_is_one_clear_sentence(tmp_path, data, words):

@@ -54,6 +54,18 @@ def test_many_writers_lose_nothing(feedback):
     assert len(to_pairs(feedback.path)) == 200
 
 
+def test_a_vote_after_half_a_line_begins_a_new_line(feedback):
+    feedback.save("第一问", "答", "微调后", vote=UP)
+    with feedback.path.open("ab") as file:
+        file.write('{"question": "断'.encode())
+    feedback.save("第二问", "答", "微调后", vote=UP)
+    with pytest.raises(LabError, match="第 2 行"):
+        to_pairs(feedback.path)
+    lines = feedback.path.read_bytes().splitlines(keepends=True)
+    feedback.path.write_bytes(lines[0] + lines[2])  # 照提示删掉那半行，别的都在
+    assert [pair["question"] for pair in to_pairs(feedback.path)] == ["第一问", "第二问"]
+
+
 def test_size_is_bounded(feedback, monkeypatch):
     with pytest.raises(LabError, match="超过上限 2000"):
         feedback.save("问", "答", "微调后", correction="长" * 2001)
