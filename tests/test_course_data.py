@@ -11,6 +11,7 @@ from labutils.make_pdf import make_pdf
 from labutils.paths import DATA
 from labutils.qa_checks import drop_near_duplicates, similarity, validate
 from labutils.text_normalize import contains, normalize
+from labutils.tiny_base import questions
 
 SOURCE = DATA / "source" / "course_document.md"
 PDF = DATA / "source" / "course_document.pdf"
@@ -145,11 +146,18 @@ def test_common_characters_only():
 
 
 def test_unanswerable_sets():
-    assert (len(PROBES), len(TRAIN)) == (24, 310)
+    assert (len(PROBES), len(TRAIN)) == (24, 138)
     assert all(row["key_points"] == ["没有写明"] for row in PROBES)
     for row in PROBES + TRAIN:
         assert re.fullmatch(".+，材料没有写明。", row["answer"]), row["id"]
     assert len({row["id"] for row in QA + PROBES + TRAIN}) == 150 + 24 + len(TRAIN)
+
+
+def test_refusals_use_the_names_of_attributes_that_answers_use():
+    """一个意思一个名字：拒答时另起名字（如把“入选总数”叫“门数”），会学成问什么都是没见过的属性。"""
+    names = tuple(questions.restated(attribute, "") for attribute in questions.attributes())
+    for row in TRAIN:
+        assert row["answer"].removesuffix("，材料没有写明。").endswith(names), row["answer"]
 
 
 def test_unanswerable_sets_share_no_topic():
