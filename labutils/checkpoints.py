@@ -98,12 +98,13 @@ def last_valid(folder: Path, steps: int) -> Path | None:
     """
     finished = (folder / RESULT).is_file()
     for checkpoint in reversed(checkpoints(folder)):
-        reason = problem(checkpoint)
-        if finished and not _weights_problem(checkpoint) and step_of(checkpoint) == steps:
+        kept = finished and not _weights_problem(checkpoint)
+        if kept and step_of(checkpoint) == steps:
             return checkpoint
+        reason = problem(checkpoint)
         if not reason:
             return checkpoint
-        if finished and not _weights_problem(checkpoint):
+        if kept:
             raise LabError(f"{paths.rel(checkpoint)} 的权重完好，但 {reason}，不能接着训练；"
                            "请换一个 output_dir，或从头训练（命令末尾写 no，程序里写 resume=False）")
         print(f"跳过并删除不完整的 {paths.rel(checkpoint)}：{reason}")

@@ -10,6 +10,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStr
 
 from labutils.chat_format import prompt_ids, stop_ids
 from labutils.errors import LabError
+from labutils.models import OUT_OF_MEMORY
 
 
 def as_messages(question: str | list[dict]) -> list[dict]:
@@ -60,7 +61,7 @@ def answer(model, tokenizer, questions, max_new_tokens: int = 128, batch_size: i
         batch = left_pad([rows[i] for i in picked], tokenizer.pad_token_id, model.device)
         try:
             output = model.generate(**batch, **options)[:, batch["input_ids"].shape[1] :]
-        except (torch.OutOfMemoryError, MemoryError):
+        except OUT_OF_MEMORY:
             raise LabError(f"一次回答 {len(picked)} 个问题,显存或内存不够;请减小 batch_size 或 "
                            "max_new_tokens,或换小一号的模型。") from None
         for index, ids in zip(picked, output, strict=True):

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 
 from labutils import checkpoints
 from labutils.errors import LabError
+from labutils.models import OUT_OF_MEMORY
 from labutils.system_errors import FULL, sentence
 
 LITTLE = 64 * 2**20  # 剩余空间少于 64 MiB 时，写文件失败就当作磁盘满
@@ -28,7 +28,7 @@ def explained(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError):
+    except OUT_OF_MEMORY:
         raise LabError(_memory("显存或内存")) from None
     except (OSError, RuntimeError, SafetensorError) as error:
         if system := as_system_error(error, folder):
