@@ -33,7 +33,7 @@ def check_adapter_alive(model, tokenizer, question: str) -> str:
     old, new = _text(tokenizer, without), _text(tokenizer, with_adapter)
     top = f"最可能的仍是“{new}”" if old == new else f"最可能的由“{old}”变为“{new}”"
     return (f"适配器在工作：{len(matrices)} 个 B 矩阵中 {alive} 个不为零；对“{question}”，"
-            f"下一个词元的概率分布变化了 {change:.1%}，{top}")
+            f"下一个词元的概率分布变化了 {change * 100:.2g}%，{top}")
 
 
 @torch.no_grad()
