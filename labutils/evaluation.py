@@ -17,6 +17,7 @@ import pandas as pd
 from labutils import comparison_files, comparison_html, inference
 from labutils.errors import LabError
 from labutils.evaluation_inputs import find_adapter, load_groups, load_probes
+from labutils.kept_answers import KeptAnswers
 from labutils.text_metrics import bleu_4, fact_correct, lexical_baseline, rouge_l
 
 __all__ = [
@@ -89,6 +90,7 @@ def compare(
 
     groups：{组: 题}，每题有 question 或 messages（多轮，以 user 结尾）、answer、key_points。
     写出 comparison.json、.csv、.html 与 PNG；每答完一组用 report 报一行进度。
+    答完一批存一批：中途停下再运行，答过的题不再答。
     模型没有适配器、题目缺项、out_dir 写不进去时，在回答之前抛出 LabError。讲解见 notebooks/03_before_after。
     """
     if not hasattr(model, "disable_adapter"):
@@ -96,12 +98,17 @@ def compare(
     _check_groups(groups)
     comparison_files.check_folder(Path(out_dir))
     model.eval()  # 训练状态下的 dropout 会让两遍回答随机不同
+    kept = KeptAnswers(Path(out_dir), model, generation)
+    if kept:
+        report(f"接着上次没有做完的对比：已有 {len(kept)} 个回答")
     replies = {}
     for stage, name in STAGES.items():
         with model.disable_adapter() if stage == "before" else nullcontext():
             for group, items in groups.items():
                 title = f"{name} · {comparison_html.group_name(group)}"
-                replies[stage, group] = _ask(model, tokenizer, items, title, report, generation)
+                started = time.perf_counter()
+                replies[stage, group] = _ask(model, tokenizer, items, stage, kept, generation)
+                report(f"{title}：{len(items)} 题，{time.perf_counter() - started:.1f} 秒")
     rows = [
         _score_row(group, item, replies["before", group][i], replies["after", group][i])
         for group, items in groups.items()
@@ -117,6 +124,7 @@ def compare(
         notes=_notes(rows),
     )
     result.files = comparison_files.write_all(result, Path(out_dir))
+    kept.forget()
     return result
 
 
@@ -144,12 +152,16 @@ def _missing(item: dict) -> list[str]:
     ) if not texts or not all(isinstance(text, str) and text for text in texts)]
 
 
-def _ask(model, tokenizer, items, title, report, generation) -> list[str]:
-    started = time.perf_counter()
+def _ask(model, tokenizer, items, stage, kept: KeptAnswers, generation) -> list[str]:
+    """每题的回答；答过的从 kept 取，没答过的答完一批记一批"""
     prompts = [item.get("messages") or item["question"] for item in items]
-    replies = inference.answer(model, tokenizer, prompts, **generation)
-    report(f"{title}：{len(items)} 题，{time.perf_counter() - started:.1f} 秒")
-    return replies
+    new = [prompt for prompt in prompts if kept.get(stage, prompt) is None]
+    inference.answer(
+        model, tokenizer, new, **generation,
+        on_batch=lambda picked, replies: kept.add(
+            stage, [(new[i], reply) for i, reply in zip(picked, replies, strict=True)]),
+    )  # fmt: skip
+    return [kept.get(stage, prompt) for prompt in prompts]
 
 
 def _score_row(group: str, item: dict, before: str, after: str) -> dict:

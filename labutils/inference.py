@@ -1,7 +1,7 @@
 """批量生成与流式生成。讲解见 notebook 03(批量)与 notebook 04(流式)。"""
 
 import queue
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from threading import Event, Thread
 
@@ -46,8 +46,11 @@ def clean(tokenizer, ids) -> str:
 
 @torch.inference_mode()
 def answer(model, tokenizer, questions, max_new_tokens: int = 128, batch_size: int = 32,
+           on_batch: Callable[[list[int], list[str]], None] | None = None,
            **generation) -> list[str]:
     """批量回答;每个问题是字符串或消息列表,返回同样顺序的回答。
+
+    on_batch(题号, 回答):每答完一批调用一次,用来边答边存。
 
     默认贪心解码。按长度排序后分批,减少补齐的浪费。generation 里的其余参数交给
     ``model.generate``(如 temperature、top_p、repetition_penalty)。显存或内存不够时抛出 LabError。
@@ -66,6 +69,8 @@ def answer(model, tokenizer, questions, max_new_tokens: int = 128, batch_size: i
                            "max_new_tokens,或换小一号的模型。") from None
         for index, ids in zip(picked, output, strict=True):
             replies[index] = clean(tokenizer, ids)
+        if on_batch:
+            on_batch(picked, [replies[index] for index in picked])
     return replies
 
 

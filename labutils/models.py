@@ -249,6 +249,8 @@ def load(name_or_path: str | Path, dtype=None, device=None, quantization: str | 
     model, tokenizer = _load_base(adapter_base(folder), dtype, device, quantization)
     try:
         tuned = adapters.load(model, folder)
+    except OUT_OF_MEMORY as error:
+        raise _failed(rel(folder), error) from None
     except BROKEN as error:
         raise LabError(f"适配器 {rel(folder)} 与基座 {model.name_or_path} 对不上："
                        f"{first_line(error)}。请用训练时的同一个基座。") from error

@@ -68,12 +68,17 @@ class FakePeft:
     def eval(self):
         self.in_training = False
 
+    def named_parameters(self):
+        return [("lora_A", torch.ones(2, 2))]
 
-def fake_answer(model, tokenizer, questions, **generation):
+
+def fake_answer(model, tokenizer, questions, on_batch=None, **generation):
     assert not model.in_training, "对比前应当切到 eval，否则 dropout 会干扰"
     book = AFTER if model.adapter_on else BEFORE
     asked = [q if isinstance(q, str) else q[-1]["content"] for q in questions]
-    return [book.get(question, "不知道") for question in asked]
+    replies = [book.get(question, "不知道") for question in asked]
+    on_batch(list(range(len(replies))), replies)
+    return replies
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +191,7 @@ def test_progress_is_reported_group_by_group(monkeypatch, tmp_path):
 
 
 def test_an_adapter_without_effect_is_noticed(monkeypatch, tmp_path):
-    monkeypatch.setattr(inference, "answer", lambda m, t, questions: ["一样"] * len(questions))
+    monkeypatch.setattr(inference, "answer", lambda m, t, questions, on_batch: on_batch([0], ["一样"]))
     result = compare(FakePeft(), None, {"train": [TRAIN]}, tmp_path, report=lambda line: None)
     assert "适配器没有起作用" in result.notes[0]
     assert "适配器没有起作用" in result.files["html"].read_text(encoding="utf-8")

@@ -99,6 +99,15 @@ def test_adapter_error_without_words_is_still_one_sentence(adapter, monkeypatch)
         models.load(adapter)
 
 
+def test_memory_that_runs_out_while_the_adapter_is_put_on_is_said(adapter, monkeypatch):
+    def fail(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("labutils.adapters.load", fail)
+    with pytest.raises(LabError, match="显存或内存放不下"):
+        models.load(adapter)
+
+
 def test_damaged_weights_give_one_sentence(toy_base, tmp_path):
     broken = shutil.copytree(toy_base, tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"\x00" * 20)
