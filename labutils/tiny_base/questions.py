@@ -16,11 +16,11 @@ NOUN_FRAMES = (
     "S的N是W S的N为W SN是W S的N是W来着 S规定的N是W S的N有什么规定 说说S的N S里N写的是W "
     "N是W，我问的是S 我想知道S的N S的N，你知道吗 关于N，S怎么说 查一下S的N S在N方面怎么规定 "
     "S对N的规定是W S的N具体是W S中N是W 介绍一下S的N S明确的N是W S里提到的N有W S的N应当是W "
-    "对于S，N是W N方面S有什么要求 S这边N是W 按照S，N是W"
+    "对于S，N是W N方面S有什么要求 S这边N是W 按照S，N是W S的“N”是W S讲的“N”，指的是W"
 ).split()
 OPENINGS = "请问 请问一下， 你好， 您好，请问 麻烦问下， 想问问 老师， 我想问一下， 同学问： 帮我看看， 打听一下， 请回答：".split()
 CLOSINGS = "呢 呀 啊 ，谢谢 ，麻烦了 ，急 来着 ？我不太清楚 ，请说明".split()
-SUBJECT_FORMS = ("S",) * 6 + ("《S》", "S里", "S文件里", "S这个", "S中")
+SUBJECT_FORMS = ("S",) * 6 + ("《S》", "“S”", "S里", "S文件里", "S这个", "S中")
 FILLERS = "听说 按规定 到底 究竟 一般来说 通知里讲 申报的时候 有人问 按文件 现在 具体来讲 从材料看 这次".split()
 ASIDES = "按O的说法， O里讲到， 照O来看， O提到的 看了O， 对照O， O给 在O当中，".split()
 MODIFIERS = ("今年的 新发的 最近公布的 大家都在问的 上面发的 数量最多的 规模最小的 名单里的 文件里说的 学校转发的 "
