@@ -50,8 +50,8 @@ clean:  ## 删除虚拟环境与缓存（保留 output/ 和 runs/）
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV_STAMP):
-	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "需要 Python 3.11 或更新的版本，而 $(PY) 不是；请安装后重试，或指定：make lab PY=python3.11" >&2; exit 1; }
+	@$(PY) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || { \
+	  echo "需要 Python 3.11–3.14，而 $(PY) 不是；请安装后重试，或指定：make lab PY=python3.11" >&2; exit 1; }
 	$(PY) -m venv --clear $(VENV) || { rm -rf $(VENV); \
 	  echo "建立虚拟环境失败；Debian/Ubuntu 请先安装 python3-venv" >&2; exit 1; }
 	@touch $@

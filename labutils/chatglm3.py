@@ -1,7 +1,7 @@
 """官方 ChatGLM3 文件夹直接读进 transformers 自带的 GlmForCausalLM：不改写 12 GB 权重，不执行下载来的代码。
 
 两者是同一个结构：同样的分组查询、只转一半维度的旋转位置、SwiGLU 与 RMSNorm，只是配置键与张量的名字不同，
-而且官方把 q、k、v 的权重上下叠成一个 query_key_value。这里写着两张对照表。讲解见 notebook 02。
+而且官方把 q、k、v 的权重上下叠成一个 query_key_value。这里写着两张对照表。讲解见 notebook 90。
 """
 
 import json

@@ -1,4 +1,4 @@
-"""由官方的 tokenizer.model 造出快速分词器，编号与官方逐个相同。讲解见 notebook 02。
+"""由官方的 tokenizer.model 造出快速分词器，编号与官方逐个相同。讲解见 notebook 90。
 
 tokenizer.model 是 SentencePiece 的 BPE 模型，一份 protobuf；只需要其中几个字段，所以自己读，不装别的包。
 字段编号出自 google/sentencepiece 的 sentencepiece_model.proto。

@@ -46,7 +46,7 @@ def run(
         list[str] | None, typer.Option("-p", help="其他 notebook 参数，写成 名字=值，可重复")
     ] = None,
 ) -> None:
-    """按顺序跑完全部 notebook，写出报告 report.html 与摘要 summary.json。"""
+    """按顺序跑完 00–04 五个 notebook，写出报告 report.html 与摘要 summary.json。"""
     from labutils import lab_run, notebook_parameters, report
 
     given = notebook_parameters.split_assignments(p or [])
@@ -115,7 +115,9 @@ def infer(
 
 @app.command()
 def compare(
-    checkpoint: Checkpoint = "",
+    checkpoint: Annotated[
+        str, typer.Argument(help="checkpoint-N 文件夹（适配器）；不写就用最近一次的结果")
+    ] = "",
     data: Annotated[
         str, typer.Option(help="含 train.json 与 dev.json 的文件夹；不写就用适配器旁边的，没有就用 data")
     ] = "",
@@ -186,9 +188,10 @@ def main() -> None:
     style.ARGUMENTS_PANEL_TITLE, style.OPTIONS_PANEL_TITLE = "参数", "选项"
     style.COMMANDS_PANEL_TITLE = "命令"
     console.print_anything()
+    command = console.let_help_wrap(typer.main.get_command(app))
     try:
         # typer 自己接住 Ctrl-C，只给出退出码 130
-        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        code = command(sys.argv[1:] or ["--help"], standalone_mode=False)
     except LabError as error:
         typer.secho(f"{console.process_name()}{error}", fg="red", err=True)
         code = 1

@@ -18,7 +18,7 @@ def dataset(
     pdf: Annotated[str, typer.Argument(help="要读的 PDF")] = "data/source/course_document.pdf",
     qa: Annotated[str, typer.Option(help="现成的问答对（JSON Lines）")] = "data/qa.jsonl",
     out: Annotated[str, typer.Option(help="实验文件夹；数据写进它的 data/")] = "output/lab",
-    api_model: Annotated[str, typer.Option(help="出题的大模型名；空着且没有 --preset 就用附带的样例")] = "",
+    api_model: Annotated[str, typer.Option(help="出题的大模型名；空着且没有 --preset 就用 --qa 的问答")] = "",
     seed: Annotated[int, typer.Option(help="随机种子，同样的种子得到同样的结果")] = 42,
     feedback: Annotated[
         str, typer.Option(help="网页存下的评价与改正，例如 output/feedback.jsonl；合格的作为新问答加进来")
@@ -33,7 +33,7 @@ def dataset(
     ] = 5.0,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="超过 --max-cost 也不问，直接做")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="只再问上次失败的块")] = False,
-    unanswerable: Annotated[int, typer.Option(min=0, help="另出几个“文件没有写明”的问题，单独成文件")] = 0,
+    unanswerable: Annotated[int, typer.Option(min=0, help="另出几个“没有写明”的问题，单独成文件")] = 0,
 ) -> None:
     """从 PDF 与问答对做出 train.json 和 dev.json（notebook 01）。
 

@@ -37,7 +37,8 @@ def demo(
     """打开对话网页（notebook 04）。
 
     也认课程原来的环境变量 MODEL_PATH、TOKENIZER_PATH、CG_APP_ROUTE_PATH；密码也可以用
-    LAB_DEMO_AUTH=用户名:密码 指定，对外开放时不指定就自动生成；服务器的密钥用 OPENAI_API_KEY。
+    LAB_DEMO_AUTH=用户名:密码 指定，用 --share 或 --host 对外开放时不指定就自动生成；
+    服务器的密钥用 OPENAI_API_KEY。
     """
     if adapter and checkpoint:
         raise LabError("检查点与 --adapter 只写一个。")

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
+from typing import Any
 
 from typer.exceptions import TyperException
 
@@ -121,3 +122,12 @@ def usage_sentence(error: TyperException) -> str:
     elif found := re.match(r"Got unexpected extra arguments?.*\((.*)\)", message):
         message = f"多出了参数 {found[1]}。"
     return f"{message}用法见 {command or 'labutils'} --help"
+
+
+def let_help_wrap(command: Any) -> Any:
+    """标点后面加一个空格：帮助的表格只在空格处换行，排不下的中文会变成省略号。"""
+    for part in (command, *command.commands.values()):
+        for text in (part, *part.params):
+            if text.help:
+                text.help = re.sub(r"(?<=[，；、）：])(?=\S)", " ", text.help)
+    return command

@@ -1,4 +1,4 @@
-"""对话网页的另一种后端：把问题转给兼容 OpenAI 接口的服务器，逐段取回回答。讲解见 notebook 04。
+"""对话网页的另一种后端：把问题转给兼容 OpenAI 接口的服务器，逐段取回回答。讲解见 notebook 90。
 
 vLLM、SGLang、transformers serve 都是这种服务器；模型不在这个进程里，也没有“微调前后”的开关。
 """
@@ -27,7 +27,7 @@ class Endpoint:
     密钥只从环境变量 OPENAI_API_KEY 取，本地的服务器可以不设；从不打印。
     """
 
-    parallel = 8  # 服务器自己会排队、拼批，网页不必一次只问一个
+    parallel = 32  # 服务器自己会排队、拼批；与本机的模型同样多（web_chat）
     about = "问题转给另一台服务器上的模型回答，所以不显示“微调前 / 微调后”开关。"
 
     def __init__(self, url: str, model: str, timeout: float = 120.0):

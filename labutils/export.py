@@ -1,7 +1,7 @@
 """写出独立的模型文件夹：官方 ChatGLM3 换成原生格式，或把适配器合并进基座。
 
 写出的文件夹用普通的 AutoModelForCausalLM、AutoTokenizer 和 vLLM 都能直接读。
-都是先写进 <名字>.partial，全部写好、核对过才改名，所以中途失败不会留下半个结果。讲解见 notebook 04。
+都是先写进 <名字>.partial，全部写好、核对过才改名，所以中途失败不会留下半个结果。讲解见 notebook 90。
 """
 
 import json

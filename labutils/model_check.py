@@ -1,6 +1,6 @@
 """labutils check MODEL：不用 GPU，看一个模型文件夹是否完整、是不是课程所说的那个模型。
 
-只读配置、权重文件的头和分词器，不载入权重（.bin 格式要读一遍核对校验和）。讲解见 notebook 00。
+只读配置、权重文件的头和分词器，不载入权重（.bin 格式要读一遍核对校验和）。讲解见 notebook 90。
 """
 
 from __future__ import annotations

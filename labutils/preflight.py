@@ -21,7 +21,7 @@ from labutils.errors import LabError
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 MARKS = {OK: "✓", WARN: "!", FAIL: "✗"}
-TESTED_PYTHON = (3, 11)
+TESTED_PYTHON, TOO_NEW_PYTHON = (3, 11), (3, 15)  # 与 pyproject.toml 的 requires-python 相同
 GIB = 1024**3
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
 
@@ -59,7 +59,9 @@ def check_environment() -> list[Check]:
 def check_python(running: tuple[int, int] = sys.version_info[:2]) -> Check:
     name, text = "Python", f"{running[0]}.{running[1]}"
     if running < TESTED_PYTHON:
-        return Check(name, FAIL, f"{text} 太旧", "请安装 Python 3.11 或更新的版本")
+        return Check(name, FAIL, f"{text} 太旧", "请安装 Python 3.11–3.14")
+    if running >= TOO_NEW_PYTHON:
+        return Check(name, FAIL, f"{text} 太新，依赖的包还不支持", "请安装 Python 3.11–3.14")
     if running > TESTED_PYTHON:
         return Check(name, WARN, f"{text}，本实验在 3.11 上实测", "遇到问题时先换 Python 3.11 再试")
     return Check(name, OK, text)

@@ -27,6 +27,14 @@ def test_each_command_has_chinese_help(call, capsys, command):
     assert "选项" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS), ["export"], ["merge"]])
+def test_help_is_whole_in_a_narrow_terminal(call, capsys, monkeypatch, command):
+    """表格放不下的中文曾经变成省略号：“估算超过就停下；0 不设上限”读成“估算超过就停…不设上限”。"""
+    monkeypatch.setenv("COLUMNS", "80")
+    call(*command, "--help")
+    assert "…" not in capsys.readouterr().out
+
+
 def test_no_arguments_shows_help(call, capsys):
     assert call() == 0
     assert "finetune" in capsys.readouterr().out

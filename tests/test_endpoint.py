@@ -162,7 +162,7 @@ def test_command_opens_the_page_without_loading_a_model(monkeypatch, call, capsy
     with running() as server:
         arguments = ["--endpoint", server.url, "--model", MODEL, "--port", str(free_port())]
         assert call("demo", *arguments) == 130
-    assert opened["model"].name == MODEL and opened["parallel"] == 8
+    assert opened["model"].name == MODEL and opened["parallel"] == 32
     captured = capsys.readouterr()
     assert KEY not in captured.out + captured.err
 

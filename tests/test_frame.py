@@ -100,6 +100,20 @@ def test_constraints_hold_plain_versions_only():
     assert "+cpu" not in text and "file:" not in text and "://" not in text and "-e " not in text
 
 
+def test_python_range_is_the_same_everywhere():
+    from packaging.specifiers import SpecifierSet
+
+    from labutils.preflight import TESTED_PYTHON, TOO_NEW_PYTHON
+
+    declared = SpecifierSet(tomllib.loads(read("pyproject.toml"))["project"]["requires-python"])
+    low, high = (".".join(map(str, version)) for version in (TESTED_PYTHON, TOO_NEW_PYTHON))
+    assert declared == SpecifierSet(f">={low},<{high}")
+    assert f"not {TESTED_PYTHON} <= sys.version_info < {TOO_NEW_PYTHON}" in read("Makefile")
+    last = f"{TOO_NEW_PYTHON[0]}.{TOO_NEW_PYTHON[1] - 1}"
+    for name in ("Makefile", "README.md", "README.en.md", "labutils/preflight.py"):
+        assert f"{low}–{last}" in read(name), name
+
+
 def test_conda_installs_this_project():
     content = yaml.safe_load(read("environment.yml"))
     pip = next(item for item in content["dependencies"] if isinstance(item, dict))["pip"]

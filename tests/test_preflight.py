@@ -42,7 +42,7 @@ def test_package_range(text, status, word):
 
 
 @pytest.mark.parametrize(
-    ("running", "status"), [((3, 10), FAIL), ((3, 11), OK), ((3, 13), WARN)]
+    ("running", "status"), [((3, 10), FAIL), ((3, 11), OK), ((3, 14), WARN), ((3, 15), FAIL)]
 )
 def test_python_version(running, status):
     assert preflight.check_python(running).status == status
