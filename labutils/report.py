@@ -95,9 +95,20 @@ def _read_json(path: Path) -> dict:
 
 
 def _read_lines(path: Path) -> list[dict]:
-    """读 JSON Lines；不用 splitlines：它会在字符串里的 U+2028 处断开。"""
-    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
-    return [json.loads(line) for line in lines if line.strip()]
+    """读 JSON Lines；不用 splitlines：它会在字符串里的 U+2028 处断开。
+
+    磁盘写满、进程被杀时最后一行只有一半：那一行不要，前面的照样进报告。
+    """
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
+    lines = [line for line in lines if line.strip()]
+    rows = []
+    for line in lines:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            if line is not lines[-1]:
+                raise
+    return rows
 
 
 def _count_lines(path: Path) -> int | None:

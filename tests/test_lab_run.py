@@ -133,6 +133,15 @@ def test_line_separators_inside_an_answer_do_not_break_the_report(tmp_path):
     assert report.summarize(tmp_path, "tiny", 1, {}, None)["qa"]["pairs"] == 2
 
 
+def test_half_a_line_in_the_log_still_gives_a_report(tmp_path):
+    """训练时磁盘写满，日志的最后一行只有一半：正是老师最需要报告的时候。"""
+    log = tmp_path / "output" / "lora" / "training_log.jsonl"
+    log.parent.mkdir(parents=True)
+    log.write_text('{"step": 10, "loss": 2.0}\n{"step": 20, "loss": 1.0}\n{"step": 30, "ep', encoding="utf-8")
+    report.write(tmp_path, report.summarize(tmp_path, "tiny", 1, {}, None), {}, [])
+    assert "损失随训练步数的变化" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_interrupted_summary_keeps_the_old_one(tmp_path, interrupted):
     report.write(tmp_path, report.summarize(tmp_path, "tiny", 1, {}, None), {}, [])
     with interrupted(tmp_path / "summary.json"):
