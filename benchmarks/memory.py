@@ -1,6 +1,6 @@
 """内存估算准不准：``python benchmarks/memory.py``。
 
-每种形状造一个随机权重的模型，在单独的进程里真的训练几步，量出内存峰值，与 labutils.memory 的估算相比。
+每种形状造一个随机权重的模型，在单独的进程里真的训练几步，量出内存峰值，与 labutils.training.memory 的估算相比。
 量法：导入完各个库时的常驻内存为基线；训练开始时把内核记录的峰值清零（/proc/self/clear_refs），
 结束时读 VmHWM，减去基线。所以只能在 Linux 上运行。结果写进 benchmarks/memory.json 与 memory.md。
 """
@@ -48,7 +48,7 @@ def write_model(folder: Path, kind: str, shape: dict) -> None:
     """随机权重的模型，分词器用自带小模型的。"""
     import transformers
 
-    from labutils.tiny_base.vocab import build_tokenizer
+    from tools.tiny_base.vocab import build_tokenizer
 
     config = getattr(transformers, kind)(**shape)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
@@ -74,7 +74,8 @@ def train_and_measure(folder: Path, changes: dict) -> None:
     """在本进程里训练并打印量到的字节数：{"baseline", "loading", "peak"}。"""
     from transformers import TrainerCallback
 
-    from labutils import finetune, plots  # noqa: F401
+    from labutils.base import plots  # noqa: F401
+    from labutils.training import finetune  # noqa: F401
 
     found = {"baseline": memory_of("VmRSS")}
 
@@ -96,7 +97,7 @@ def compare(name: str) -> dict:
     import torch
     from transformers import AutoConfig
 
-    from labutils import finetune_config, memory
+    from labutils.training import finetune_config, memory
 
     kind, shape, changes = SHAPES[name]
     changes = FIXED | changes

@@ -12,7 +12,11 @@ import time
 from pathlib import Path
 
 import labutils  # noqa: F401  先设好环境变量
-from labutils import dataset_build, evaluation, finetune, models, paths
+from labutils.base import paths
+from labutils.comparison import evaluation
+from labutils.dataset import dataset_build
+from labutils.models import models
+from labutils.training import finetune
 
 GROUPS = {
     "train": "训练过的问法", "unseen": "没见过的问法",

@@ -35,7 +35,8 @@ LONGEST = 512
 
 def serve(model_path: str, way: str) -> None:
     """在这个进程里打开网页，打印网址；之后每收到一行就说出正在拼批的行数，直到标准输入关闭。"""
-    from labutils import batch_table, inference, models, web_batching, web_demo, web_limits
+    from labutils.demo import batch_table, web_batching, web_demo, web_limits
+    from labutils.models import inference, models
 
     tables = _watch(batch_table.Table)
     web_limits.Visitors.check = lambda *a: None  # 一个人问得比频率上限快得多
@@ -108,8 +109,10 @@ def running(model_path: str, way: str = "batch"):
 
 def references(model_path: str, count: int | None = None) -> dict[str, tuple[str, int]]:
     """每个问题单独回答的结果（页面上显示的样子）与它的词元数。"""
-    from labutils import inference, models, paths, qa_dataset
-    from labutils.web_text import show_answer
+    from labutils.base import paths
+    from labutils.dataset import qa_dataset
+    from labutils.demo.web_text import show_answer
+    from labutils.models import inference, models
 
     model, tokenizer = models.load(model_path)
     questions = [row["question"] for row in qa_dataset.load_qa(paths.DATA / "qa.jsonl")][:count]

@@ -12,8 +12,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from labutils import evaluation, models, paths, qa_dataset, web_demo
-from labutils.errors import LabError
+from labutils.base import paths
+from labutils.base.errors import LabError
+from labutils.comparison import evaluation
+from labutils.dataset import qa_dataset
+from labutils.demo import web_demo
+from labutils.models import models
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync"]

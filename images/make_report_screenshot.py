@@ -11,8 +11,8 @@ from pathlib import Path
 
 from make_demo_screenshot import FLAGS, find_browser, use_bundled_font
 
-from labutils import paths
-from labutils.errors import LabError
+from labutils.base import paths
+from labutils.base.errors import LabError
 
 
 def newest_report() -> Path:

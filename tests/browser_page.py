@@ -2,7 +2,7 @@
 
 import time
 
-from labutils.web_text import GUARD
+from labutils.demo.web_text import GUARD
 
 BOX = "#lab-box textarea"
 

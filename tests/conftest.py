@@ -13,8 +13,8 @@ import labutils  # noqa: F401  先设好环境变量
 @pytest.fixture(scope="session")
 def toy_base(tmp_path_factory):
     """随机权重的玩具底座(文件夹路径):结构、分词器、对话格式与自带小模型相同。"""
-    from labutils.tiny_base.recipe import Recipe, build_model, export
-    from labutils.tiny_base.vocab import build_tokenizer
+    from tools.tiny_base.recipe import Recipe, build_model, export
+    from tools.tiny_base.vocab import build_tokenizer
 
     folder = tmp_path_factory.mktemp("toy_base")
     recipe = Recipe(hidden_size=64, intermediate_size=128, num_hidden_layers=2,
@@ -27,7 +27,7 @@ def toy_base(tmp_path_factory):
 @pytest.fixture
 def call(monkeypatch):
     """像在命令行里那样执行 labutils 的一条命令,返回退出码。"""
-    from labutils import cli
+    from labutils.lab import cli
 
     def execute(*arguments):
         monkeypatch.setattr(sys, "argv", ["labutils", *arguments])
@@ -84,7 +84,7 @@ def page(browser, demo):
 @pytest.fixture(scope="module")
 def unlimited():
     """想问多少次就问多少次：有的测试文件要问几十、几百次。"""
-    from labutils.web_limits import Visitors
+    from labutils.demo.web_limits import Visitors
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Visitors, "check", lambda *a: None)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from labutils.document import read_pages
-from labutils.errors import LabError
+from labutils.base.errors import LabError
+from labutils.dataset.document import read_pages
 
 
 def error_of(path):

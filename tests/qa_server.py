@@ -19,8 +19,8 @@ from http.server import ThreadingHTTPServer
 
 from local_http import QuietHandler, serving
 
-from labutils.chunking import Chunk
-from labutils.qa_generation import generate, load_prompts
+from labutils.dataset.chunking import Chunk
+from labutils.dataset.qa_generation import generate, load_prompts
 
 KEY = "sk-sentinel-8f3a9c1d7e"
 TEMPORARY = ("429", "500", "slow", "reset", "empty", "truncated", "wrong_schema", "html")

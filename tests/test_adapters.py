@@ -12,9 +12,10 @@ from peft import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from transformers import GlmForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from labutils import adapters, chatglm3, checkpoints, export, finetune, finetune_config, inference, models
-from labutils.errors import LabError
-from labutils.training_job import add_lora
+from labutils.base.errors import LabError
+from labutils.models import adapters, chatglm3, export, inference, models
+from labutils.training import checkpoints, finetune, finetune_config
+from labutils.training.training_job import add_lora
 
 RANK, ALPHA = 4, 16
 TOLERANCE = 1e-4

@@ -2,11 +2,11 @@
 
 import pytest
 
-from labutils.api_cost import count_tokens, estimate
-from labutils.api_presets import Price, Service, find_service, load_presets, make_client
-from labutils.chunking import Chunk
-from labutils.errors import LabError
-from labutils.qa_prompts import load_prompts, qa_requests, unanswerable_requests
+from labutils.base.errors import LabError
+from labutils.dataset.api_cost import count_tokens, estimate
+from labutils.dataset.api_presets import Price, Service, find_service, load_presets, make_client
+from labutils.dataset.chunking import Chunk
+from labutils.dataset.qa_prompts import load_prompts, qa_requests, unanswerable_requests
 
 
 @pytest.fixture(autouse=True)

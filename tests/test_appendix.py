@@ -9,8 +9,10 @@ import nbformat
 import pytest
 import torch
 
-from labutils import lab_run, model_check, notebook_parameters, paths
-from labutils.known_models import CHATGLM3_6B
+from labutils.base import paths
+from labutils.lab import lab_run, notebook_parameters
+from labutils.models import model_check
+from labutils.models.known_models import CHATGLM3_6B
 
 PATH = paths.NOTEBOOKS / "90_chatglm3_6b.ipynb"
 NOTEBOOK = nbformat.read(PATH, as_version=4)

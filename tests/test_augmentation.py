@@ -2,7 +2,7 @@
 
 from random import Random
 
-from labutils import augmentation
+from labutils.training import augmentation
 
 QUESTION = "《实施方案》2023年规定的认定课程有效期一共是5年吗"
 

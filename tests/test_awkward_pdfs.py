@@ -11,9 +11,9 @@ import pytest
 from awkward_pdfs import LEFT, MIXED, RIGHT, VERTICAL, WRAPPED
 from document_errors import error_of
 
-from labutils.document import read_pages
-from labutils.errors import LabError
-from labutils.qa_evidence import on_page
+from labutils.base.errors import LabError
+from labutils.dataset.document import read_pages
+from labutils.dataset.qa_evidence import on_page
 
 
 @pytest.mark.parametrize("by_row", [False, True])

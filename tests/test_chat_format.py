@@ -3,9 +3,9 @@
 import chat_fakes
 import pytest
 
-from labutils import chat_format
-from labutils.errors import LabError
-from labutils.tiny_base.vocab import build_tokenizer
+from labutils.base.errors import LabError
+from labutils.models import chat_format
+from tools.tiny_base.vocab import build_tokenizer
 
 QUESTION = [{"role": "user", "content": "你好"}]
 TALK = [*QUESTION, {"role": "assistant", "content": "早上好"}]

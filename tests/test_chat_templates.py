@@ -6,9 +6,10 @@ import pytest
 from chat_fakes import FAMILIES, build_tokenizer, write_checkpoint
 from tokenizers import AddedToken
 
-from labutils import chat_format, finetune, inference, models, training_data
-from labutils.chat_format import IGNORE
-from labutils.errors import LabError
+from labutils.base.errors import LabError
+from labutils.models import chat_format, inference, models
+from labutils.models.chat_format import IGNORE
+from labutils.training import finetune, training_data
 
 QUESTION = [{"role": "user", "content": "你好 hello"}]
 TALK = [*QUESTION, {"role": "assistant", "content": "早上好 world"}]

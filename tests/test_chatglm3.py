@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import GlmForCausalLM
 
-from labutils import chat_format, chatglm3, export, inference, models
-from labutils.errors import LabError
+from labutils.base.errors import LabError
+from labutils.models import chat_format, chatglm3, export, inference, models
 
 SHAPES = {"小": {}, "深": {"layers": 4, "hidden": 64, "head_dim": 16, "ffn": 80},
           "宽头": {"hidden": 48, "heads": 8, "head_dim": 32, "groups": 2, "ffn": 64},

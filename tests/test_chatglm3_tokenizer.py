@@ -8,8 +8,8 @@ import pytest
 import sentencepiece
 from transformers import AutoTokenizer
 
-from labutils import chat_format, chatglm3, chatglm3_tokenizer
-from labutils.errors import LabError
+from labutils.base.errors import LabError
+from labutils.models import chat_format, chatglm3, chatglm3_tokenizer
 
 TEXTS = chatglm3_fake.varied_texts(6000, seed=1)
 

@@ -12,10 +12,10 @@ import struct
 import chatglm3_fake
 import pytest
 
-from labutils import chat_format, chatglm3, chatglm3_tokenizer, model_check, models
-from labutils.errors import LabError
-from labutils.known_models import CHATGLM3_6B
-from labutils.preflight import FAIL, OK, WARN
+from labutils.base.errors import LabError
+from labutils.lab.preflight import FAIL, OK, WARN
+from labutils.models import chat_format, chatglm3, chatglm3_tokenizer, model_check, models
+from labutils.models.known_models import CHATGLM3_6B
 
 SHARDS = 7
 

@@ -5,7 +5,7 @@ from itertools import accumulate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labutils.chunking import Page, chunks
+from labutils.dataset.chunking import Page, chunks
 
 HAN = "课程教学学生认定办法推荐计划年度材料"
 words = st.text(alphabet=HAN + "，、", min_size=1, max_size=30)

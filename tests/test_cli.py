@@ -9,8 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from labutils import cli, console, lab_run, paths, preflight
-from labutils.errors import LabError
+from labutils.base import paths
+from labutils.base.errors import LabError
+from labutils.lab import cli, console, lab_run, preflight
 
 COMMANDS = ("run", "dataset", "finetune", "infer", "compare", "demo", "check")
 
@@ -43,7 +44,7 @@ def test_no_arguments_shows_help(call, capsys):
 def test_help_does_not_load_heavy_libraries():
     code = (
         "import sys; sys.argv = ['labutils', '--help']\n"
-        "from labutils import cli\n"
+        "from labutils.lab import cli\n"
         "try: cli.main()\n"
         "except SystemExit: pass\n"
         "print('重', [m for m in ('torch', 'transformers', 'gradio') if m in sys.modules])"
@@ -146,7 +147,7 @@ def test_wrong_resume_argument(call, capsys):
 
 
 def test_finetune_keeps_the_shape_of_the_course_command(monkeypatch, call, capsys):
-    from labutils import finetune
+    from labutils.training import finetune
 
     seen = []
     monkeypatch.setattr(finetune, "run", lambda *args: seen.append(args) or "训练好了")
@@ -162,7 +163,7 @@ def test_dataset_writes_the_training_files(call, capsys, tmp_path):
 
 
 def fake_model(monkeypatch, pieces):
-    from labutils import inference, models
+    from labutils.models import inference, models
 
     monkeypatch.setattr(models, "load", lambda name: (name, None))
     asked = []
@@ -201,7 +202,7 @@ def test_conversation_ends_at_end_of_input(monkeypatch, capsys):
 
 
 def test_demo_reads_the_course_environment_variables(monkeypatch, call):
-    from labutils import web_demo
+    from labutils.demo import web_demo
 
     seen = {}
     monkeypatch.setattr(web_demo, "serve", lambda *args, **kw: seen.update(kw, args=args))
@@ -214,7 +215,7 @@ def test_demo_reads_the_course_environment_variables(monkeypatch, call):
 
 
 def test_demo_options_reach_the_page(monkeypatch, call, capsys):
-    from labutils import web_demo
+    from labutils.demo import web_demo
 
     seen = {}
     monkeypatch.setattr(web_demo, "serve", lambda *args, **kw: seen.update(kw, args=args))
@@ -263,7 +264,7 @@ def test_data_follows_the_adapter(trained):
 
 @pytest.mark.parametrize(("given", "used"), [((), None), (("--data", "data"), "data")])
 def test_compare_uses_the_data_of_the_adapter(monkeypatch, call, capsys, trained, given, used):
-    from labutils import evaluation
+    from labutils.comparison import evaluation
 
     def load_groups(qa, folder, probes):
         assert qa == folder / "qa.jsonl"
@@ -276,7 +277,7 @@ def test_compare_uses_the_data_of_the_adapter(monkeypatch, call, capsys, trained
 
 
 def test_demo_uses_the_data_of_the_adapter(monkeypatch, call, trained):
-    from labutils import web_demo
+    from labutils.demo import web_demo
 
     seen = []
     monkeypatch.setattr(web_demo, "serve", lambda *args, **kw: seen.append(kw["qa"]))
@@ -288,13 +289,16 @@ def test_demo_uses_the_data_of_the_adapter(monkeypatch, call, trained):
 
 
 @pytest.mark.parametrize(("command", "module", "name"), [
-    (("finetune", "data", "tiny", "configs/lora.yaml", "auto", "--out", "mine"), "finetune", "run"),
-    (("compare", "tiny", "--out", "mine"), "evaluation", "compare"),
-    (("export", "tiny", "mine"), "export", "export"), (("merge", "tiny", "mine"), "export", "merge"),
-    (("dataset", "--out", "mine"), "dataset_build", "build")])
+    (("finetune", "data", "tiny", "configs/lora.yaml", "auto", "--out", "mine"),
+     "training.finetune", "run"),
+    (("compare", "tiny", "--out", "mine"), "comparison.evaluation", "compare"),
+    (("export", "tiny", "mine"), "models.export", "export"),
+    (("merge", "tiny", "mine"), "models.export", "merge"),
+    (("dataset", "--out", "mine"), "dataset.dataset_build", "build")])
 def test_every_command_writes_to_the_same_place(monkeypatch, call, tmp_path, command, module, name):
     """在仓库里从仓库根目录算起，在别处从当前文件夹算起。"""
-    from labutils import evaluation, models
+    from labutils.comparison import evaluation
+    from labutils.models import models
 
     seen = []
     monkeypatch.setattr(f"labutils.{module}.{name}", lambda *args, **kw: seen.append(args) or 1 / 0)

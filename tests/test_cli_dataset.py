@@ -7,9 +7,9 @@ import sys
 import pytest
 from qa_server import KEY, serve
 
-from labutils import qa_requests
-from labutils.dataset_build import COURSE_PDF
-from labutils.document import chunks, read_pages
+from labutils.dataset import qa_requests
+from labutils.dataset.dataset_build import COURSE_PDF
+from labutils.dataset.document import chunks, read_pages
 
 PAGES = read_pages(COURSE_PDF)
 EVIDENCE = next(line for line in PAGES[1].text.splitlines() if len(line) > 30 and "。" in line)[:30]

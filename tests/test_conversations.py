@@ -5,11 +5,12 @@ import json
 import pytest
 from chat_fakes import build_tokenizer
 
-from labutils import chat_format, training_data
-from labutils.errors import LabError
-from labutils.finetune_config import Config
-from labutils.qa_dataset import load_conversations
-from labutils.tiny_base.vocab import build_tokenizer as tiny_tokenizer
+from labutils.base.errors import LabError
+from labutils.dataset.qa_dataset import load_conversations
+from labutils.models import chat_format
+from labutils.training import training_data
+from labutils.training.finetune_config import Config
+from tools.tiny_base.vocab import build_tokenizer as tiny_tokenizer
 
 USER = {"role": "user", "content": "北京天气"}
 THOUGHT = {"role": "assistant", "content": "我来查"}

@@ -7,11 +7,11 @@ from collections import Counter
 import pypdf
 import pytest
 
-from labutils.make_pdf import make_pdf
-from labutils.paths import DATA
-from labutils.qa_checks import drop_near_duplicates, similarity, validate
-from labutils.text_normalize import contains, normalize
-from labutils.tiny_base import questions
+from labutils.base.paths import DATA
+from labutils.base.text_normalize import contains, normalize
+from labutils.dataset.qa_checks import drop_near_duplicates, similarity, validate
+from labutils.training import questions
+from tools.make_pdf import make_pdf
 
 SOURCE = DATA / "source" / "course_document.md"
 PDF = DATA / "source" / "course_document.pdf"
@@ -45,7 +45,7 @@ def test_pdf_is_built_from_the_markdown(tmp_path):
     again = tmp_path / "again.pdf"
     make_pdf(SOURCE, again)
     same = again.read_bytes() == PDF.read_bytes() or drawing(again) == drawing(PDF)
-    assert same, "PDF 与 Markdown 不一致，请重新运行 python -m labutils.make_pdf"
+    assert same, "PDF 与 Markdown 不一致，请重新运行 python -m tools.make_pdf"
 
 
 def test_pdf_pages(pages):
@@ -191,9 +191,9 @@ def test_sample_responses_hold_all_pairs_and_real_defects():
 
 
 def test_replaying_the_samples_gives_the_shipped_pairs():
-    generation = pytest.importorskip("labutils.qa_generation")
-    from labutils.document import read_pages
-    from labutils.qa_dataset import flatten
+    generation = pytest.importorskip("labutils.dataset.qa_generation")
+    from labutils.dataset.document import read_pages
+    from labutils.dataset.qa_dataset import flatten
 
     pairs = []
     for path in sorted(DATA.glob("sample_responses/*.txt")):

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from labutils.csv_cells import protect, unprotect
+from labutils.dataset.csv_cells import protect, unprotect
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,14 @@ import pytest
 import zhplot
 from fpdf import FPDF
 
-import labutils.dataset_build as dataset_build
-from labutils import coverage
-from labutils.dataset_build import build, collect, locate_pages, name_facts
-from labutils.document import Chunk, Page
-from labutils.errors import LabError
-from labutils.paths import DATA
-from labutils.qa_dataset import load_conversations, load_qa, validate, write_json_lines
-from labutils.qa_generation import Generation
+import labutils.dataset.dataset_build as dataset_build
+from labutils.base.errors import LabError
+from labutils.base.paths import DATA
+from labutils.dataset import coverage
+from labutils.dataset.dataset_build import build, collect, locate_pages, name_facts
+from labutils.dataset.document import Chunk, Page
+from labutils.dataset.qa_dataset import load_conversations, load_qa, validate, write_json_lines
+from labutils.dataset.qa_generation import Generation
 
 COURSE = DATA / "source" / "course_document.pdf"
 FONT = next((Path(zhplot.__file__).parent / "fonts").rglob("*.ttf"))

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from labutils import coverage, dataset_plots, dataset_report
-from labutils.dataset_files import finish
-from labutils.document import Page, read_pages
-from labutils.errors import LabError
-from labutils.paths import DATA
-from labutils.qa_dataset import load_qa, split
+from labutils.base.errors import LabError
+from labutils.base.paths import DATA
+from labutils.dataset import coverage, dataset_plots, dataset_report
+from labutils.dataset.dataset_files import finish
+from labutils.dataset.document import Page, read_pages
+from labutils.dataset.qa_dataset import load_qa, split
 
 PAGES = [
     Page(1, "图书馆手册\n一、开放时间\n图书馆每周开放六天。周一上午闭馆。\n1. 例外\n节假日另行通知。"),

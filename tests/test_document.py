@@ -12,8 +12,8 @@ from fpdf import FPDF
 from fpdf.enums import AccessPermission
 from PIL import Image
 
-from labutils.document import Chunk, Page, chunks, clean_pages, join_lines, read_pages
-from labutils.errors import LabError
+from labutils.base.errors import LabError
+from labutils.dataset.document import Chunk, Page, chunks, clean_pages, join_lines, read_pages
 
 FONT = next((Path(zhplot.__file__).parent / "fonts").rglob("*.ttf"))
 LONG = "社会实践一流课程要求学生有70%以上的学时到基层去，把社会服务同思想政治教育结合在一起，" * 2

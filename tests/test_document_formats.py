@@ -10,12 +10,12 @@ from document_errors import error_of
 from docx.oxml import parse_xml
 from docx.oxml.ns import nsdecls
 
-from labutils import dataset_build
-from labutils.document import chunks, read_pages
-from labutils.document_characters import tidy
-from labutils.errors import LabError
-from labutils.qa_checks import validate
-from labutils.qa_evidence import on_page
+from labutils.base.errors import LabError
+from labutils.dataset import dataset_build
+from labutils.dataset.document import chunks, read_pages
+from labutils.dataset.document_characters import tidy
+from labutils.dataset.qa_checks import validate
+from labutils.dataset.qa_evidence import on_page
 
 TEXT = "学校图书馆每周开放六天，周一上午闭馆。借书期限是三十天。"
 

@@ -7,10 +7,10 @@ import pytest
 from gradio_client import Client
 from openai_fake import ANSWER, KEY, MODEL, running
 
-from labutils import web_demo
-from labutils.endpoint import Endpoint
-from labutils.errors import LabError
-from labutils.web_chat import AFTER, DEFAULTS, ChatEngine, generation_options
+from labutils.base.errors import LabError
+from labutils.demo import web_demo
+from labutils.demo.endpoint import Endpoint
+from labutils.demo.web_chat import AFTER, DEFAULTS, ChatEngine, generation_options
 
 QUESTION = [{"role": "user", "content": "有效期多久？"}]
 
@@ -143,7 +143,7 @@ def test_page_streams_from_the_server():
 
 
 def test_page_says_that_another_server_answers():
-    from labutils.web_style import title_block
+    from labutils.demo.web_style import title_block
 
     text = title_block(Endpoint("http://host", "<b>名"), has_adapter=False)
     assert "另一台服务器" in text and "&lt;b&gt;名" in text

@@ -8,9 +8,11 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from labutils import comparison_html, inference, qa_dataset
-from labutils.errors import LabError
-from labutils.evaluation import compare, find_adapter, load_groups, wilson_interval
+from labutils.base.errors import LabError
+from labutils.comparison import comparison_html
+from labutils.comparison.evaluation import compare, find_adapter, load_groups, wilson_interval
+from labutils.dataset import qa_dataset
+from labutils.models import inference
 
 TRAIN = {
     "id": "F01-1",
@@ -139,7 +141,7 @@ def test_json_has_the_promised_shape(result):
 
 
 def test_interrupted_table_keeps_the_old_one(result, interrupted):
-    from labutils.comparison_files import _write_csv
+    from labutils.comparison.comparison_files import _write_csv
 
     with interrupted(result.files["csv"]):
         _write_csv([], result.files["csv"])
@@ -156,7 +158,7 @@ def test_csv_opens_in_a_spreadsheet_and_runs_nothing(result):
 
 @pytest.mark.parametrize("text", ["=1", " =1", "　=1", "+1", "-1", "@a", "＝1", "\t1", "\n=1"])
 def test_every_way_to_start_a_formula_is_defused(text):
-    from labutils.comparison_files import _cell
+    from labutils.comparison.comparison_files import _cell
 
     assert _cell(text) == "'" + text
     assert _cell(-1.5) == -1.5 and _cell("有效期=5年") == "有效期=5年"
@@ -290,7 +292,7 @@ def trained(toy_base, tmp_path_factory):
     """toy_base 上的一个适配器：B 矩阵随机，所以开和关的回答不同"""
     from peft import LoraConfig, get_peft_model
 
-    from labutils import models
+    from labutils.models import models
 
     torch.manual_seed(0)
     model, tokenizer = models.load(toy_base, dtype="float32", device="cpu")
@@ -340,7 +342,7 @@ def test_no_adapter_at_all(tmp_path):
 
 
 def test_real_model_answers_differ_and_come_back_after_the_switch(trained, tmp_path):
-    from labutils import models
+    from labutils.models import models
 
     model, tokenizer = models.load(trained, dtype="float32", device="cpu")
     options = {"report": lambda line: None, "max_new_tokens": 8}

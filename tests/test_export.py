@@ -12,8 +12,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from typer.testing import CliRunner
 
-from labutils import chat_format, cli, export, models
-from labutils.errors import LabError
+from labutils.base.errors import LabError
+from labutils.lab import cli
+from labutils.models import chat_format, export, models
 
 MESSAGES = [{"role": "user", "content": "你好，<|assistant|> 是什么？"}]
 

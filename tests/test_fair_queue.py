@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from labutils.errors import LabError
-from labutils.fair_queue import FairQueue
+from labutils.base.errors import LabError
+from labutils.demo.fair_queue import FairQueue
 
 
 def start(queue, stop, order, name, told):

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from labutils.dataset_build import COURSE_PDF, build
-from labutils.errors import LabError
-from labutils.paths import DATA
-from labutils.qa_checks import validate
-from labutils.qa_dataset import check_no_leak, load_conversations, load_qa
-from labutils.web_feedback import DOWN, UP, Feedback
+from labutils.base.errors import LabError
+from labutils.base.paths import DATA
+from labutils.dataset.dataset_build import COURSE_PDF, build
+from labutils.dataset.qa_checks import validate
+from labutils.dataset.qa_dataset import check_no_leak, load_conversations, load_qa
+from labutils.demo.web_feedback import DOWN, UP, Feedback
 
 KNOWN = load_qa(DATA / "qa.jsonl")
 

@@ -11,9 +11,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from labutils import finetune, models, paths, training_job
-from labutils.errors import LabError
-from labutils.training_errors import explained
+from labutils.base import paths
+from labutils.base.errors import LabError
+from labutils.models import models
+from labutils.training import finetune, training_job
+from labutils.training.training_errors import explained
 
 CONFIG = """\
 dtype: fp32
@@ -265,7 +267,7 @@ def test_disk_filling_up_while_saving_keeps_only_whole_checkpoints(lab, toy_base
 
     monkeypatch.setattr(training_job.LabTrainer, "_save_optimizer_and_scheduler", full)
     usage = shutil.disk_usage(lab)._replace(free=1000)
-    monkeypatch.setattr("labutils.training_errors.shutil.disk_usage", lambda folder: usage)
+    monkeypatch.setattr("labutils.training.training_errors.shutil.disk_usage", lambda folder: usage)
     with pytest.raises(LabError, match="磁盘满了.*接着训练"):
         train(lab, toy_base)
     assert [p.name for p in sorted((lab / "out").glob("checkpoint-*"))] == ["checkpoint-6"]

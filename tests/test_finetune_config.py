@@ -2,9 +2,9 @@
 
 import pytest
 
-from labutils.errors import LabError
-from labutils.finetune_config import load_config, lora_targets, override
-from labutils.paths import CONFIGS
+from labutils.base.errors import LabError
+from labutils.base.paths import CONFIGS
+from labutils.training.finetune_config import load_config, lora_targets, override
 
 OFFICIAL = """\
 data_config:

@@ -6,7 +6,7 @@ import sys
 import pytest
 from matplotlib import font_manager, rcParams
 
-from labutils import fonts
+from labutils.base import fonts
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,7 @@ def test_choosing_a_font_prints_nothing_and_survives_rcdefaults(capsys):
 
 def test_import_touches_neither_pyplot_nor_the_backend():
     code = (
-        "import sys, labutils.plots\n"
+        "import sys, labutils.base.plots\n"
         "assert 'matplotlib.pyplot' not in sys.modules and 'zhplot' not in sys.modules\n"
         "import matplotlib; assert matplotlib.rcParams._get_backend_or_none() is None"
     )

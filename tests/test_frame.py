@@ -15,7 +15,8 @@ from nbconvert.filters.markdown_mistune import markdown2html_mistune
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from labutils import cli, lab_run, notebook_parameters, paths
+from labutils.base import paths
+from labutils.lab import cli, lab_run, notebook_parameters
 
 ROOT = paths.ROOT
 NOTEBOOKS = sorted(ROOT.glob("notebooks/[0-9]*.ipynb"))
@@ -103,14 +104,14 @@ def test_constraints_hold_plain_versions_only():
 def test_python_range_is_the_same_everywhere():
     from packaging.specifiers import SpecifierSet
 
-    from labutils.preflight import TESTED_PYTHON, TOO_NEW_PYTHON
+    from labutils.lab.preflight import TESTED_PYTHON, TOO_NEW_PYTHON
 
     declared = SpecifierSet(tomllib.loads(read("pyproject.toml"))["project"]["requires-python"])
     low, high = (".".join(map(str, version)) for version in (TESTED_PYTHON, TOO_NEW_PYTHON))
     assert declared == SpecifierSet(f">={low},<{high}")
     assert f"not {TESTED_PYTHON} <= sys.version_info < {TOO_NEW_PYTHON}" in read("Makefile")
     last = f"{TOO_NEW_PYTHON[0]}.{TOO_NEW_PYTHON[1] - 1}"
-    for name in ("Makefile", "README.md", "README.en.md", "labutils/preflight.py"):
+    for name in ("Makefile", "README.md", "README.en.md", "labutils/lab/preflight.py"):
         assert f"{low}–{last}" in read(name), name
 
 
@@ -146,7 +147,7 @@ def sources() -> dict[str, str]:
 def test_every_import_is_declared():
     wanted = {canonicalize_name(r.name) for r in declared("test")}
     known, missing = packages_distributions(), {}
-    own = {"labutils", *(path.stem for folder in ("tests", "benchmarks")
+    own = {"labutils", "tools", *(path.stem for folder in ("tests", "benchmarks")
                                for path in (ROOT / folder).glob("*.py"))}
     for name, source in sources().items():
         for module in imported_packages(source) - set(sys.stdlib_module_names) - own:

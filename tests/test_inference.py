@@ -5,9 +5,9 @@ import threading
 import pytest
 import torch
 
-from labutils import inference, models
-from labutils.chat_format import encode
-from labutils.errors import LabError
+from labutils.base.errors import LabError
+from labutils.models import inference, models
+from labutils.models.chat_format import encode
 
 TALK = {"你好": "早上好", "今天星期几": "今天星期三,明天星期四", "再见": "慢走"}
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from test_evaluation import GROUPS, fake_answer
 
-from labutils import inference
-from labutils.errors import LabError
-from labutils.evaluation import compare
-from labutils.kept_answers import NAME, KeptAnswers
+from labutils.base.errors import LabError
+from labutils.comparison.evaluation import compare
+from labutils.comparison.kept_answers import NAME, KeptAnswers
+from labutils.models import inference
 
 QUESTION = "管几年？"
 

@@ -10,8 +10,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from labutils import lab_run, notebook_parameters, paths, preflight, report
-from labutils.errors import LabError
+from labutils.base import paths
+from labutils.base.errors import LabError
+from labutils.lab import lab_run, notebook_parameters, preflight, report
 
 COMMON = 'MODEL = "tiny"\nSEED = 42\nOUT = "output/lab"'
 EXTRA = {
@@ -22,7 +23,7 @@ EXTRA = {
     "04_web_demo": '\nSHARE = False\nPORT = 0',
 }
 SETUP = (
-    "import json\nfrom labutils import paths\n"
+    "import json\nfrom labutils.base import paths\n"
     "out = paths.ROOT / OUT\n"
     "def write(name, text):\n"
     "    (out / name).parent.mkdir(parents=True, exist_ok=True)\n"
@@ -149,7 +150,7 @@ def test_interrupted_summary_keeps_the_old_one(tmp_path, interrupted):
 
 
 def test_failing_cell_is_named_and_reported(road, tmp_path):
-    code = "from labutils.errors import LabError\nraise LabError('第 3 行少了答案，请补上。')"
+    code = "from labutils.base.errors import LabError\nraise LabError('第 3 行少了答案，请补上。')"
     make_notebook(road, "02_lora_finetune", code)
     summary = lab_run.run(notebooks=road, out=tmp_path / "runs", say=lambda line: None)
     assert summary["ok"] is False

@@ -1,4 +1,4 @@
-"""labutils/make_pdf.py：解析、断行、缺字检查、可重复的输出。"""
+"""tools/make_pdf.py：解析、断行、缺字检查、可重复的输出。"""
 
 import subprocess
 import sys
@@ -6,8 +6,8 @@ import sys
 import pypdf
 import pytest
 
-from labutils import make_pdf as mp
-from labutils.errors import LabError
+from labutils.base.errors import LabError
+from tools import make_pdf as mp
 
 SMALL = """# 标题一
 
@@ -159,7 +159,7 @@ def test_missing_font_package_is_an_error(monkeypatch):
 
 
 def test_command_line(small, tmp_path):
-    command = [sys.executable, "-m", "labutils.make_pdf"]
+    command = [sys.executable, "-m", "tools.make_pdf"]
     root = mp.__file__.rsplit("labutils", 1)[0]
     good = subprocess.run(
         [*command, small, tmp_path / "a.pdf"], cwd=root, capture_output=True, encoding="utf-8"

@@ -10,9 +10,10 @@ import pytest
 import torch
 from transformers import GlmConfig
 
-from labutils import memory, memory_report, paths
-from labutils.finetune_config import load_config, override
-from labutils.preflight import OK, WARN
+from labutils.base import paths
+from labutils.lab.preflight import OK, WARN
+from labutils.training import memory, memory_report
+from labutils.training.finetune_config import load_config, override
 
 SIX_BILLION = GlmConfig(
     vocab_size=65024, hidden_size=4096, intermediate_size=13696, num_hidden_layers=28, head_dim=128,

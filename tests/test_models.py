@@ -7,8 +7,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from labutils import models
-from labutils.errors import LabError
+from labutils.base.errors import LabError
+from labutils.models import models
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +76,8 @@ def test_adapter_with_damaged_config(adapter, tmp_path):
 
 
 def test_adapter_of_another_base_is_refused(adapter, tmp_path, toy_base):
-    from labutils.tiny_base.recipe import Recipe, build_model, export
-    from labutils.tiny_base.vocab import build_tokenizer
+    from tools.tiny_base.recipe import Recipe, build_model, export
+    from tools.tiny_base.vocab import build_tokenizer
 
     recipe = Recipe(hidden_size=32, intermediate_size=64, num_hidden_layers=2,
                     num_attention_heads=2, num_key_value_heads=1)
@@ -94,7 +94,7 @@ def test_adapter_error_without_words_is_still_one_sentence(adapter, monkeypatch)
     def fail(*args):
         raise RuntimeError(" ")
 
-    monkeypatch.setattr("labutils.adapters.load", fail)
+    monkeypatch.setattr("labutils.models.adapters.load", fail)
     with pytest.raises(LabError, match="对不上：RuntimeError。"):
         models.load(adapter)
 
@@ -103,7 +103,7 @@ def test_memory_that_runs_out_while_the_adapter_is_put_on_is_said(adapter, monke
     def fail(*args):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("labutils.adapters.load", fail)
+    monkeypatch.setattr("labutils.models.adapters.load", fail)
     with pytest.raises(LabError, match="显存或内存放不下"):
         models.load(adapter)
 
@@ -163,7 +163,7 @@ def test_weights_missing_a_tensor_are_refused(toy_base, tmp_path):
 
 
 def test_tokenizer_of_a_larger_model_is_refused(toy_base, tmp_path):
-    from labutils.tiny_base.recipe import Recipe, build_model
+    from tools.tiny_base.recipe import Recipe, build_model
 
     class Small:
         def __len__(self):

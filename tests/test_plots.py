@@ -4,8 +4,9 @@ import warnings
 
 import pytest
 
-from labutils import dataset_plots, fonts, plots
-from labutils.errors import LabError
+from labutils.base import fonts, plots
+from labutils.base.errors import LabError
+from labutils.dataset import dataset_plots
 
 LOG = [
     {"step": 5, "loss": 2.0},

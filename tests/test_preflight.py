@@ -6,9 +6,10 @@ import socket
 import pytest
 from packaging.requirements import Requirement
 
-from labutils import paths, preflight
-from labutils.errors import LabError
-from labutils.preflight import FAIL, OK, WARN
+from labutils.base import paths
+from labutils.base.errors import LabError
+from labutils.lab import preflight
+from labutils.lab.preflight import FAIL, OK, WARN
 
 CONFIG = paths.CONFIGS / "lora_tiny.yaml"
 PDF = paths.DATA / "source" / "course_document.pdf"

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from labutils.document import Page
-from labutils.errors import LabError
-from labutils.qa_dataset import (
+from labutils.base.errors import LabError
+from labutils.dataset.document import Page
+from labutils.dataset.qa_dataset import (
     check_no_leak,
     drop_near_duplicates,
     load_conversations,

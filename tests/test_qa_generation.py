@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from labutils.chunking import Chunk
-from labutils.errors import LabError
-from labutils.qa_generation import (
+from labutils.base.errors import LabError
+from labutils.base.text_normalize import normalize
+from labutils.dataset.chunking import Chunk
+from labutils.dataset.qa_generation import (
     Prompts,
     fill,
     load_prompts,
@@ -14,8 +15,7 @@ from labutils.qa_generation import (
     parse_response,
     replay,
 )
-from labutils.qa_prompts import unanswerable_requests
-from labutils.text_normalize import normalize
+from labutils.dataset.qa_prompts import unanswerable_requests
 
 
 def item(question="计划多少门？", answer="4000门左右。", **extra):

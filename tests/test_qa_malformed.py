@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from labutils.chunking import Page
-from labutils.dataset_build import collect
-from labutils.qa_parse import parse_response
+from labutils.dataset.chunking import Page
+from labutils.dataset.dataset_build import collect
+from labutils.dataset.qa_parse import parse_response
 
 TEXT = "图书馆每周开放六天。借书期限是三十天。"
 PAGE = [Page(1, TEXT)]

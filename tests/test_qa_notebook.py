@@ -7,14 +7,15 @@ import pytest
 from nbclient import NotebookClient
 from qa_server import KEY, long_text, serve
 
-from labutils import lab_run, paths
+from labutils.base import paths
+from labutils.lab import lab_run
 
 SETUP = """
 %xmode Verbose
 import logging
 logging.basicConfig(level=logging.DEBUG)
-from labutils.chunking import Chunk
-from labutils.qa_generation import Prompts, generate
+from labutils.dataset.chunking import Chunk
+from labutils.dataset.qa_generation import Prompts, generate
 chunks = [Chunk(f"第{{i}}号事项的办理期限是{{i + 10}}天。", (i,)) for i in range(1, 7)]
 prompts = Prompts("JSON", "：\\n{{{{文本}}}}")
 out = {out!r}
@@ -25,7 +26,8 @@ CELLS = [
     "result = generate(chunks, 'm', out, prompts, concurrency=1)",  # 服务器答 401，并把密钥说出来
     "result = generate(chunks, 'm', out, prompts, max_cost=1)",
     # 程序自己在处理这个 401 时出错：调用栈最长，还会打印每一层的变量
-    "import labutils.qa_requests as module\nmodule.explain = None\ngenerate(chunks, 'm', out, prompts)",
+    "import labutils.dataset.qa_requests as module\nmodule.explain = None\n"
+    "generate(chunks, 'm', out, prompts)",
 ]
 
 

@@ -13,12 +13,12 @@ import time
 import pytest
 from qa_server import KEY, serve
 
-from labutils import qa_generation, qa_requests
-from labutils.api_presets import find_service, make_client
-from labutils.chunking import Chunk
-from labutils.errors import LabError
-from labutils.qa_generation import Prompts, generate
-from labutils.qa_requests import FIRST_TRIES, TRIES, Caller, CallFailed
+from labutils.base.errors import LabError
+from labutils.dataset import qa_generation, qa_requests
+from labutils.dataset.api_presets import find_service, make_client
+from labutils.dataset.chunking import Chunk
+from labutils.dataset.qa_generation import Prompts, generate
+from labutils.dataset.qa_requests import FIRST_TRIES, TRIES, Caller, CallFailed
 
 PROMPTS = Prompts(system="出题 JSON", user="第 {{页码}} 页，{{问答对数}} 对：\n{{文本}}",
                   unanswerable="写 {{问题数}} 个：\n{{文本}}", chars_per_fact=100)
@@ -312,7 +312,7 @@ def test_refused_estimate(tmp_path, shop):
 
 
 def test_actual_cost_above_the_limit_stops_and_keeps_what_came(tmp_path, shop, monkeypatch):
-    monkeypatch.setattr("labutils.api_cost.OUTPUT_TOKENS_PER_PAIR", 1)  # 估算远低于实际
+    monkeypatch.setattr("labutils.dataset.api_cost.OUTPUT_TOKENS_PER_PAIR", 1)  # 估算远低于实际
     few = Prompts("", "{{文本}}")
     with pytest.raises(LabError, match="已花约 0.8 元，超过上限 0.7.*已收到的回复都在"):
         generate(CHUNKS, "", tmp_path, few, preset="shop", max_cost=0.7, concurrency=1)
@@ -337,8 +337,8 @@ def test_usage_missing_is_guessed_and_said(tmp_path, monkeypatch, capsys):
 
 CHILD = """
 import sys
-from labutils.chunking import Chunk
-from labutils.qa_generation import Prompts, generate
+from labutils.dataset.chunking import Chunk
+from labutils.dataset.qa_generation import Prompts, generate
 chunks = [Chunk(f"第{i}号事项的办理期限是{i + 10}天。", (i,)) for i in range(1, 30)]
 try:
     generate(chunks, "m", sys.argv[1], Prompts("JSON", "：\\n{{文本}}"), concurrency=2)
@@ -387,7 +387,7 @@ def test_two_runs_in_one_folder_do_not_pay_twice(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="要用 /dev/full")
 def test_disk_full_is_one_sentence_and_stops_paying(tmp_path, monkeypatch):
-    from labutils.qa_progress import Progress
+    from labutils.dataset.qa_progress import Progress
 
     opened = Progress.__enter__
 

@@ -7,14 +7,14 @@ import json
 
 import pytest
 
-from labutils import qa_review, review_file
-from labutils.dataset_files import apply_review, export_review, finish, load
-from labutils.document import Page
-from labutils.errors import LabError
-from labutils.qa_checks import validate
-from labutils.qa_dataset import load_conversations
-from labutils.review_file import COLUMNS
-from labutils.review_html import table
+from labutils.base.errors import LabError
+from labutils.dataset import qa_review, review_file
+from labutils.dataset.dataset_files import apply_review, export_review, finish, load
+from labutils.dataset.document import Page
+from labutils.dataset.qa_checks import validate
+from labutils.dataset.qa_dataset import load_conversations
+from labutils.dataset.review_file import COLUMNS
+from labutils.dataset.review_html import table
 
 PAGES = [Page(1, "图书馆每周开放六天。\n借书期限是三十天。\n逾期每天交费两角。"), Page(2, "周一上午闭馆。")]
 

@@ -2,13 +2,13 @@
 
 import pytest
 
-from labutils.document import Page, read_pages
-from labutils.paths import DATA
-from labutils.qa_checks import funnel, validate
-from labutils.qa_dataset import load_qa
-from labutils.qa_duplicates import drop_leaked, leaked
-from labutils.qa_evidence import nearest_span
-from labutils.qa_wording import is_chinese, outside_reference
+from labutils.base.paths import DATA
+from labutils.dataset.document import Page, read_pages
+from labutils.dataset.qa_checks import funnel, validate
+from labutils.dataset.qa_dataset import load_qa
+from labutils.dataset.qa_duplicates import drop_leaked, leaked
+from labutils.dataset.qa_evidence import nearest_span
+from labutils.dataset.qa_wording import is_chinese, outside_reference
 
 TEXT = (
     "线上一流课程计划认定4000门左右，课程须在全国性公开课程平台上向社会学习者开放。\n"

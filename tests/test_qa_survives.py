@@ -19,11 +19,11 @@ import zhplot
 from fpdf import FPDF
 from qa_server import KEY, LASTING, TEMPORARY, fault_of, generate_in_child, long_text, serve
 
-from labutils.dataset_build import collect
-from labutils.document import chunks, read_pages
-from labutils.qa_dataset import load_qa
-from labutils.qa_generation import generate, load_prompts
-from labutils.qa_prompts import qa_requests
+from labutils.dataset.dataset_build import collect
+from labutils.dataset.document import chunks, read_pages
+from labutils.dataset.qa_dataset import load_qa
+from labutils.dataset.qa_generation import generate, load_prompts
+from labutils.dataset.qa_prompts import qa_requests
 
 FONT = next((Path(zhplot.__file__).parent / "fonts").rglob("*.ttf"))
 SHARE = 0.2

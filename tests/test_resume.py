@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 import labutils  # noqa: F401
-from labutils import checkpoints, finetune, paths
-from labutils.errors import LabError
-from labutils.training_callbacks import TrainingLog, read_log
+from labutils.base import paths
+from labutils.base.errors import LabError
+from labutils.training import checkpoints, finetune
+from labutils.training.training_callbacks import TrainingLog, read_log
 
 # 用上一切随机的东西：dropout、词向量噪声、改写问题、混入的对话
 CONFIG = """\
@@ -44,7 +45,7 @@ peft_config:
 
 KILLED_RUN = """\
 import os, signal, sys
-from labutils import finetune, training_job
+from labutils.training import finetune, training_job
 data, base, config, out = sys.argv[1:]
 original = training_job.LabTrainer._save_optimizer_and_scheduler
 

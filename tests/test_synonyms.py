@@ -2,7 +2,7 @@
 
 from random import Random
 
-from labutils import synonyms
+from labutils.training import synonyms
 
 QUESTION = "教师申报课程至少要满足什么条件？"
 

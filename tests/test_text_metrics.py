@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from labutils.errors import LabError
-from labutils.text_metrics import (
+from labutils.base.errors import LabError
+from labutils.comparison.text_metrics import (
     LexicalSearch,
     bleu_4,
     fact_correct,

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from labutils.text_normalize import contains, normalize
+from labutils.base.text_normalize import contains, normalize
 
 SAME = [
     ("五年", "5 年"),

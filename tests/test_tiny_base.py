@@ -7,9 +7,10 @@ from random import Random
 import pytest
 import torch
 
-from labutils.paths import DATA
-from labutils.tiny_base import corpus, lexicon, probes, questions, vocab
-from labutils.tiny_base.recipe import Recipe, train
+from labutils.base.paths import DATA
+from labutils.training import questions
+from tools.tiny_base import corpus, lexicon, probes, vocab
+from tools.tiny_base.recipe import Recipe, train
 
 TOY = Recipe(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
              num_key_value_heads=1, length=128, rows=2, steps=4, warmup=2, save_every=2)
@@ -130,7 +131,7 @@ def test_training_can_start_from_given_weights(tmp_path, toy_base):
     """接着练:步数接着数,学习率从零重新升,第一步之前的权重就是给的那份。"""
     from transformers import GlmForCausalLM
 
-    from labutils.tiny_base import recipe
+    from tools.tiny_base import recipe
 
     begun = json.loads((toy_base / "recipe.json").read_text("utf-8"))["trained_steps"]
     toy = Recipe(**{k: v for k, v in json.loads((toy_base / "recipe.json").read_text("utf-8")).items()
@@ -145,7 +146,7 @@ def test_training_can_start_from_given_weights(tmp_path, toy_base):
 
 def train_until(folder, steps):
     """练到一半就“断电”:学习率按总步数算,所以借保存间隔来停。"""
-    import labutils.tiny_base.recipe as recipe_module
+    import tools.tiny_base.recipe as recipe_module
 
     class Stop(Exception):
         pass

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 import labutils  # noqa: F401
-from labutils import paths, training_data, training_plan
-from labutils.chat_format import IGNORE
-from labutils.errors import LabError
-from labutils.finetune_config import Config, load_config
-from labutils.text_normalize import normalize
-from labutils.tiny_base.vocab import build_tokenizer
+from labutils.base import paths
+from labutils.base.errors import LabError
+from labutils.base.text_normalize import normalize
+from labutils.models.chat_format import IGNORE
+from labutils.training import training_data, training_plan
+from labutils.training.finetune_config import Config, load_config
+from tools.tiny_base.vocab import build_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +182,7 @@ def test_collator_pads_left_and_keeps_only_the_labelled_end():
 
 
 def test_loss_is_the_same_as_with_right_padding_and_all_logits(toy_base):
-    from labutils import models
+    from labutils.models import models
 
     model, tokenizer = models.load(toy_base)
     rows = training_data.encode_source(tokenizer, source("qa", 5), 200)

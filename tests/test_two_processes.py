@@ -13,7 +13,8 @@ import pytest
 import yaml
 from accelerate import FullyShardedDataParallelPlugin
 
-from labutils import checkpoints, finetune, paths
+from labutils.base import paths
+from labutils.training import checkpoints, finetune
 
 STEPS, GLOBAL_BATCH = 12, 8
 
@@ -80,7 +81,7 @@ def test_continuing_with_another_number_of_processes_is_refused(two):
     _, folder, config = two
     done = launch("finetune", "data", "tiny", config, "--out", folder)
     assert done.returncode == 0 and "已训练完，直接使用" in done.stdout
-    from labutils.errors import LabError
+    from labutils.base.errors import LabError
 
     with pytest.raises(LabError, match="进程数：2 → 1"):
         finetune.run(paths.DATA, "tiny", config, folder)

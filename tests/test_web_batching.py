@@ -8,13 +8,14 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from labutils import models, web_batching
-from labutils.batch_table import Row, Table, processors
-from labutils.chat_format import prompt_ids
-from labutils.errors import LabError
-from labutils.growing_text import GrowingText
-from labutils.inference import answer, as_messages
-from labutils.web_batching import Batcher, can_batch
+from labutils.base.errors import LabError
+from labutils.demo import web_batching
+from labutils.demo.batch_table import Row, Table, processors
+from labutils.demo.web_batching import Batcher, can_batch
+from labutils.models import models
+from labutils.models.chat_format import prompt_ids
+from labutils.models.growing_text import GrowingText
+from labutils.models.inference import answer, as_messages
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import pytest
 from browser_page import BOX, answered, ask, last, open_page, set_slider, status, talk_on, wait_for
 from web_fakes import ANSWER, AdapterModel, CharTokenizer, FakeStream, PlainModel
 
-from labutils import web_demo
-from labutils.web_feedback import read_pairs
+from labutils.demo import web_demo
+from labutils.demo.web_feedback import read_pairs
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ from browser_page import ask, last, open_page, status, wait_for
 from PIL import Image
 from web_fakes import ANSWER, AdapterModel, CharTokenizer, FakeStream
 
-from labutils import paths, web_demo
+from labutils.base import paths
+from labutils.demo import web_demo
 
 ROWS = [{"question": "一流本科课程分哪几类？", "answer": ANSWER, "page": 2, "evidence": "分为五类"}]
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 880}

@@ -4,7 +4,7 @@ import pytest
 from browser_page import BOX, answered, ask, last, open_page, status, talk_on, wait_for
 from web_fakes import AdapterModel, CharTokenizer, FakeStream
 
-from labutils import web_demo
+from labutils.demo import web_demo
 
 
 @pytest.fixture(scope="module")

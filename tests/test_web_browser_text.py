@@ -5,7 +5,7 @@ from browser_page import BOX, answered, ask, last, status, wait_for
 from hostile import INPUTS
 from web_fakes import AdapterModel, CharTokenizer, FakeStream
 
-from labutils import web_demo
+from labutils.demo import web_demo
 
 EVIL = ('<script>window.hacked=1;alert(1)</script> <img src="http://outside.invalid/a.png" '
         'onerror="window.hacked=2"> <b>粗</b> &lt;i&gt; $$x^2$$ '

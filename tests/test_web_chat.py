@@ -5,9 +5,8 @@ import threading
 import pytest
 from web_fakes import AdapterModel, CharTokenizer, FakeStream, PlainModel
 
-from labutils import inference
-from labutils.errors import LabError
-from labutils.web_chat import (
+from labutils.base.errors import LabError
+from labutils.demo.web_chat import (
     AFTER,
     BEFORE,
     BOTH,
@@ -18,6 +17,7 @@ from labutils.web_chat import (
     check_question,
     generation_options,
 )
+from labutils.models import inference
 
 
 def user(text):
@@ -153,7 +153,7 @@ def tuned(toy_base):
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from labutils import models
+    from labutils.models import models
 
     model, tokenizer = models.load(toy_base, dtype="float32", device="cpu")
     config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "v_proj"])
@@ -167,7 +167,7 @@ def tuned(toy_base):
 
 
 def test_real_adapter_switch_matches_batched_answers(tuned):
-    from labutils.inference import answer
+    from labutils.models.inference import answer
 
     model, tokenizer = tuned
     chat = ChatEngine(model, tokenizer)

@@ -14,9 +14,10 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError, AuthenticationError
 from web_fakes import ANSWER, AdapterModel, CharTokenizer, FakeStream, PlainModel
 
-from labutils import models, web_address, web_demo
-from labutils.errors import LabError
-from labutils.web_source import Sources, examples
+from labutils.base.errors import LabError
+from labutils.demo import web_address, web_demo
+from labutils.demo.web_source import Sources, examples
+from labutils.models import models
 
 
 def launch(model=None, stream=None, **options):
@@ -347,7 +348,7 @@ def test_bad_auth_variable_is_explained(monkeypatch):
 @pytest.mark.skipif(os.name == "nt", reason="Windows 没有 SIGINT 可发给子进程")
 def test_serve_answers_until_interrupted(toy_base):
     port = free_port()
-    code = f"from labutils import web_demo; web_demo.serve({str(toy_base)!r}, port={port})"
+    code = f"from labutils.demo import web_demo; web_demo.serve({str(toy_base)!r}, port={port})"
     process = subprocess.Popen([sys.executable, "-u", "-c", code], stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, text=True, encoding="utf-8")
     try:

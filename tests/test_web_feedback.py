@@ -5,9 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from labutils import qa_checks, web_feedback
-from labutils.errors import LabError
-from labutils.web_feedback import DOWN, UP, Feedback, read_pairs
+from labutils.base.errors import LabError
+from labutils.dataset import qa_checks
+from labutils.demo import web_feedback
+from labutils.demo.web_feedback import DOWN, UP, Feedback, read_pairs
 
 
 def to_pairs(path):

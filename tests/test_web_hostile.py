@@ -10,7 +10,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from web_fakes import AdapterModel, CharTokenizer, FakeStream
 
-from labutils import web_demo
+from labutils.demo import web_demo
 
 SECRET = "机器上的秘密文件-7f3a"
 PLACES = ["/etc/passwd", "../../../../etc/passwd", "..%2f..%2f..%2fetc%2fpasswd", "%2e%2e/%2e%2e/etc/passwd",

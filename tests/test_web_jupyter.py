@@ -11,7 +11,8 @@ import pytest
 from browser_page import BOX, wait_for
 from peft import LoraConfig, get_peft_model
 
-from labutils import models, paths
+from labutils.base import paths
+from labutils.models import models
 
 NAME = "04_web_demo.ipynb"
 FRAME = "iframe[src^='http://127.0.0.1:']"

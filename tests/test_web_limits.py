@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from labutils import web_limits
-from labutils.errors import LabError
-from labutils.web_limits import Guard, RateLimit, Visitors
+from labutils.base.errors import LabError
+from labutils.demo import web_limits
+from labutils.demo.web_limits import Guard, RateLimit, Visitors
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from gradio_client import Client
 from web_fakes import ANSWER, AdapterModel, CharTokenizer, FakeStream
 
-from labutils import web_demo
+from labutils.demo import web_demo
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 

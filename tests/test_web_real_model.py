@@ -8,7 +8,8 @@ import torch
 from browser_page import BOX, ask, last, set_slider, status, wait_for
 from peft import LoraConfig, get_peft_model
 
-from labutils import inference, models, web_batching, web_demo
+from labutils.demo import web_batching, web_demo
+from labutils.models import inference, models
 
 # 说定的是空闲的两核上半秒；别的程序占满处理器时量不准，只防慢得离谱
 IDLE = os.getloadavg()[0] <= os.cpu_count() if hasattr(os, "getloadavg") else True

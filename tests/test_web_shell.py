@@ -101,7 +101,8 @@ socket.socket.connect, socket.getaddrinfo = connect, getaddrinfo
 sys.path.insert(0, "tests")
 import time
 import httpx
-from labutils import models, web_demo
+from labutils.demo import web_demo
+from labutils.models import models
 model, tokenizer = models.load("tiny")
 with web_demo.launch(model, tokenizer) as demo:
     from gradio_client import Client

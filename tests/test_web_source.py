@@ -2,8 +2,9 @@
 
 import pytest
 
-from labutils import paths, qa_dataset
-from labutils.web_source import NONE, Sources, examples
+from labutils.base import paths
+from labutils.dataset import qa_dataset
+from labutils.demo.web_source import NONE, Sources, examples
 
 
 @pytest.fixture(scope="module")

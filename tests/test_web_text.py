@@ -2,8 +2,8 @@
 
 import pytest
 
-from labutils.errors import LabError
-from labutils.web_text import (
+from labutils.base.errors import LabError
+from labutils.demo.web_text import (
     GUARD,
     complete_turns,
     plain_messages,

@@ -8,8 +8,8 @@ import sys
 import chatglm3_fake
 import pytest
 
-from labutils import make_pdf
-from labutils.paths import CONFIGS, ROOT
+from labutils.base.paths import CONFIGS, ROOT
+from tools import make_pdf
 
 MARKDOWN = """# 校图书馆借阅办法
 

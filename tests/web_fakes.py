@@ -3,7 +3,7 @@
 import shutil
 import time
 
-from labutils.errors import LabError
+from labutils.base.errors import LabError
 
 ANSWER = "一流本科课程分为五类：线上、线下、线上线下混合式、虚拟仿真实验教学、社会实践。"
 

@@ -1,0 +1,177 @@
+"""问什么：读提示词，按块的长短定题数，拼成一次次请求。
+
+在 notebooks/01_build_dataset.ipynb 讲解；怎么发出去见 qa_requests，怎么记账见 api_cost。
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from labutils.base.config_reader import read_yaml
+from labutils.base.errors import LabError
+from labutils.base.paths import CONFIGS, rel
+from labutils.dataset.chunking import Chunk
+
+MARKERS = {
+    "system": (),
+    "user": ("文本", "页码", "事实数", "问法数", "问答对数"),
+    "unanswerable": ("文本", "页码", "问题数"),
+}
+UNANSWERABLE_PER_CALL = 3  # 一次要得太多，模型会凑数
+_MARKER = re.compile(r"\{\{(.+?)\}\}")
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """configs/qa_prompt.yaml 的内容。"""
+
+    system: str
+    user: str
+    unanswerable: str = ""
+    chars_per_fact: float = 95
+    phrasings: int = 3
+    chunk_size: int = 400
+    chunk_overlap: int = 50
+    temperature: float = 0.3
+    timeout_seconds: float = 120.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """一次要问的话。chunk_hash、prompt_hash 合起来认得它：块或提示词一变，旧回复就不算数。"""
+
+    kind: str  # "qa" 出题；"unanswerable" 要“没有写明”的问题
+    number: int  # 第几块，从 1 开始
+    chunk: Chunk
+    messages: list[dict]
+    pairs: int  # 要几条
+    temperature: float
+
+    @property
+    def chunk_hash(self) -> str:
+        return _hash([self.chunk.text, list(self.chunk.pages)])
+
+    @property
+    def prompt_hash(self) -> str:
+        return _hash([self.kind, self.messages, self.temperature])
+
+    @property
+    def schema(self) -> dict:
+        return SCHEMAS[self.kind]
+
+
+def load_prompts(path: str | Path = CONFIGS / "qa_prompt.yaml") -> Prompts:
+    """读提示词；缺 system、user、{{文本}}，或有不认识的键、占位符时抛 LabError。"""
+    name = rel(path)
+    values = read_yaml(Path(path))
+    unknown = values.keys() - Prompts.__dataclass_fields__.keys()
+    if unknown:
+        raise LabError(f"{name} 有不认识的键 {'、'.join(map(str, unknown))}，请检查拼写。")
+    for key in ("system", "user"):
+        if not isinstance(values.get(key), str):
+            raise LabError(f"{name} 缺少文字 {key}，请补上。")
+    for key in values.keys() & MARKERS.keys():
+        _check_template(f"{name} 的 {key}", values[key], key)
+    for key in values.keys() - MARKERS.keys():
+        _check_number(f"{name} 的 {key}", values[key], key)
+    return Prompts(**values)
+
+
+def _check_template(where: str, text: object, key: str) -> None:
+    if not isinstance(text, str):
+        raise LabError(f"{where} 应是文字。")
+    for marker in set(_MARKER.findall(text)) - set(MARKERS[key]):
+        known = "、".join(MARKERS[key]) or "（这里没有）"
+        raise LabError(f"{where} 里有不认识的占位符 {marker}，可用的是：{known}。")
+    if key != "system" and "{{文本}}" not in text:
+        raise LabError(f"{where} 里没有 {{{{文本}}}}，模型会看不到文档，请补上。")
+
+
+def _check_number(where: str, value: object, key: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise LabError(f"{where} 应是数字，现在是 {value!r}。")
+    if value < 0 or (value == 0 and key not in ("temperature", "chunk_overlap")):
+        raise LabError(f"{where} 应大于 0，现在是 {value}。")
+    if key == "phrasings" and value != int(value):
+        raise LabError(f"{where} 应是整数，现在是 {value}。")
+
+
+def fill(template: str, values: dict[str, object]) -> str:
+    """把 {{名字}} 换成值。只扫一遍，所以文档里自带的花括号、{{…}} 都原样保留。"""
+    return _MARKER.sub(lambda m: str(values[m[1]]) if m[1] in values else m[0], template)
+
+
+def fact_count(chunk: Chunk, prompts: Prompts) -> int:
+    """这一块问几个事实：按字数算，至少一个。"""
+    return max(1, round(len(chunk.text) / prompts.chars_per_fact))
+
+
+def messages_for(chunk: Chunk, prompts: Prompts) -> list[dict]:
+    """一块文本的两条消息（system 与 user）。"""
+    facts = fact_count(chunk, prompts)
+    numbers = {"事实数": facts, "问法数": prompts.phrasings, "问答对数": facts * prompts.phrasings}
+    return _messages(prompts, prompts.user, chunk, numbers)
+
+
+def _messages(prompts: Prompts, template: str, chunk: Chunk, numbers: dict) -> list[dict]:
+    values = {"文本": chunk.text, "页码": "、".join(map(str, chunk.pages)), **numbers}
+    return [{"role": "system", "content": prompts.system},
+            {"role": "user", "content": fill(template, values)}]
+
+
+def qa_requests(chunks: list[Chunk], prompts: Prompts) -> list[Request]:
+    """每块一次出题的请求。"""
+    return [
+        Request("qa", number, chunk, messages_for(chunk, prompts),
+                fact_count(chunk, prompts) * prompts.phrasings, prompts.temperature)
+        for number, chunk in enumerate(chunks, 1)
+    ]
+
+
+def unanswerable_requests(chunks: list[Chunk], count: int, prompts: Prompts) -> list[Request]:
+    """要 count 个“没有写明”的问题：均匀地挑几块，每块要几个。"""
+    if not count or not chunks:
+        return []
+    if not prompts.unanswerable:
+        raise LabError("提示词文件里没有 unanswerable，请补上，或不要“没有写明”的问题。")
+    calls = min(len(chunks), math.ceil(count / UNANSWERABLE_PER_CALL))
+    each = math.ceil(count / calls)
+    picked = [i * len(chunks) // calls for i in range(calls)]
+    return [
+        Request("unanswerable", i + 1, chunks[i],
+                _messages(prompts, prompts.unanswerable, chunks[i], {"问题数": each}),
+                each, prompts.temperature)
+        for i in picked
+    ]
+
+
+def _hash(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", errors="replace")).hexdigest()[:16]
+
+
+def _schema(fields: dict[str, dict]) -> dict:
+    """{"pairs": [一项有这些字段的对象]} 的 JSON Schema；严格模式要求列出全部字段。"""
+    return _object({"pairs": {"type": "array", "items": _object(fields)}})
+
+
+def _object(fields: dict[str, dict]) -> dict:
+    return {"type": "object", "properties": fields, "required": list(fields),
+            "additionalProperties": False}
+
+
+_TEXT = {"type": "string"}
+_MESSAGE = _object({"role": {"type": "string", "enum": ["user", "assistant"]}, "content": _TEXT})
+SCHEMAS = {
+    "qa": _schema({
+        "conversations": {"type": "array", "items": _MESSAGE}, "fact_id": _TEXT,
+        "key_points": {"type": "array", "items": _TEXT}, "page": {"type": "integer"},
+        "evidence": _TEXT,
+    }),
+    "unanswerable": _schema({"question": _TEXT, "answer": _TEXT}),
+}

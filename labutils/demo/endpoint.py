@@ -1,0 +1,101 @@
+"""对话网页的另一种后端：把问题转给兼容 OpenAI 接口的服务器，逐段取回回答。讲解见 notebook 90。
+
+vLLM、SGLang、transformers serve 都是这种服务器；模型不在这个进程里，也没有“微调前后”的开关。
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from threading import Event
+from types import SimpleNamespace
+from urllib.parse import urlsplit
+
+import httpx
+import openai
+
+from labutils.base.errors import LabError
+from labutils.dataset.api_address import check_url, read_key
+from labutils.dataset.openai_errors import explain
+
+ADDRESS = "--endpoint 的地址"
+BROKEN = (httpx.HTTPError, ValueError, AttributeError, TypeError)  # 断线，或答的不是约定的格式
+
+
+class Endpoint:
+    """一台服务器上的一个模型。stream 与 inference.stream 的形状相同，交给 web_page.build。
+
+    密钥只从环境变量 OPENAI_API_KEY 取，本地的服务器可以不设；从不打印。
+    """
+
+    parallel = 32  # 服务器自己会排队、拼批；与本机的模型同样多（web_chat）
+    about = "问题转给另一台服务器上的模型回答，所以不显示“微调前 / 微调后”开关。"
+
+    def __init__(self, url: str, model: str, timeout: float = 120.0):
+        self.name, self.config = model, SimpleNamespace(_name_or_path=model)
+        self.client = openai.OpenAI(
+            base_url=_base_url(url), api_key=read_key("OPENAI_API_KEY") or "none",
+            timeout=httpx.Timeout(timeout, connect=5.0), max_retries=1)
+
+    def check(self) -> None:
+        """打开网页之前问一次服务器有哪些模型；连不上、密钥不对、没有这个模型时引发 LabError。"""
+        try:
+            names = [item.id for item in self.client.models.list()]
+        except openai.NotFoundError:
+            return  # 有的服务器不提供这张单子
+        except (openai.APIError, *BROKEN) as error:
+            raise self._failure(error) from None
+        if names and self.name not in names:
+            raise LabError(f"{self._host()} 上没有模型 {self.name}，有的是 {'、'.join(names[:5])}；"
+                           "请检查 --model。")
+
+    def stream(self, model, tokenizer, messages: list[dict], stop: Event | None = None,
+               adapter: bool = True, **options) -> Iterator[str]:
+        """逐段产出回答；stop 被设置后尽快断开。出错时引发 LabError。前两个参数和 adapter 用不到。"""
+        begun, answered = False, False
+        try:
+            with self.client.chat.completions.create(
+                    model=self.name, messages=messages, stream=True, **_request(options)) as events:
+                for event in events:
+                    answered = True
+                    if stop is not None and stop.is_set():
+                        return
+                    piece = (event.choices[0].delta.content or "") if event.choices else ""
+                    piece = piece if begun else piece.lstrip()
+                    begun = begun or bool(piece)
+                    if piece:
+                        yield piece
+        except (openai.APIError, *BROKEN) as error:
+            raise self._failure(error, begun) from None
+        if not answered:
+            raise self._failure(ValueError())
+
+    def _host(self) -> str:
+        return urlsplit(str(self.client.base_url)).netloc.rpartition("@")[2]
+
+    def _failure(self, error: Exception, begun: bool = False) -> LabError:
+        if isinstance(error, openai.BadRequestError):
+            return LabError(f"{self._host()} 不接受这次请求（400），多半是对话太长或模型名不对；"
+                            "请清空历史对话再问，并检查 --model。")
+        if begun or isinstance(error, httpx.HTTPError):
+            return LabError(f"{self._host()} 的回答中途断了，请再问一次；总是这样就检查服务器的日志。")
+        if isinstance(error, openai.APIError):
+            return LabError(explain(error, self.name, self.client, ADDRESS).rstrip("；") + "。")
+        return LabError(f"{self._host()} 没有按 OpenAI 的格式回答，请检查{ADDRESS}，"
+                        "例如 http://127.0.0.1:8000/v1。")
+
+
+def _base_url(url: str) -> str:
+    """补上 http:// 和 /v1；不是 http(s) 地址时引发 LabError。"""
+    parts = check_url(url if "://" in url else f"http://{url}", ADDRESS)
+    return str(parts.copy_with(path=parts.path.rstrip("/") or "/v1"))
+
+
+def _request(options: dict) -> dict:
+    """网页上的生成设置 → 接口的参数；重复惩罚不在接口里，只在设了的时候另外带上。"""
+    request = {"max_tokens": options.get("max_new_tokens", 128),
+               "temperature": options.get("temperature", 0.0)}
+    if "top_p" in options:
+        request["top_p"] = options["top_p"]
+    if options.get("repetition_penalty", 1.0) != 1.0:
+        request["extra_body"] = {"repetition_penalty": options["repetition_penalty"]}
+    return request

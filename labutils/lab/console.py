@@ -1,0 +1,133 @@
+"""命令行的外观：进度条、多轮对话、找最近的检查点、写错命令时的提示。"""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any
+
+from typer.exceptions import TyperException
+
+from labutils.base.errors import LabError
+
+
+@contextmanager
+def progress():
+    """终端里显示进度条，其他地方（日志、持续集成）每个 notebook 打印一行。"""
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as bar:
+        task = bar.add_task("准备", total=None)
+
+        def say(line: str) -> None:
+            bar.console.print(line, markup=False, highlight=False)
+
+        def on_cell(name: str, done: int, total: int) -> None:
+            bar.update(task, description=f"{name}  {done}/{total}", completed=done, total=total)
+
+        yield say, on_cell
+
+
+def print_anything() -> None:
+    """编码里没有的字印成问号：中文 Windows 上重定向到文件时是 GBK，没有“✓”，不能因此出错。"""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def converse(reply: Callable[[list[dict]], str]) -> None:
+    print("多轮对话：直接输入问题；输入 清空 重新开始，输入 退出 或按 Ctrl+D 结束。")
+    messages: list[dict] = []
+    while True:
+        try:
+            text = input("\n你：").strip()
+        except EOFError:
+            return print()
+        if text in {"退出", "exit", "quit"}:
+            return None
+        if text == "清空":
+            messages = []
+        elif text:
+            messages.append({"role": "user", "content": text})
+            print("模型：", end="", flush=True)
+            messages.append({"role": "assistant", "content": reply(messages)})
+
+
+def newest_checkpoint() -> str | None:
+    """output/ 与 runs/ 里最近一次微调的最后一个检查点，相对仓库根目录；没有时返回 None。"""
+    from labutils.base import paths
+    from labutils.lab.lab_run import locate
+
+    patterns = {
+        paths.OUTPUT: ("*/checkpoint-*", "*/lora/checkpoint-*"),
+        paths.RUNS: ("*/output/lora/checkpoint-*",),
+    }
+    found = [path for base, texts in patterns.items() for t in texts for path in base.glob(t)]
+    whole = [path for path in found if (path / "adapter_model.safetensors").is_file()]
+    if not whole:
+        return None
+    latest = max(whole, key=lambda p: (p / "adapter_model.safetensors").stat().st_mtime)
+    return locate(latest)
+
+
+def checkpoint_or_newest(checkpoint: str) -> str:
+    """用户指定的位置；没有指定时是最近一次微调的检查点，一个也没有就抛 LabError。"""
+    from labutils.lab.lab_run import locate_model
+
+    if checkpoint:
+        return locate_model(checkpoint)
+    newest = newest_checkpoint()
+    if newest is None:
+        raise LabError("还没有微调过的模型：请先运行 make lab，或指明用哪个，例如 tiny。")
+    print(f"使用最近一次微调的结果：{newest}")
+    return newest
+
+
+def data_beside(source: str) -> str:
+    """训练这个适配器用的数据：output/甲/lora/checkpoint-N 用 output/甲/data；没有就用仓库自带的 data。"""
+    from labutils.base import paths
+    from labutils.lab.lab_run import locate
+
+    folder = paths.resolve(source)
+    run = folder.parent if folder.name.startswith("checkpoint-") else folder
+    beside = run.parent / "data"
+    trained = (folder / "adapter_config.json").is_file() and (beside / "train.json").is_file()
+    return locate(beside) if trained else "data"
+
+
+def process_name() -> str:
+    """多个进程一起训练时，主进程以外的进程的称呼，写在它的话前面；主进程是空字符串。"""
+    rank = os.environ.get("RANK", "0")  # torchrun、accelerate launch 设的
+    return "" if rank == "0" else f"进程 {rank}："
+
+
+def usage_sentence(error: TyperException) -> str:
+    """命令写错时的一句中文；认不出的情形保留原文。"""
+    kind, command = type(error).__name__, getattr(getattr(error, "ctx", None), "command_path", "")
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    if kind == "NoSuchOption":
+        near = "、".join(error.possibilities or [])
+        hint = f"，是不是想写 {near}？" if near else "。"
+        message = f"没有 {error.option_name} 这个选项{hint}"
+    elif kind == "MissingParameter":
+        message = f"缺少参数 {error.param.name.upper()}。"
+    elif kind == "BadParameter" and error.param is not None:
+        wanted = "整数" if "valid integer" in message else "数" if "valid number" in message else ""
+        reason = f"应当是{wanted}" if wanted else error.message
+        message = f"{error.param.opts[0]} 的值不对：{reason}。"
+    elif found := re.match(r"No such command '(.*?)'", message):
+        message = f"没有 {found[1]} 这个命令。"
+    elif found := re.match(r"Got unexpected extra arguments?.*\((.*)\)", message):
+        message = f"多出了参数 {found[1]}。"
+    return f"{message}用法见 {command or 'labutils'} --help"
+
+
+def let_help_wrap(command: Any) -> Any:
+    """标点后面加一个空格：帮助的表格只在空格处换行，排不下的中文会变成省略号。"""
+    for part in (command, *command.commands.values()):
+        for text in (part, *part.params):
+            if text.help:
+                text.help = re.sub(r"(?<=[，；、）：])(?=\S)", " ", text.help)
+    return command

@@ -1,0 +1,211 @@
+"""开跑之前的检查：环境够不够用，输入对不对。
+
+环境检查由 notebook 00 和 ``labutils check`` 使用；输入检查由 ``labutils run`` 使用，
+这样写错一个路径在一秒内就能知道，而不是等到第三个 notebook。
+"""
+
+import os
+import re
+import shutil
+import socket
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import NamedTuple
+
+from packaging.requirements import Requirement
+
+from labutils.base import paths
+from labutils.base.errors import LabError
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+MARKS = {OK: "✓", WARN: "!", FAIL: "✗"}
+TESTED_PYTHON, TOO_NEW_PYTHON = (3, 11), (3, 15)  # 与 pyproject.toml 的 requires-python 相同
+GIB = 1024**3
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
+
+
+class Check(NamedTuple):
+    """一项检查：名称、状态（ok | warn | fail）、看到了什么、该怎么办（不用办则为空）。"""
+
+    name: str
+    status: str
+    message: str
+    todo: str = ""
+
+    def __str__(self) -> str:
+        return f"{MARKS[self.status]} {self.name}：{self.message}" + (
+            f" → {self.todo}" if self.todo else ""
+        )
+
+
+def check_environment() -> list[Check]:
+    """全部环境检查。不联网，不打印密钥，不改动任何文件。讲解见 notebook 00。"""
+    return [
+        check_python(),
+        check_packages(),
+        check_disk(),
+        check_memory(),
+        check_cores(),
+        check_gpu(),
+        check_font(),
+        check_port(),
+        check_api(),
+        check_hub(),
+    ]
+
+
+def check_python(running: tuple[int, int] = sys.version_info[:2]) -> Check:
+    name, text = "Python", f"{running[0]}.{running[1]}"
+    if running < TESTED_PYTHON:
+        return Check(name, FAIL, f"{text} 太旧", "请安装 Python 3.11–3.14")
+    if running >= TOO_NEW_PYTHON:
+        return Check(name, FAIL, f"{text} 太新，依赖的包还不支持", "请安装 Python 3.11–3.14")
+    if running > TESTED_PYTHON:
+        return Check(name, WARN, f"{text}，本实验在 3.11 上实测", "遇到问题时先换 Python 3.11 再试")
+    return Check(name, OK, text)
+
+
+def requirements() -> list[Requirement]:
+    """本项目声明的依赖；在仓库里以 pyproject.toml 为准，否则用安装时的记录。"""
+    project = paths.ROOT / "pyproject.toml"
+    if project.is_file():
+        texts = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
+    else:
+        texts = requires("labutils") or []
+    found = [Requirement(text) for text in texts]
+    return [r for r in found if r.marker is None or r.marker.evaluate({"extra": ""})]
+
+
+def check_packages(wanted: list[Requirement] | None = None) -> Check:
+    """每个依赖都装了，且在实测过的版本范围内。"""
+    name, wanted = "依赖包", requirements() if wanted is None else wanted
+    missing, outside = [], []
+    for requirement in wanted:
+        try:
+            have = version(requirement.name)
+        except PackageNotFoundError:
+            missing.append(requirement.name)
+            continue
+        if not requirement.specifier.contains(have, prereleases=True):
+            outside.append(f"{requirement.name} {have}（需要 {requirement.specifier}）")
+    todo = "请重新安装：make lab，或 python -m pip install -c constraints.txt -e ."
+    if missing:
+        return Check(name, FAIL, "缺少 " + "、".join(missing), todo)
+    if outside:
+        return Check(name, WARN, "版本不在实测范围内：" + "；".join(outside), todo)
+    return Check(name, OK, f"{len(wanted)} 个都在实测范围内")
+
+
+def check_disk(free: int | None = None) -> Check:
+    free = shutil.disk_usage(paths.ROOT).free if free is None else free
+    text = f"仓库所在磁盘剩余 {free / GIB:.1f} GiB"
+    if free < 0.2 * GIB:
+        return Check("磁盘", FAIL, text, "请至少腾出 0.2 GiB")
+    if free < 1 * GIB:
+        return Check("磁盘", WARN, text, "够跑一两次；旧结果在 runs/ 和 output/，可以删除")
+    return Check("磁盘", OK, text)
+
+
+def check_memory(available: int | None = None) -> Check:
+    import psutil
+
+    available = psutil.virtual_memory().available if available is None else available
+    text = f"可用 {available / GIB:.1f} GiB"
+    if available < 1 * GIB:
+        return Check("内存", FAIL, text, "请关掉一些程序，至少空出 1 GiB")
+    if available < 2 * GIB:
+        return Check("内存", WARN, text, "建议关掉一些程序，空出 2 GiB")
+    return Check("内存", OK, text)
+
+
+def check_cores(cores: int | None = None) -> Check:
+    cores = (os.cpu_count() or 1) if cores is None else cores
+    if cores < 2:
+        return Check("CPU", WARN, "只有 1 个核", "能跑，但会慢一倍左右")
+    return Check("CPU", OK, f"{cores} 个核")
+
+
+def check_gpu() -> Check:
+    import torch
+
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_properties(0)
+        return Check("GPU", OK, f"{device.name}，显存 {device.total_memory / GIB:.0f} GiB")
+    return Check("GPU", OK, "没有，内置小模型用 CPU 就够；真实的 6B 模型才需要 GPU")
+
+
+def check_font() -> Check:
+    from labutils.base.fonts import ENGLISH_FONT, use_chinese_font
+
+    font = use_chinese_font()
+    if font == ENGLISH_FONT:
+        return Check("中文字体", WARN, "没有找到，图上改用英文标签", "python -m pip install zhplot")
+    return Check("中文字体", OK, font)
+
+
+def check_port(port: int = 8080) -> Check:
+    """labutils demo 的默认端口是否空着。"""
+    with socket.socket() as probe:
+        busy = probe.connect_ex(("127.0.0.1", port)) == 0
+    if busy:
+        return Check("端口", WARN, f"{port} 已被占用", "打开网页时用 --port 换一个")
+    return Check("端口", OK, f"{port} 空闲")
+
+
+def check_api() -> Check:
+    """只看密钥设没设，绝不显示它的内容。"""
+    if os.environ.get("OPENAI_API_KEY"):
+        return Check("API 密钥", OK, "已设置（不显示内容）")
+    return Check("API 密钥", OK, "未设置；默认不需要，造数据一步使用附带的样例")
+
+
+def check_hub() -> Check:
+    if os.environ.get("HF_HUB_OFFLINE", "0").upper() in {"1", "TRUE", "YES", "ON"}:
+        return Check("联网下载", OK, "离线模式；指定网上的模型时才会放开")
+    return Check("联网下载", OK, "允许访问模型站点")
+
+
+def check_inputs(model: str, config: Path, pdf: Path, qa: Path, api_model: str = "") -> None:
+    """整套运行之前检查输入；第一处问题就抛 LabError。
+
+    没有 api_model 时问答对来自 qa 文件，所以还要看它是否真的出自这份 PDF。
+    """
+    from labutils.dataset.document import read_pages
+    from labutils.training.finetune_config import load_config
+
+    check_model_name(model)
+    load_config(config)
+    pages = read_pages(pdf)
+    if not api_model:
+        _check_pairs(qa, pdf, pages)
+
+
+def _check_pairs(qa: Path, pdf: Path, pages: list) -> None:
+    from labutils.dataset.qa_dataset import load_qa, validate
+
+    good, rejected = validate(load_qa(qa), pages, require_evidence=False)
+    if not good:
+        raise LabError(
+            f"{paths.rel(qa)} 的 {len(rejected)} 条问答在 {paths.rel(pdf)} 里都找不到依据；"
+            "换了 PDF 就要同时用 --qa 给出它的问答对，或用 --api-model 指定生成问答对的模型。"
+        )
+
+
+def check_model_name(model: str) -> None:
+    """"tiny"、存在的模型文件夹，或“组织/名称”；否则抛 LabError。
+
+    transformers 遇到不存在的文件夹会说“连不上模型站点”，容易误导，所以先自己看。
+    """
+    if model == "tiny":
+        return
+    folder = next((p for p in (Path(model).expanduser(), paths.ROOT / model) if p.is_dir()), None)
+    if folder is not None:
+        if not any((folder / n).is_file() for n in ("config.json", "adapter_config.json")):
+            name = paths.rel(folder)
+            raise LabError(f"{name} 里没有 config.json，不是模型文件夹，请检查 --model。")
+    elif Path(Path(model).parts[0]).is_dir() or not _HUB_NAME.fullmatch(model):
+        raise LabError(
+            f"找不到模型 {model}；--model 可以是 tiny、一个模型文件夹，或网上的“组织/名称”。"
+        )

@@ -1,0 +1,181 @@
+"""写出独立的模型文件夹：官方 ChatGLM3 换成原生格式，或把适配器合并进基座。
+
+写出的文件夹用普通的 AutoModelForCausalLM、AutoTokenizer 和 vLLM 都能直接读。
+都是先写进 <名字>.partial，全部写好、核对过才改名，所以中途失败不会留下半个结果。讲解见 notebook 90。
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from labutils.base.errors import LabError
+from labutils.base.paths import rel, resolve
+from labutils.base.system_errors import sentence
+from labutils.models import adapters, chat_format, chatglm3, chatglm3_tokenizer, models, weight_files
+from labutils.training.checkpoints import write_json
+from labutils.training.training_errors import as_system_error
+
+PROBE = "你好，请介绍一下自己。"
+SHARD = "4GB"
+# 合并前后 logits 的均方根相对误差上限：半精度的权重本身就只有 3 位有效数字
+LIMITS = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.05}
+
+
+def export(model: str | Path, out: str | Path) -> str:
+    """官方 ChatGLM3 文件夹 → 原生文件夹；官方没有的适配器写法 → 官方写法。返回一句结果说明。
+
+    model 是官方 ChatGLM3 文件夹，或在 ChatGLM3 上训练的适配器文件夹（写成官方 finetune_demo 能读的
+    query_key_value 适配器）。out 已有内容、磁盘不够、输入有任何不对之处都引发 LabError，不留下半个结果。
+    """
+    folder, out = resolve(model), Path(out).expanduser()
+    if folder.is_dir() and models.is_adapter(folder):
+        return _export_adapter(folder, out)
+    if not chatglm3.is_official(folder):
+        if folder.is_dir():
+            models.read_config(folder)  # 读不懂的、别家的结构，说出真正的原因
+        raise LabError(f"{model} 不是官方 ChatGLM3 文件夹；transformers 自带的模型不必导出，可以直接使用，"
+                       "要合并适配器请用 labutils merge。")
+    config = chatglm3.read_config(folder)
+    tokenizer = chatglm3_tokenizer.load(folder, config)
+    chatglm3.check_weights(folder, config)
+    shards = weight_files.shards(folder)
+    with new_folder(out, sum(path.stat().st_size for path in shards)) as part:
+        _write_shards(shards, part, config)
+        _write_config(config, part)
+        chatglm3.generation_config(tokenizer).save_pretrained(part)
+        _write_tokenizer(tokenizer, part)
+    return f"原生格式的模型写在 {rel(out)}，transformers 与 vLLM 可以直接读。"
+
+
+def merge(checkpoint: str | Path, out: str | Path, dtype: str | None = None) -> str:
+    """把适配器合并进基座，写成普通的模型文件夹；重新读回来，核对 logits 与合并前相同。返回一句结果说明。
+
+    dtype 不写时与基座的权重文件相同。logits 对不上、磁盘不够、out 已有内容时引发 LabError，不留下半个结果。
+    """
+    folder, out = resolve(checkpoint), Path(out).expanduser()
+    if not folder.is_dir() or not models.is_adapter(folder):
+        raise LabError(f"{checkpoint} 不是适配器文件夹，请指向训练输出里的 checkpoint-N。")
+    wanted = dtype or models.read_config(models.adapter_base(folder)).dtype or torch.float32
+    model, tokenizer = models.load(folder, dtype=wanted)
+    ids = torch.tensor([chat_format.prompt_ids(tokenizer, [{"role": "user", "content": PROBE}])])
+    before = _logits(model, ids)
+    model = model.merge_and_unload()
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    with new_folder(out, size) as part:
+        model.save_pretrained(part, max_shard_size=SHARD)
+        _write_config(model.config, part)
+        _write_tokenizer(tokenizer, part)
+        device, precision = model.device, model.dtype
+        del model  # 大模型在内存里只能有一份
+        again = AutoModelForCausalLM.from_pretrained(part, dtype=precision).to(device).eval()
+        difference = _compare(before, _logits(again, ids), precision)
+        if AutoTokenizer.from_pretrained(part).get_vocab() != tokenizer.get_vocab():
+            raise LabError("写出的分词器读回来与原来的不同，没有保存；请升级 transformers 后再试。")
+    return f"合并后的模型写在 {rel(out)}；读回来核对过，logits 最多相差 {difference:.2g}。"
+
+
+@torch.no_grad()
+def _logits(model, ids: torch.Tensor) -> torch.Tensor:
+    return model(input_ids=ids.to(model.device)).logits[0].float().cpu()
+
+
+def _compare(before: torch.Tensor, after: torch.Tensor, dtype: torch.dtype) -> float:
+    """logits 的最大差；相对误差超过这种精度该有的，就引发 LabError。"""
+    error = float((after - before).square().mean().sqrt() / before.square().mean().sqrt())
+    if not error <= LIMITS.get(dtype, LIMITS[torch.bfloat16]):
+        raise LabError(f"合并后的 logits 与合并前不同（相对误差 {error:.2%}），没有保存；"
+                       "请用 --dtype float32 再试。")
+    return float((after - before).abs().max())
+
+
+@contextmanager
+def new_folder(out: Path, needed: int) -> Iterator[Path]:
+    """给出 <out>.partial 供写入，正常结束才改名为 out；出任何错都删掉它。
+
+    out 已有内容、剩余空间不足 needed 字节、写的时候磁盘满了，都引发 LabError。
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise LabError(f"{rel(out)} 已经有内容，请换一个输出文件夹，或先删掉它。")
+    part = out.with_name(out.name + ".partial")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        free = shutil.disk_usage(part).free
+        if free < needed * 1.02:
+            raise LabError(f"磁盘空间不够：写 {rel(out)} 要 {needed / 2**30:.1f} GiB，"
+                           f"只剩 {free / 2**30:.1f} GiB，请腾出空间或换一个磁盘。")
+        yield part
+        for path in part.iterdir():
+            path.chmod(0o644)  # safetensors 写出的文件只有自己能读，推理服务常用别的用户运行
+        if out.exists():
+            out.rmdir()
+        part.rename(out)
+    except Exception as error:
+        if system := as_system_error(error, out.parent):
+            raise LabError(sentence(system, out)) from error
+        raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _write_shards(shards: list[Path], part: Path, config) -> None:
+    """逐个分片换名字、拆 q/k/v 再写出：内存里同时只有一个分片。"""
+    rows, weight_map, size = chatglm3.qkv_rows(config), {}, 0
+    for number, path in enumerate(shards, 1):
+        native: dict[str, torch.Tensor] = {}
+        for name, tensor in weight_files.tensors(path):
+            native |= chatglm3.native_tensors(name, tensor, rows)
+        weight_files.refuse_nan(native.items(), rel(path))
+        whole = len(shards) == 1
+        file = "model.safetensors" if whole else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        save_file({name: t.contiguous() for name, t in native.items()}, part / file, {"format": "pt"})
+        weight_map |= dict.fromkeys(native, file)
+        size += sum(t.nbytes for t in native.values())
+        print(f"写好第 {number}/{len(shards)} 个权重文件", flush=True)  # 12 GB 要几分钟
+    if len(shards) > 1:
+        write_json(part / "model.safetensors.index.json",
+                    {"metadata": {"total_size": size}, "weight_map": weight_map})
+
+
+def _write_config(config, part: Path) -> None:
+    """写 config.json；GLM 的旋转位置另写成平铺的键：4.57 与旧的推理引擎不认 rope_parameters。"""
+    config.save_pretrained(part)
+    path = part / "config.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if values["model_type"] == "glm":
+        rope = values["rope_parameters"]
+        values |= {key: rope[key] for key in ("rope_theta", "partial_rotary_factor")}
+    write_json(path, values)
+
+
+def _write_tokenizer(tokenizer, part: Path) -> None:
+    """写分词器；5.x 的类名和特殊词元的写法 4.57 不认，换成两边都认的。"""
+    tokenizer.save_pretrained(part)
+    path = part / "tokenizer_config.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if values.get("tokenizer_class") == "TokenizersBackend":
+        values["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(values.get("extra_special_tokens"), list):
+        values["additional_special_tokens"] = values.pop("extra_special_tokens")
+    write_json(path, values)
+
+
+def _export_adapter(folder: Path, out: Path) -> str:
+    settings = adapters.read_settings(folder)
+    if adapters.is_official(settings):
+        raise LabError(f"{rel(folder)} 已经是官方写法的适配器，不必导出。")
+    config = models.read_config(models.adapter_base(folder))
+    if not chatglm3.is_chatglm3(config):
+        raise LabError(f"{rel(folder)} 不是在 ChatGLM3 上训练的适配器，没有官方写法可换。")
+    weights = adapters.to_official(adapters.read_weights(folder), config)
+    with new_folder(out, sum(t.nbytes for t in weights.values())) as part:
+        save_file({name: t.contiguous() for name, t in weights.items()},
+                  part / "adapter_model.safetensors", {"format": "pt"})
+        write_json(part / "adapter_config.json", adapters.official_settings(settings, weights, folder))
+    return f"官方写法的适配器写在 {rel(out)}，基座仍记作 {settings['base_model_name_or_path']}。"

@@ -1,0 +1,207 @@
+"""训练之前估算内存：在 meta 设备上把一步训练真的走一遍，只记账，不算数，也不占内存。
+
+meta 张量只有形状没有内容（PyTorch 文档 torch.device("meta")）。账本记下每个算子新产生的存储块，
+释放时划去，余额的最大值就是峰值；所以任何结构、用不用梯度检查点，都按真实的代码计算。
+估算只需要模型的 config.json 与微调配置。讲解见 notebook 00。
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import weakref
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from transformers import AttentionInterface, AutoModelForCausalLM
+
+from labutils.training.finetune_config import Config
+from labutils.training.training_job import add_lora
+
+ATTENTION = "lab_ledger"  # 估算时用的注意力，见 _fused_attention
+# 4 位量化每个权重的字节数：半字节，每 64 个共用 1 字节的缩放系数，每 256 个系数再共用 4 字节（QLoRA）
+FOUR_BIT = 0.5 + 1 / 64 + 4 / (64 * 256)
+
+
+@dataclass(frozen=True)
+class Allocator:
+    """一种分配器的脾气。小于 kept 字节的块释放后仍留在进程里，大块用不上它们，所以大小两种各记峰值；
+    slack 是碎片与对齐，乘在峰值上。
+    """
+
+    kept: int
+    slack: float
+
+
+# glibc 把 32 MiB 以下的块留在堆里（mallopt(3) 的 M_MMAP_THRESHOLD）；碎片的大小由 benchmarks/memory.py 量得
+CPU = Allocator(32 * 2**20, 4 / 3)
+# CUDA 的分配器把大块切开来用；一成是约数
+GPU = Allocator(0, 1.1)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """一次微调要用的内存，单位字节。
+
+    activations 是一步训练里激活与临时张量的峰值，evaluation 是评测时的峰值，两者不同时出现。
+    """
+
+    weights: int
+    adapter: int
+    gradients: int
+    optimizer: int
+    activations: int
+    evaluation: int
+
+    @property
+    def total(self) -> int:
+        """峰值：常驻的部分，加上训练与评测中较大的那个。"""
+        resident = self.weights + self.adapter + self.optimizer
+        return resident + max(self.gradients + self.activations, self.evaluation)
+
+
+def estimate(model_config, config: Config, dtype: torch.dtype, length: int = 0,
+             allocator: Allocator = CPU) -> Estimate:
+    """按模型的配置与微调配置估算内存；length 是样本的 token 数，见 clipped。
+
+    只改动 model_config 的副本，不读权重。
+    """
+    length = clipped(length, config)
+    keep = min(length, config.max_output_length + 1)
+    with contextlib.redirect_stdout(io.StringIO()):
+        base = _skeleton(model_config, dtype)
+        weights = _weight_bytes(base, config.quantization)
+        scratch = _largest_linear(base) if config.quantization else 0
+        model = add_lora(base, config, "", config.training_args.seed)
+    trainable = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    training = config.training_args
+    if training.gradient_checkpointing:
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    activations = _training_peak(model, training.per_device_train_batch_size, length, keep, allocator)
+    evaluation = 0
+    if training.eval_strategy != "no":
+        evaluation = _evaluation_peak(model, training.per_device_eval_batch_size, length, keep, allocator)
+    return Estimate(weights, trainable, trainable, 2 * trainable, activations + scratch,
+                    evaluation + scratch)
+
+
+def clipped(length: int, config: Config) -> int:
+    """一条样本的 token 数：0 表示按配置允许的最长算，更长的会被截断。"""
+    return min(length or config.max_length, config.max_length)
+
+
+def _skeleton(model_config, dtype: torch.dtype) -> nn.Module:
+    """没有权重的模型：只有形状。"""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(model_config, dtype=dtype, attn_implementation=ATTENTION)
+    model.config.use_cache = False
+    return model
+
+
+def _linears(model: nn.Module) -> list[nn.Linear]:
+    """会被量化的线性层：输出层除外。"""
+    return [module for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and name != "lm_head"]
+
+
+def _weight_bytes(model: nn.Module, quantization: str | None) -> int:
+    """全部权重与缓冲区的字节数；共用的只数一次。"""
+    total = sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
+    if quantization is None:
+        return total
+    saved = sum(w.nbytes - FOUR_BIT * w.numel() for w in (layer.weight for layer in _linears(model)))
+    return int(total - saved)
+
+
+def _largest_linear(model: nn.Module) -> int:
+    """4 位量化的层用到时先还原成半精度，同一时刻只有一层。"""
+    return max(layer.weight.nbytes for layer in _linears(model))
+
+
+def _batch(rows: int, length: int, keep: int) -> dict:
+    """一批最长的样本；注意力遮罩已展开成 (批, 1, 长, 长)，因为 meta 张量没有内容可看。"""
+    ids = torch.zeros((rows, length), dtype=torch.long, device="meta")
+    mask = torch.ones((rows, 1, length, length), dtype=torch.bool, device="meta")
+    return {"input_ids": ids, "attention_mask": mask, "labels": ids[:, :keep], "logits_to_keep": keep}
+
+
+def _training_peak(model: nn.Module, rows: int, length: int, keep: int, allocator: Allocator) -> int:
+    """一步训练（前向与反向）的峰值，不含权重与梯度。"""
+    model.train()
+    batch = _batch(rows, length, keep)
+    with _Ledger(model, allocator.kept) as ledger:
+        model(**batch).loss.backward()
+    model.zero_grad()
+    return int(allocator.slack * sum(ledger.high.values()))
+
+
+def _evaluation_peak(model: nn.Module, rows: int, length: int, keep: int, allocator: Allocator) -> int:
+    """评测一批的峰值：只有前向，但要为整批算出 logits。"""
+    model.eval()
+    batch = _batch(rows, length, keep)
+    with torch.no_grad(), _Ledger(model, allocator.kept) as ledger:
+        model(**batch)
+    return int(allocator.slack * sum(ledger.high.values()))
+
+
+class _Ledger(TorchDispatchMode):
+    """账本：算子产生的每个存储块记一笔，释放时划去；大块与小块各记各的最高余额。"""
+
+    def __init__(self, model: nn.Module, kept: int):
+        super().__init__()
+        self.kept = kept
+        self.now, self.high = {True: 0, False: 0}, {True: 0, False: 0}
+        resident = [*model.parameters(), *model.buffers()]  # 已在别处计算，它们的视图不再记
+        self.held = {tensor.untyped_storage()._cdata for tensor in resident}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(result):
+            if isinstance(tensor, torch.Tensor):
+                self._enter(tensor.untyped_storage())
+        return result
+
+    def _enter(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.held:
+            return
+        small = size < self.kept
+        self.held.add(key)
+        self.now[small] += size
+        self.high[small] = max(self.high[small], self.now[small])
+        weakref.finalize(storage, self._leave, key, size, small)
+
+    def _leave(self, key: int, size: int, small: bool) -> None:
+        self.held.discard(key)
+        self.now[small] -= size
+
+
+def _fused_attention(module, query, key, value, attention_mask, **kwargs):
+    """CPU 与 GPU 用融合的注意力，不存 (长, 长) 的概率；meta 设备没有这种算子，所以替它记账。"""
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    output = _Attention.apply(query, key, value, attention_mask)
+    return output.transpose(1, 2).contiguous(), None
+
+
+class _Attention(torch.autograd.Function):
+    """形状与融合注意力相同：存下 q、k、v、输出、每行的归一化系数和换成小数的遮罩。"""
+
+    @staticmethod
+    def forward(ctx, query, key, value, mask):
+        output = query.new_empty((*query.shape[:-1], value.shape[-1]))
+        scale = query.new_empty(query.shape[:-1], dtype=torch.float32)
+        ctx.save_for_backward(query, key, value, output, scale,
+                              None if mask is None else mask.to(query.dtype))
+        return output
+
+    @staticmethod
+    def backward(ctx, gradient):
+        query, key, value = ctx.saved_tensors[:3]
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None
+
+
+AttentionInterface.register(ATTENTION, _fused_attention)
