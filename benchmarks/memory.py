@@ -1,6 +1,7 @@
 """内存估算准不准：``python benchmarks/memory.py``。
 
-每种形状造一个随机权重的模型，在单独的进程里真的训练几步，量出内存峰值，与 labutils.training.memory 的估算相比。
+每种形状造一个随机权重的模型，在单独的进程里真的训练几步，量出内存峰值，
+与 labutils.training.memory 的估算相比。
 量法：导入完各个库时的常驻内存为基线；训练开始时把内核记录的峰值清零（/proc/self/clear_refs），
 结束时读 VmHWM，减去基线。所以只能在 Linux 上运行。结果写进 benchmarks/memory.json 与 memory.md。
 """
@@ -74,7 +75,7 @@ def train_and_measure(folder: Path, changes: dict) -> None:
     """在本进程里训练并打印量到的字节数：{"baseline", "loading", "peak"}。"""
     from transformers import TrainerCallback
 
-    from labutils.base import plots  # noqa: F401
+    from labutils.base import figures  # noqa: F401
     from labutils.training import finetune  # noqa: F401
 
     found = {"baseline": memory_of("VmRSS")}
@@ -97,18 +98,19 @@ def compare(name: str) -> dict:
     import torch
     from transformers import AutoConfig
 
-    from labutils.training import finetune_config, memory
+    from labutils.training import memory
+    from labutils.training.config import load_config, override
 
     kind, shape, changes = SHAPES[name]
     changes = FIXED | changes
-    config = finetune_config.override(finetune_config.load_config("configs/lora.yaml"), changes)
+    config = override(load_config("configs/lora.yaml"), changes)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_model(folder / "model", kind, shape)
         write_data(folder, config)
         command = [sys.executable, __file__, "--child", str(folder), json.dumps(changes)]
         done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
-        guess = memory.estimate(AutoConfig.from_pretrained(folder / "model"), config, torch.float32)
+        guess = memory.estimate_memory(AutoConfig.from_pretrained(folder / "model"), config, torch.float32)
     found = json.loads(done.stdout.splitlines()[-1])
     measured = found["peak"] - found["baseline"]
     return {"name": name, "weights": guess.weights // MIB, "estimated": guess.total // MIB,

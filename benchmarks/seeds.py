@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 import labutils  # noqa: F401  先设好环境变量
-from labutils.base import paths
-from labutils.comparison import evaluation
-from labutils.dataset import dataset_build
-from labutils.models import models
+from labutils.base import files
+from labutils.comparison import evaluate
+from labutils.dataset import build
+from labutils.models import loader
 from labutils.training import finetune
 
 GROUPS = {
@@ -26,14 +26,14 @@ GROUPS = {
 
 def one_seed(seed: int, model: str, config: str, folder: Path, overrides: dict) -> dict:
     """一个种子的全部数字。"""
-    dataset_build.build(dataset_build.COURSE_PDF, paths.DATA / "qa.jsonl", folder, seed=seed)
+    build.build_dataset(build.COURSE_PDF, files.DATA / "qa.jsonl", folder, seed=seed)
     began = time.perf_counter()
     result = finetune.run(folder / "data", model, config, folder / "lora", seed=seed, **overrides)
     seconds = time.perf_counter() - began
-    tuned, tokenizer = models.load(result.adapter)
-    groups = evaluation.load_groups(folder / "data" / "qa.jsonl", folder / "data",
-                                    paths.DATA / "probes")
-    compared = evaluation.compare(tuned, tokenizer, groups, folder / "comparison")
+    tuned, tokenizer = loader.load(result.adapter)
+    groups = evaluate.load_groups(folder / "data" / "qa.jsonl", folder / "data",
+                                    files.DATA / "probes")
+    compared = evaluate.compare(tuned, tokenizer, groups, folder / "comparison")
     figures = {f"{stage}_{group}": getattr(compared, stage)[group]["accuracy"]
                for stage in ("before", "after") for group in GROUPS}
     figures["lexical_unseen"] = compared.lexical_baseline["unseen"]["accuracy"]
@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44, 45, 46])
     parser.add_argument("--model", default="tiny")
-    parser.add_argument("--config", default=str(paths.CONFIGS / "lora_tiny.yaml"))
+    parser.add_argument("--config", default=str(files.CONFIGS / "lora_tiny.yaml"))
     parser.add_argument("--out", default=str(Path(__file__).with_name("seeds")))
     parser.add_argument("--set", nargs="*", default=[], metavar="键=值", help="改配置,例如 max_steps=200")
     arguments = parser.parse_args()

@@ -35,17 +35,18 @@ LONGEST = 512
 
 def serve(model_path: str, way: str) -> None:
     """在这个进程里打开网页，打印网址；之后每收到一行就说出正在拼批的行数，直到标准输入关闭。"""
-    from labutils.demo import batch_table, web_batching, web_demo, web_limits
-    from labutils.models import inference, models
+    from labutils.demo import batching, guard
+    from labutils.demo.server import launch
+    from labutils.models import generate, loader
 
-    tables = _watch(batch_table.Table)
-    web_limits.Visitors.check = lambda *a: None  # 一个人问得比频率上限快得多
+    tables = _watch(batching.Table)
+    guard.Visitors.check = lambda *a: None  # 一个人问得比频率上限快得多
     if way == "endless":
-        _never_end(batch_table.Row)
-        web_batching.MAX_ROWS = 8
-    model, tokenizer = models.load(model_path)
-    options = {"stream": inference.stream, "parallel": 1} if way == "single" else {}
-    with web_demo.launch(model, tokenizer, rows=(), **options) as demo:
+        _never_end(batching.Row)
+        batching.MAX_ROWS = 8
+    model, tokenizer = loader.load(model_path)
+    options = {"stream": generate.stream, "parallel": 1} if way == "single" else {}
+    with launch(model, tokenizer, rows=(), **options) as demo:
         print("URL", demo.url, flush=True)
         for _ in sys.stdin:
             print(sum(len(table.rows) for table in tables), flush=True)
@@ -109,14 +110,14 @@ def running(model_path: str, way: str = "batch"):
 
 def references(model_path: str, count: int | None = None) -> dict[str, tuple[str, int]]:
     """每个问题单独回答的结果（页面上显示的样子）与它的词元数。"""
-    from labutils.base import paths
-    from labutils.dataset import qa_dataset
-    from labutils.demo.web_text import show_answer
-    from labutils.models import inference, models
+    from labutils.base import files
+    from labutils.dataset.rows import load_qa
+    from labutils.demo.engine import show_answer
+    from labutils.models import generate, loader
 
-    model, tokenizer = models.load(model_path)
-    questions = [row["question"] for row in qa_dataset.load_qa(paths.DATA / "qa.jsonl")][:count]
-    replies = inference.answer(model, tokenizer, questions, batch_size=1)
+    model, tokenizer = loader.load(model_path)
+    questions = [row["question"] for row in load_qa(files.DATA / "qa.jsonl")][:count]
+    replies = generate.answer(model, tokenizer, questions, batch_size=1)
     sizes = [len(tokenizer.encode(reply, add_special_tokens=False)) for reply in replies]
     return dict(zip(questions, zip(map(show_answer, replies), sizes, strict=True), strict=True))
 

@@ -12,12 +12,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from labutils.base import paths
+from labutils.base import files
 from labutils.base.errors import LabError
-from labutils.comparison import evaluation
-from labutils.dataset import qa_dataset
-from labutils.demo import web_demo
-from labutils.models import models
+from labutils.dataset.rows import load_qa
+from labutils.demo import server
+from labutils.models import loader
+from labutils.training import checkpoints
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync"]
@@ -70,18 +70,18 @@ def take(browser, url: str, output: Path, question: str, size: tuple[int, int], 
 def main(adapter: str = "output/lab/lora", folder: str = "images") -> None:
     from playwright.sync_api import sync_playwright
 
-    adapter = evaluation.find_adapter(paths.resolve(adapter))
-    model, tokenizer = models.load(adapter)
-    rows = qa_dataset.load_qa(paths.DATA / "qa.jsonl")
+    adapter = checkpoints.find_adapter(files.resolve(adapter))
+    model, tokenizer = loader.load(adapter)
+    rows = load_qa(files.DATA / "qa.jsonl")
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
         use_bundled_font(Path(scratch))
         browser = playwright.chromium.launch(executable_path=find_browser(), args=FLAGS)
-        with web_demo.launch(model, tokenizer, rows=rows, adapter=paths.rel(adapter),
+        with server.launch(model, tokenizer, rows=rows, adapter=files.rel(adapter),
                              feedback=Path(scratch) / "feedback.jsonl") as demo:
             for name, (width, height, colours) in SHOTS.items():
-                output = paths.resolve(folder) / name
+                output = files.resolve(folder) / name
                 take(browser, demo.url, output, "一流本科课程的有效期多久？", (width, height), colours)
-                print("已写出", paths.rel(output))
+                print("已写出", files.rel(output))
         browser.close()
 
 

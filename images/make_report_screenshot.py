@@ -11,12 +11,12 @@ from pathlib import Path
 
 from make_demo_screenshot import FLAGS, find_browser, use_bundled_font
 
-from labutils.base import paths
+from labutils.base import files
 from labutils.base.errors import LabError
 
 
 def newest_report() -> Path:
-    reports = sorted(paths.RUNS.glob("*/report.html"))
+    reports = sorted(files.RUNS.glob("*/report.html"))
     if not reports:
         raise LabError("runs 里还没有报告，请先运行 make lab。")
     return reports[-1]
@@ -35,8 +35,8 @@ def take(report: Path, output: Path, height: int = 1060) -> None:
 
 if __name__ == "__main__":
     report = Path(sys.argv[1]) if len(sys.argv) > 1 else newest_report()
-    output = Path(sys.argv[2]) if len(sys.argv) > 2 else paths.ROOT / "images" / "lab_result.png"
+    output = Path(sys.argv[2]) if len(sys.argv) > 2 else files.ROOT / "images" / "lab_result.png"
     with tempfile.TemporaryDirectory() as folder:
         use_bundled_font(Path(folder))
         take(report, output)
-    print("存好", paths.rel(output))
+    print("存好", files.rel(output))

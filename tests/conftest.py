@@ -59,7 +59,7 @@ def interrupted(monkeypatch):
 @pytest.fixture(scope="module")  # 开着时别的测试不能用 asyncio.run，所以用完就关
 def browser():
     """真的浏览器；没有装 playwright 或 Chromium 时跳过并说明。"""
-    from web_fakes import BROWSER_FLAGS, find_browser
+    from fakes.web_fakes import BROWSER_FLAGS, find_browser
 
     playwright = pytest.importorskip("playwright.sync_api", reason="没有安装 playwright")
     path = find_browser(os.environ)
@@ -74,7 +74,7 @@ def browser():
 @pytest.fixture
 def page(browser, demo):
     """打开测试文件自己的那个 demo。"""
-    from browser_page import open_page
+    from fakes.browser_page import open_page
 
     page = open_page(browser, demo.url)
     yield page
@@ -84,7 +84,7 @@ def page(browser, demo):
 @pytest.fixture(scope="module")
 def unlimited():
     """想问多少次就问多少次：有的测试文件要问几十、几百次。"""
-    from labutils.demo.web_limits import Visitors
+    from labutils.demo.guard import Visitors
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Visitors, "check", lambda *a: None)

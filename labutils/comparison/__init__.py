@@ -1,0 +1,12 @@
+"""对比：微调前后各答一遍、打分、图与网页（notebook 03）。
+
+notebook 用到的名字都在这里；第一次用到时才导入它所在的文件，所以 import 本身很快。
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
+    "evaluate": ["compare", "load_groups"],
+    "metrics": ["LexicalSearch", "bleu_4", "fact_correct", "lexical_baseline", "ngrams", "rouge_l", "tokens"],
+    "results": ["accuracy_bars", "answer_table", "fact_strip", "group_name"],
+})

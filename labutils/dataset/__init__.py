@@ -1,0 +1,21 @@
+"""数据：文档 → 文字块 → 问答对 → 训练集与验证集（notebook 01）。
+
+notebook 用到的名字都在这里；第一次用到时才导入它所在的文件，所以 import 本身很快。
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
+    "build": ["apply_review", "build_dataset", "export_review", "load_rows"],
+    "checks": ["validate"],
+    "clean": ["Page", "chunks", "join_lines"],
+    "formats": ["read_pages"],
+    "generation": ["generate", "replay"],
+    "progress": ["Progress"],
+    "prompts": ["load_prompts", "messages_for", "parse_response", "qa_requests"],
+    "report": ["funnel_plot", "overview_plot", "uncovered_text"],
+    "review": ["review_table"],
+    "rows": ["NEAR_DUPLICATE", "check_no_leak", "drop_near_duplicates", "load_conversations", "load_qa",
+             "similarity", "split"],
+    "service": ["estimate_cost", "find_service", "load_presets", "spending_cap"],
+})

@@ -1,0 +1,11 @@
+"""演示：边生成边显示的对话网页（notebook 04）。
+
+notebook 用到的名字都在这里；第一次用到时才导入它所在的文件，所以 import 本身很快。
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
+    "engine": ["GUARD", "show_answer", "show_question"],
+    "server": ["check_port", "in_jupyter", "launch"],
+})

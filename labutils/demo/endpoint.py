@@ -14,8 +14,7 @@ import httpx
 import openai
 
 from labutils.base.errors import LabError
-from labutils.dataset.api_address import check_url, read_key
-from labutils.dataset.openai_errors import explain
+from labutils.dataset.service import check_url, explain, read_key
 
 ADDRESS = "--endpoint 的地址"
 BROKEN = (httpx.HTTPError, ValueError, AttributeError, TypeError)  # 断线，或答的不是约定的格式

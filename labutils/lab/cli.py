@@ -1,18 +1,174 @@
-"""命令行：labutils run | dataset | finetune | infer | compare | demo | check | export | merge。
+"""命令行里与模型文件夹有关的两条：labutils export、labutils merge。由 cli 登记。
+
+命令行里造数据集的一条：labutils dataset。由 cli 登记。
+
+命令行里打开对话网页的一条：labutils demo。由 cli 登记。
+
+命令行：labutils run | dataset | finetune | infer | compare | demo | check | export | merge。
 
 重的库（torch、transformers、gradio）都在命令里面才导入，所以 ``labutils --help`` 立刻出现。
 用户能改正的错误（LabError、OSError）只打印一句话，不打印调用栈，退出码 1；命令写错时退出码 2。
 """
 
+import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
 
 from labutils.base.errors import LabError
-from labutils.base.system_errors import sentence
-from labutils.lab import cli_dataset, cli_demo, cli_models, console
+from labutils.base.files import sentence
+from labutils.lab import console
+
+
+def register_models(app: typer.Typer) -> None:
+    """把这里的命令加进 app。"""
+    app.command()(export)
+    app.command()(merge)
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="官方 ChatGLM3 文件夹，或在它上面训练的适配器")],
+    out: Annotated[str, typer.Argument(help="写到这个文件夹，必须是新的")],
+) -> None:
+    """官方 ChatGLM3 文件夹换成原生格式；适配器换成官方的 query_key_value 写法。"""
+    from labutils.base.files import locate_model, locate_output
+    from labutils.models import export as exporter
+
+    print(exporter.export(locate_model(model), locate_output(out)))
+
+
+def merge(
+    checkpoint: Annotated[str, typer.Argument(help="checkpoint-N 文件夹")],
+    out: Annotated[str, typer.Argument(help="写到这个文件夹，必须是新的")],
+    dtype: Annotated[
+        str, typer.Option(help="写成 float32、bfloat16 或 float16；不写就与基座相同")
+    ] = "",
+) -> None:
+    """把适配器合并进基座，写成 transformers 与 vLLM 直接能读的文件夹。"""
+    from labutils.base.files import locate_model, locate_output
+    from labutils.models import export as exporter
+
+    print(exporter.merge(locate_model(checkpoint), locate_output(out), dtype or None))
+
+
+def register_dataset(app: typer.Typer) -> None:
+    """把这里的命令加进 app。"""
+    app.command()(dataset)
+
+
+def dataset(
+    pdf: Annotated[str, typer.Argument(help="要读的 PDF")] = "data/source/course_document.pdf",
+    qa: Annotated[str, typer.Option(help="现成的问答对（JSON Lines）")] = "data/qa.jsonl",
+    out: Annotated[str, typer.Option(help="实验文件夹；数据写进它的 data/")] = "output/lab",
+    api_model: Annotated[str, typer.Option(help="出题的大模型名；空着且没有 --preset 就用 --qa 的问答")] = "",
+    seed: Annotated[int, typer.Option(help="随机种子，同样的种子得到同样的结果")] = 42,
+    feedback: Annotated[
+        str, typer.Option(help="网页存下的评价与改正，例如 output/feedback.jsonl；合格的作为新问答加进来")
+    ] = "",
+    preset: Annotated[
+        str, typer.Option(help="用哪个服务：openai、zhipu、deepseek、qwen、ollama、vllm，"
+                               "或自己加进 configs/api_presets.yaml 的")
+    ] = "",
+    concurrency: Annotated[int, typer.Option(min=1, help="同时发几个请求")] = 4,
+    max_cost: Annotated[
+        float, typer.Option(min=0, help="估算超过这么多（币种见预设）或算不出多少钱，就先问一句")
+    ] = 5.0,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="超过 --max-cost 也不问，直接做")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="只再问上次失败的块")] = False,
+    unanswerable: Annotated[int, typer.Option(min=0, help="另出几个“没有写明”的问题，单独成文件")] = 0,
+) -> None:
+    """从 PDF 与问答对做出 train.json 和 dev.json（notebook 01）。
+
+    给了 --preset 或 --api-model 就请大模型出题；随时可以按 Ctrl-C，再执行同样的命令会接着做，不重复花钱。
+    """
+    from labutils.base.files import locate, locate_output
+    from labutils.dataset import build
+
+    api = {"preset": preset, "concurrency": concurrency, "max_cost": max_cost,
+           "confirm": _confirm(yes), "retry_failed": retry_failed, "unanswerable": unanswerable}
+    build.build_dataset(
+        locate(pdf), locate(qa) if qa else None, locate_output(out), api_model, seed,
+        locate(feedback) if feedback else None, **api)
+
+
+def _confirm(yes: bool) -> Callable[[str], bool]:
+    """花钱之前怎么问：--yes 不问；不在终端里没法问，说明要加 --yes。"""
+
+    def ask(question: str) -> bool:
+        if yes:
+            return True
+        if not sys.stdin.isatty():
+            reason = question.removesuffix("继续吗？")
+            raise LabError(f"{reason}不在终端里，没法问你；同意就加上 --yes 再运行。")
+        return typer.confirm(question)
+
+    return ask
+
+
+def register_demo(app: typer.Typer) -> None:
+    """把这里的命令加进 app。"""
+    app.command()(demo)
+
+
+def demo(
+    checkpoint: Annotated[
+        str, typer.Argument(help="checkpoint-N 文件夹、模型文件夹或 tiny；不写就用最近一次的结果")
+    ] = "",
+    adapter: Annotated[str, typer.Option(help="适配器文件夹，与直接写检查点相同")] = "",
+    port: Annotated[int, typer.Option(help="端口；0 是 8080 或它后面第一个空的")] = 0,
+    host: Annotated[str, typer.Option(help="0.0.0.0 让局域网能访问，要密码")] = "127.0.0.1",
+    share: Annotated[bool, typer.Option("--share", help="生成临时的公网链接，要密码")] = False,
+    auth: Annotated[
+        str, typer.Option(help="用户名:密码；同一台机器上的人看得到命令行，改用 LAB_DEMO_AUTH 更稳妥")
+    ] = "",
+    endpoint: Annotated[str, typer.Option(help="不载入模型，问这个兼容 OpenAI 接口的服务器")] = "",
+    model: Annotated[str, typer.Option(help="服务器上的模型名，与 --endpoint 一起写")] = "",
+    qa: Annotated[
+        str, typer.Option(help="问答数据：出处和例子从这里来；不写就用适配器旁边 data 里的，没有就用自带的")
+    ] = "",
+    feedback: Annotated[
+        str, typer.Option(help="评价与改正存进这个文件")
+    ] = "output/feedback.jsonl",
+) -> None:
+    """打开对话网页（notebook 04）。
+
+    也认课程原来的环境变量 MODEL_PATH、TOKENIZER_PATH、CG_APP_ROUTE_PATH；密码也可以用
+    LAB_DEMO_AUTH=用户名:密码 指定，用 --share 或 --host 对外开放时不指定就自动生成；
+    服务器的密钥用 OPENAI_API_KEY。
+    """
+    if adapter and checkpoint:
+        raise LabError("检查点与 --adapter 只写一个。")
+    checkpoint = checkpoint or adapter
+    if bool(endpoint) != bool(model) or (endpoint and checkpoint):
+        raise LabError("--endpoint 与 --model 要一起写，而且不能再写检查点。")
+    source = None if endpoint else _source(checkpoint)
+    qa = qa or f"{console.data_beside(source) if source else 'data'}/qa.jsonl"
+    from labutils.base.files import locate
+    from labutils.demo import server
+    from labutils.demo.endpoint import Endpoint
+
+    server.serve(
+        source,
+        os.environ.get("TOKENIZER_PATH"),
+        host=host,
+        port=port or None,
+        root_path=os.environ.get("CG_APP_ROUTE_PATH"),
+        share=share,
+        auth=server.parse_auth(auth, "--auth"),
+        endpoint=Endpoint(endpoint, model) if endpoint else None,
+        qa=locate(qa),
+        feedback=locate(feedback),
+    )
+
+
+def _source(checkpoint: str) -> str:
+    if checkpoint or not os.environ.get("MODEL_PATH"):
+        return console.checkpoint_or_newest(checkpoint)
+    return os.environ["MODEL_PATH"]
+
 
 app = typer.Typer(
     name="labutils",
@@ -47,9 +203,10 @@ def run(
     ] = None,
 ) -> None:
     """按顺序跑完 00–04 五个 notebook，写出报告 report.html 与摘要 summary.json。"""
-    from labutils.lab import lab_run, notebook_parameters, report
+    from labutils.lab import report
+    from labutils.lab import run as lab_run
 
-    given = notebook_parameters.split_assignments(p or [])
+    given = lab_run.split_assignments(p or [])
     with console.progress() as (say, on_cell):
         summary = lab_run.run(
             model, config, pdf, qa, seed, out, api_model, given,
@@ -60,7 +217,7 @@ def run(
     print(report.verdict(summary)[1])
 
 
-cli_dataset.register(app)  # 在这里登记，帮助里就排在 run 之后
+register_dataset(app)  # 在这里登记，帮助里就排在 run 之后
 
 
 @app.command()
@@ -76,7 +233,7 @@ def finetune(
 ) -> None:
     """LoRA 微调（notebook 02）。中断后再执行一次同样的命令就接着训练。"""
     choice = _resume_choice(resume)
-    from labutils.lab.lab_run import locate, locate_model, locate_output
+    from labutils.base.files import locate, locate_model, locate_output
     from labutils.training import finetune as trainer
 
     folder = locate_output(out) if out else None
@@ -94,14 +251,14 @@ def infer(
 ) -> None:
     """用微调后的模型回答（对应课程里的 inference_hf.py）。"""
     source = console.checkpoint_or_newest(checkpoint)
-    from labutils.models import inference, models
+    from labutils.models import generate, loader
 
-    model, tokenizer = models.load(source)
+    model, tokenizer = loader.load(source)
     options = {"max_new_tokens": max_new_tokens, "temperature": temperature}
 
     def reply(messages: list[dict]) -> str:
         pieces = []
-        for piece in inference.stream(model, tokenizer, messages, **options):
+        for piece in generate.stream(model, tokenizer, messages, **options):
             print(piece, end="", flush=True)
             pieces.append(piece)
         print()
@@ -126,21 +283,21 @@ def compare(
 ) -> None:
     """同一批问题在微调前后各答一遍，打分并列表（notebook 03）。"""
     source = console.checkpoint_or_newest(checkpoint)
-    from labutils.base import paths
-    from labutils.comparison import evaluation
-    from labutils.lab.lab_run import locate, locate_output
-    from labutils.models import models
+    from labutils.base import files
+    from labutils.base.files import locate, locate_output
+    from labutils.comparison import evaluate
+    from labutils.models import loader
 
-    folder = paths.ROOT / locate(data or console.data_beside(source))
-    print(f"数据：{paths.rel(folder)}")
-    groups = evaluation.load_groups(
-        paths.ROOT / locate(qa) if qa else folder / "qa.jsonl", folder, paths.DATA / "probes"
+    folder = files.ROOT / locate(data or console.data_beside(source))
+    print(f"数据：{files.rel(folder)}")
+    groups = evaluate.load_groups(
+        files.ROOT / locate(qa) if qa else folder / "qa.jsonl", folder, files.DATA / "probes"
     )
-    model, tokenizer = models.load(source)
+    model, tokenizer = loader.load(source)
     target = locate_output(out)
-    result = evaluation.compare(model, tokenizer, groups, target)
+    result = evaluate.compare(model, tokenizer, groups, target)
     print(result.table().to_string())
-    for line in [*result.notes, f"全部结果：{paths.rel(target)}"]:
+    for line in [*result.notes, f"全部结果：{files.rel(target)}"]:
         print(line)
 
 
@@ -152,26 +309,27 @@ def check(
     gpu: Annotated[float, typer.Option(min=0, help="按这么大（GiB）的显卡估算；0 是这台机器")] = 0,
 ) -> None:
     """检查环境；写了模型就核对它的文件、说出它是什么，再写配置就估算微调要多少内存。"""
+    from labutils.base import errors
     from labutils.lab import preflight
 
     if model:
-        from labutils.lab.lab_run import locate, locate_model
-        from labutils.models import model_check
-        from labutils.training import memory_report
+        from labutils.base.files import locate, locate_model
+        from labutils.models import identify
+        from labutils.training import memory
 
-        checks = model_check.check_folder(locate_model(model))
-        if config and checks[0].status != preflight.FAIL:
-            checks += memory_report.report(locate_model(model), locate(config), length, gpu)
+        checks = identify.check_folder(locate_model(model))
+        if config and checks[0].status != errors.FAIL:
+            checks += memory.memory_report(locate_model(model), locate(config), length, gpu)
     else:
         checks = preflight.check_environment()
     for item in checks:
         print(item)
-    if any(item.status == preflight.FAIL for item in checks):
+    if any(item.status == errors.FAIL for item in checks):
         raise LabError(f"{'模型' if model else '环境'}还不能用，请先处理上面带 ✗ 的项目。")
 
 
-cli_demo.register(app)
-cli_models.register(app)
+register_demo(app)
+register_models(app)
 
 
 def _resume_choice(text: str) -> str | bool | int:

@@ -57,12 +57,12 @@ def converse(reply: Callable[[list[dict]], str]) -> None:
 
 def newest_checkpoint() -> str | None:
     """output/ 与 runs/ 里最近一次微调的最后一个检查点，相对仓库根目录；没有时返回 None。"""
-    from labutils.base import paths
-    from labutils.lab.lab_run import locate
+    from labutils.base import files
+    from labutils.base.files import locate
 
     patterns = {
-        paths.OUTPUT: ("*/checkpoint-*", "*/lora/checkpoint-*"),
-        paths.RUNS: ("*/output/lora/checkpoint-*",),
+        files.OUTPUT: ("*/checkpoint-*", "*/lora/checkpoint-*"),
+        files.RUNS: ("*/output/lora/checkpoint-*",),
     }
     found = [path for base, texts in patterns.items() for t in texts for path in base.glob(t)]
     whole = [path for path in found if (path / "adapter_model.safetensors").is_file()]
@@ -74,7 +74,7 @@ def newest_checkpoint() -> str | None:
 
 def checkpoint_or_newest(checkpoint: str) -> str:
     """用户指定的位置；没有指定时是最近一次微调的检查点，一个也没有就抛 LabError。"""
-    from labutils.lab.lab_run import locate_model
+    from labutils.base.files import locate_model
 
     if checkpoint:
         return locate_model(checkpoint)
@@ -87,10 +87,10 @@ def checkpoint_or_newest(checkpoint: str) -> str:
 
 def data_beside(source: str) -> str:
     """训练这个适配器用的数据：output/甲/lora/checkpoint-N 用 output/甲/data；没有就用仓库自带的 data。"""
-    from labutils.base import paths
-    from labutils.lab.lab_run import locate
+    from labutils.base import files
+    from labutils.base.files import locate
 
-    folder = paths.resolve(source)
+    folder = files.resolve(source)
     run = folder.parent if folder.name.startswith("checkpoint-") else folder
     beside = run.parent / "data"
     trained = (folder / "adapter_config.json").is_file() and (beside / "train.json").is_file()

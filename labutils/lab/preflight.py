@@ -12,32 +12,14 @@ import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import NamedTuple
 
 from packaging.requirements import Requirement
 
-from labutils.base import paths
-from labutils.base.errors import LabError
+from labutils.base import files
+from labutils.base.errors import FAIL, GIB, OK, WARN, Check, LabError
 
-OK, WARN, FAIL = "ok", "warn", "fail"
-MARKS = {OK: "✓", WARN: "!", FAIL: "✗"}
 TESTED_PYTHON, TOO_NEW_PYTHON = (3, 11), (3, 15)  # 与 pyproject.toml 的 requires-python 相同
-GIB = 1024**3
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
-
-
-class Check(NamedTuple):
-    """一项检查：名称、状态（ok | warn | fail）、看到了什么、该怎么办（不用办则为空）。"""
-
-    name: str
-    status: str
-    message: str
-    todo: str = ""
-
-    def __str__(self) -> str:
-        return f"{MARKS[self.status]} {self.name}：{self.message}" + (
-            f" → {self.todo}" if self.todo else ""
-        )
 
 
 def check_environment() -> list[Check]:
@@ -69,7 +51,7 @@ def check_python(running: tuple[int, int] = sys.version_info[:2]) -> Check:
 
 def requirements() -> list[Requirement]:
     """本项目声明的依赖；在仓库里以 pyproject.toml 为准，否则用安装时的记录。"""
-    project = paths.ROOT / "pyproject.toml"
+    project = files.ROOT / "pyproject.toml"
     if project.is_file():
         texts = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
     else:
@@ -99,7 +81,7 @@ def check_packages(wanted: list[Requirement] | None = None) -> Check:
 
 
 def check_disk(free: int | None = None) -> Check:
-    free = shutil.disk_usage(paths.ROOT).free if free is None else free
+    free = shutil.disk_usage(files.ROOT).free if free is None else free
     text = f"仓库所在磁盘剩余 {free / GIB:.1f} GiB"
     if free < 0.2 * GIB:
         return Check("磁盘", FAIL, text, "请至少腾出 0.2 GiB")
@@ -137,7 +119,7 @@ def check_gpu() -> Check:
 
 
 def check_font() -> Check:
-    from labutils.base.fonts import ENGLISH_FONT, use_chinese_font
+    from labutils.base.figures import ENGLISH_FONT, use_chinese_font
 
     font = use_chinese_font()
     if font == ENGLISH_FONT:
@@ -172,8 +154,8 @@ def check_inputs(model: str, config: Path, pdf: Path, qa: Path, api_model: str =
 
     没有 api_model 时问答对来自 qa 文件，所以还要看它是否真的出自这份 PDF。
     """
-    from labutils.dataset.document import read_pages
-    from labutils.training.finetune_config import load_config
+    from labutils.dataset.formats import read_pages
+    from labutils.training.config import load_config
 
     check_model_name(model)
     load_config(config)
@@ -183,12 +165,13 @@ def check_inputs(model: str, config: Path, pdf: Path, qa: Path, api_model: str =
 
 
 def _check_pairs(qa: Path, pdf: Path, pages: list) -> None:
-    from labutils.dataset.qa_dataset import load_qa, validate
+    from labutils.dataset.checks import validate
+    from labutils.dataset.rows import load_qa
 
     good, rejected = validate(load_qa(qa), pages, require_evidence=False)
     if not good:
         raise LabError(
-            f"{paths.rel(qa)} 的 {len(rejected)} 条问答在 {paths.rel(pdf)} 里都找不到依据；"
+            f"{files.rel(qa)} 的 {len(rejected)} 条问答在 {files.rel(pdf)} 里都找不到依据；"
             "换了 PDF 就要同时用 --qa 给出它的问答对，或用 --api-model 指定生成问答对的模型。"
         )
 
@@ -200,10 +183,10 @@ def check_model_name(model: str) -> None:
     """
     if model == "tiny":
         return
-    folder = next((p for p in (Path(model).expanduser(), paths.ROOT / model) if p.is_dir()), None)
+    folder = next((p for p in (Path(model).expanduser(), files.ROOT / model) if p.is_dir()), None)
     if folder is not None:
         if not any((folder / n).is_file() for n in ("config.json", "adapter_config.json")):
-            name = paths.rel(folder)
+            name = files.rel(folder)
             raise LabError(f"{name} 里没有 config.json，不是模型文件夹，请检查 --model。")
     elif Path(Path(model).parts[0]).is_dir() or not _HUB_NAME.fullmatch(model):
         raise LabError(

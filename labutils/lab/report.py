@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
 
-from labutils.base import paths, whole_files
+from labutils.base import files
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "gradio", "labutils")
 GROUPS = {
@@ -150,15 +150,15 @@ def percent(value: float | None) -> str:
 def write(folder: Path, summary: dict, options: dict, road: list[str]) -> Path:
     """写 folder/summary.json 与 folder/report.html，返回报告的路径。"""
     text = json.dumps(summary, ensure_ascii=False, indent=2)
-    whole_files.write(folder / "summary.json", text + "\n")
+    files.write(folder / "summary.json", text + "\n")
     target = folder / "report.html"
-    whole_files.write(target, render(folder, summary, options, road))
+    files.write(target, render(folder, summary, options, road))
     return target
 
 
 def render(folder: Path, summary: dict, options: dict, road: list[str]) -> str:
     """报告的 HTML：一个文件、不引用外部资源；一切文字都转义，模型的输出不会变成标记。"""
-    from labutils.base.html_templates import template
+    from labutils.base.figures import template
 
     comparison = _read_json(folder / "output" / "comparison" / "comparison.json")
     level, sentence = verdict(summary)
@@ -173,7 +173,7 @@ def render(folder: Path, summary: dict, options: dict, road: list[str]) -> str:
         options=options,
         steps=_steps(folder, road, summary),
         written=datetime.now().strftime("%Y-%m-%d %H:%M"),
-        folder=paths.rel(folder),
+        folder=files.rel(folder),
     )
 
 

@@ -3,7 +3,14 @@
 官方 ChatGLM3 把 q、k、v 合成一层 query_key_value，适配器也只有一对 A、B；原生 GLM 是三层。
 拆开：三层各拿一份同样的 A，B 按行切成三段。合上：A 相同就只留一份，不同就把 A 上下叠起来、B 摆成分块对角。
 由此也得出：训练时让三层共用一个 A，就与官方的 LoRA 是同一个模型，参数个数也相同。讲解见 notebook 90。
+
+
+适配器是不是真的在起作用：“微调后没有效果”时先做这个检查。
+
+讲解在 notebooks/02_lora_finetune.ipynb。
 """
+
+from __future__ import annotations
 
 import json
 from collections.abc import Set
@@ -13,8 +20,9 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 
 from labutils.base.errors import LabError
-from labutils.base.paths import rel
-from labutils.models import chatglm3, weight_files
+from labutils.base.files import rel
+from labutils.models import chat, chatglm3
+from labutils.models.weights import tensors
 
 # 官方线性层 → 原生线性层
 OFFICIAL_LAYERS = {"query_key_value": ["q_proj", "k_proj", "v_proj"], "dense": ["o_proj"],
@@ -64,7 +72,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     """适配器的全部权重；文件损坏或没有时引发 LabError。"""
     for name in ("adapter_model.safetensors", "adapter_model.bin"):
         if (folder / name).is_file():
-            return dict(weight_files.tensors(folder / name))
+            return dict(tensors(folder / name))
     raise LabError(f"适配器文件夹 {rel(folder)} 里没有 adapter_model.safetensors，"
                    "请换一个完整的 checkpoint-N。")
 
@@ -193,3 +201,47 @@ def official_settings(settings: dict, weights: dict[str, torch.Tensor], folder: 
         "rank_pattern": {"query_key_value": rank},
         "alpha_pattern": {"query_key_value": settings["lora_alpha"] * larger}}
     return {key: settings[key] for key in KEPT} | {"target_modules": sorted(modules)} | patterns
+
+
+def check_adapter_alive(model, tokenizer, question: str) -> str:
+    """检查适配器：B 矩阵不全为零，而且开与关适配器时下一个词元的预测不同。
+
+    两项都通过就返回一段中文说明（含非零的层数与预测的变化）；否则引发 LabError，
+    说出最可能的原因。不改变模型。
+    """
+    if not isinstance(model, PeftModel):
+        raise LabError("模型没有挂适配器；请用 models.load(检查点文件夹) 载入，而不是只载入基座")
+    matrices = [p for name, p in model.named_parameters() if "lora_B" in name]
+    alive = sum(bool(p.detach().abs().max() > 0) for p in matrices)
+    if alive == 0:
+        raise LabError(f"适配器没有起作用：{len(matrices)} 个 B 矩阵全是零，等于没有训练；"
+                       "多半是步数为 0、学习率为 0，或载入了训练之前的检查点")
+    with_adapter, without = _next_token(model, tokenizer, question)
+    change = float((with_adapter - without).abs().sum()) / 2
+    if change < 1e-6:
+        raise LabError("适配器没有起作用：开与关的预测完全一样；请检查适配器与基座是否配套，"
+                       "以及是否已经合并或被关掉")
+    old, new = _text(tokenizer, without), _text(tokenizer, with_adapter)
+    top = f"最可能的仍是“{new}”" if old == new else f"最可能的由“{old}”变为“{new}”"
+    return (f"适配器在工作：{len(matrices)} 个 B 矩阵中 {alive} 个不为零；对“{question}”，"
+            f"下一个词元的概率分布变化了 {change * 100:.2g}%，{top}")
+
+
+@torch.no_grad()
+def _next_token(model: PeftModel, tokenizer, question: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """开、关适配器时，回答第一个字的概率分布（各是一维，长为词表大小）。"""
+    ids = chat.prompt_ids(tokenizer, [{"role": "user", "content": question}])
+    if chat.is_glm_format(tokenizer):
+        ids += tokenizer.encode("\n", add_special_tokens=False)  # 角色符之后总是换行，再后才是答案
+    batch = torch.tensor([ids], device=model.device)
+    was_training = model.training
+    model.eval()
+    with_adapter = model(input_ids=batch).logits[0, -1].float().softmax(-1)
+    with model.disable_adapter():
+        without = model(input_ids=batch).logits[0, -1].float().softmax(-1)
+    model.train(was_training)
+    return with_adapter, without
+
+
+def _text(tokenizer, distribution: torch.Tensor) -> str:
+    return tokenizer.decode([int(distribution.argmax())]).replace("\n", "换行")

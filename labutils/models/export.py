@@ -15,11 +15,9 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from labutils.base.errors import LabError
-from labutils.base.paths import rel, resolve
-from labutils.base.system_errors import sentence
-from labutils.models import adapters, chat_format, chatglm3, chatglm3_tokenizer, models, weight_files
-from labutils.training.checkpoints import write_json
-from labutils.training.training_errors import as_system_error
+from labutils.base.files import as_system_error, rel, resolve, sentence, write_json
+from labutils.models import adapters, chat, chatglm3, loader
+from labutils.models import weights as weight_files
 
 PROBE = "你好，请介绍一下自己。"
 SHARD = "4GB"
@@ -34,15 +32,15 @@ def export(model: str | Path, out: str | Path) -> str:
     query_key_value 适配器）。out 已有内容、磁盘不够、输入有任何不对之处都引发 LabError，不留下半个结果。
     """
     folder, out = resolve(model), Path(out).expanduser()
-    if folder.is_dir() and models.is_adapter(folder):
+    if folder.is_dir() and loader.is_adapter(folder):
         return _export_adapter(folder, out)
     if not chatglm3.is_official(folder):
         if folder.is_dir():
-            models.read_config(folder)  # 读不懂的、别家的结构，说出真正的原因
+            loader.read_config(folder)  # 读不懂的、别家的结构，说出真正的原因
         raise LabError(f"{model} 不是官方 ChatGLM3 文件夹；transformers 自带的模型不必导出，可以直接使用，"
                        "要合并适配器请用 labutils merge。")
     config = chatglm3.read_config(folder)
-    tokenizer = chatglm3_tokenizer.load(folder, config)
+    tokenizer = chatglm3.load_tokenizer(folder, config)
     chatglm3.check_weights(folder, config)
     shards = weight_files.shards(folder)
     with new_folder(out, sum(path.stat().st_size for path in shards)) as part:
@@ -59,11 +57,11 @@ def merge(checkpoint: str | Path, out: str | Path, dtype: str | None = None) -> 
     dtype 不写时与基座的权重文件相同。logits 对不上、磁盘不够、out 已有内容时引发 LabError，不留下半个结果。
     """
     folder, out = resolve(checkpoint), Path(out).expanduser()
-    if not folder.is_dir() or not models.is_adapter(folder):
+    if not folder.is_dir() or not loader.is_adapter(folder):
         raise LabError(f"{checkpoint} 不是适配器文件夹，请指向训练输出里的 checkpoint-N。")
-    wanted = dtype or models.read_config(models.adapter_base(folder)).dtype or torch.float32
-    model, tokenizer = models.load(folder, dtype=wanted)
-    ids = torch.tensor([chat_format.prompt_ids(tokenizer, [{"role": "user", "content": PROBE}])])
+    wanted = dtype or loader.read_config(loader.adapter_base(folder)).dtype or torch.float32
+    model, tokenizer = loader.load(folder, dtype=wanted)
+    ids = torch.tensor([chat.prompt_ids(tokenizer, [{"role": "user", "content": PROBE}])])
     before = _logits(model, ids)
     model = model.merge_and_unload()
     size = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -170,7 +168,7 @@ def _export_adapter(folder: Path, out: Path) -> str:
     settings = adapters.read_settings(folder)
     if adapters.is_official(settings):
         raise LabError(f"{rel(folder)} 已经是官方写法的适配器，不必导出。")
-    config = models.read_config(models.adapter_base(folder))
+    config = loader.read_config(loader.adapter_base(folder))
     if not chatglm3.is_chatglm3(config):
         raise LabError(f"{rel(folder)} 不是在 ChatGLM3 上训练的适配器，没有官方写法可换。")
     weights = adapters.to_official(adapters.read_weights(folder), config)

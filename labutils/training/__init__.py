@@ -1,0 +1,15 @@
+"""微调：配置、样本、LoRA 训练、续训、内存估算（notebook 02）。
+
+notebook 用到的名字都在这里；第一次用到时才导入它所在的文件，所以 import 本身很快。
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
+    "callbacks": ["LiveLossCurve"],
+    "config": ["load_config", "override"],
+    "data": ["PlannedDataset", "read_training"],
+    "finetune": ["add_lora", "count_parameters", "find_or_train", "run"],
+    "memory": ["CPU", "CUDA_ITSELF", "GPU", "estimate_memory", "memory_report", "size"],
+    "rewording": ["augment", "question_from_answer"],
+})

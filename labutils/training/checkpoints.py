@@ -2,24 +2,29 @@
 
 一个训练文件夹里有：run.json（这次训练由什么决定）、checkpoint-N/、training_log.jsonl、
 loss.png、result.json。讲解在 notebooks/02_lora_finetune.ipynb。
+
+
+把训练中常见的错误换成一句说得清的中文：磁盘满、文件夹写不了、显存或内存不够。
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from labutils.base import paths, whole_files
 from labutils.base.errors import LabError
+from labutils.base.files import FULL, as_system_error, from_root, rel, resolve, sentence
+from labutils.models.loader import OUT_OF_MEMORY
 
 WEIGHTS = "adapter_model.safetensors"
 # 多卡时每个进程一个 rng_state；FSDP 的优化器存成 optimizer.bin
@@ -86,7 +91,7 @@ def _archive_is_whole(path: Path) -> bool:
 def refuse_foreign(folder: Path) -> None:
     """文件夹里有检查点却没有 run.json，就不是本程序训练的：引发 LabError，绝不去删它们。"""
     if checkpoints(folder) and not (folder / "run.json").is_file():
-        raise LabError(f"{paths.rel(folder)} 里有别的程序训练的检查点（没有 run.json）；"
+        raise LabError(f"{rel(folder)} 里有别的程序训练的检查点（没有 run.json）；"
                        "请换一个 output_dir")
 
 
@@ -105,9 +110,9 @@ def last_valid(folder: Path, steps: int) -> Path | None:
         if not reason:
             return checkpoint
         if kept:
-            raise LabError(f"{paths.rel(checkpoint)} 的权重完好，但 {reason}，不能接着训练；"
+            raise LabError(f"{rel(checkpoint)} 的权重完好，但 {reason}，不能接着训练；"
                            "请换一个 output_dir，或从头训练（命令末尾写 no，程序里写 resume=False）")
-        print(f"跳过并删除不完整的 {paths.rel(checkpoint)}：{reason}")
+        print(f"跳过并删除不完整的 {rel(checkpoint)}：{reason}")
         shutil.rmtree(checkpoint)
     return None
 
@@ -124,10 +129,10 @@ def at_step(folder: Path, step: int) -> Path:
     checkpoint = folder / f"checkpoint-{step}"
     available = [step_of(p) for p in checkpoints(folder)]
     if step not in available:
-        raise LabError(f"{paths.rel(folder)} 里没有 checkpoint-{step}；"
+        raise LabError(f"{rel(folder)} 里没有 checkpoint-{step}；"
                        f"现有的步数：{available or '无'}")
     if reason := problem(checkpoint):
-        raise LabError(f"{paths.rel(checkpoint)} 不完整（{reason}），换一个步数：{available}")
+        raise LabError(f"{rel(checkpoint)} 不完整（{reason}），换一个步数：{available}")
     return checkpoint
 
 
@@ -170,11 +175,6 @@ def differences(folder: Path, wanted: dict[str, Any]) -> list[str]:
             for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
 
 
-def write_json(path: Path, value: Any) -> None:
-    """写一个 JSON 文件；被打断也不会留下半个。"""
-    whole_files.write(path, json.dumps(value, ensure_ascii=False, indent=1))
-
-
 def weights_digest(model: torch.nn.Module) -> str:
     """基座权重的指纹：只取一维的参数（归一化与偏置），6B 模型也只要一瞬间。"""
     digest = hashlib.sha256()
@@ -189,14 +189,71 @@ def base_reference(model_name: str) -> str:
 
     不写机器上的绝对路径：换一台机器就失效，还会泄露目录结构。
     """
-    path = paths.resolve(model_name)
+    path = resolve(model_name)
     return model_name if model_name == "tiny" or not path.is_dir() else from_root(path)
 
 
-def from_root(path: Path) -> str:
-    """相对仓库根目录的路径，仓库外的也能照它找到；写进文件用。"""
-    path = path.resolve()
+AGAIN = "，会接着训练（可删旧的 runs/、output/，或设 save_total_limit）"
+
+
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """在这个范围里，系统错误和内存不够变成 LabError；认不出的原样抛出。
+
+    磁盘满时删掉写了一半的检查点：它不能用，又占着地方。
+    """
     try:
-        return Path(os.path.relpath(path, paths.ROOT.resolve())).as_posix()
-    except ValueError:  # Windows 上仓库与模型不在同一个盘，没有相对路径
-        return path.as_posix()
+        yield
+    except OUT_OF_MEMORY:
+        raise LabError(_memory("显存或内存")) from None
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if system := as_system_error(error, folder):
+            if full := system.errno in FULL:
+                discard_unfinished(folder)
+            raise LabError(sentence(system, folder, AGAIN if full else "")) from None
+        if "not enough memory" in str(error):
+            raise LabError(_memory("内存")) from None
+        raise
+
+
+def _memory(kind: str) -> str:
+    return (f"{kind}不够；请把 per_device_train_batch_size 减半、gradient_accumulation_steps 加倍，"
+            "设 gradient_checkpointing: true，或减小 max_input_length 与 max_output_length")
+
+
+CONFIG = "adapter_config.json"
+
+
+def find_adapter(folder: str | Path) -> Path:
+    """找到可用的适配器：folder 自己就是，或它里面步数最大的一个完整的 checkpoint-N
+
+    没有可用的时抛出 LabError，说明缺哪个文件、下一步做什么。
+    """
+    folder = Path(folder)
+    candidates = [folder] if (folder / CONFIG).is_file() else []
+    candidates += reversed(checkpoints(folder))
+    reasons = []
+    for candidate in candidates:
+        reason = adapter_problem(candidate)
+        if not reason:
+            return candidate
+        reasons.append(f"{rel(candidate)} {reason}")
+    why = "；".join(reasons) or f"{rel(folder)} 里没有 checkpoint-N，也没有 {CONFIG}"
+    raise LabError(f"找不到可用的适配器：{why}。请先运行 notebook 02，或指定正确的适配器文件夹。")
+
+
+def adapter_problem(folder: Path) -> str:
+    """适配器文件夹缺什么、坏在哪里；完好时是空字符串"""
+    try:
+        json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return f"缺少 {CONFIG}"
+    except ValueError:
+        return f"的 {CONFIG} 只写了一半"
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as tensors:
+            return "" if list(tensors.keys()) else f"的 {WEIGHTS} 里没有权重"
+    except FileNotFoundError:
+        return f"缺少 {WEIGHTS}"
+    except (OSError, SafetensorError):
+        return f"的 {WEIGHTS} 已损坏或只写了一半"

@@ -1,4 +1,10 @@
-"""问法的组合文法:同一个属性可以有成百上千种问法,答案的句式却固定。
+"""同义词替换：把问题换一种说法,意思不变。讲解见 notebook 02 的数据增强。
+
+预训练语料(tiny_base)和微调时的问题改写用的是同一张表 synonyms.txt。
+做法同 EDA(Wei 与 Zou,2019,arXiv:1901.11196)中的同义词替换。
+
+
+问法的组合文法:同一个属性可以有成百上千种问法,答案的句式却固定。
 
 小模型微调之后能不能听懂没见过的问法,取决于它在预训练时见过多少“不同说法、同一意思”。
 讲解见 notebook 02。
@@ -9,8 +15,44 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-from labutils.training import synonyms
-from tools.tiny_base import lexicon
+
+@cache
+def synonym_table() -> dict[str, tuple[str, ...]]:
+    """词 → 可以换成的词;一个词出现在几组里时合在一起。"""
+    found: dict[str, list[str]] = {}
+    for line in Path(__file__).with_name("synonyms.txt").read_text(encoding="utf-8").splitlines():
+        words = [] if line.startswith("#") else line.split()
+        for word in words:
+            found.setdefault(word, []).extend(other for other in words if other != word)
+    return {word: tuple(dict.fromkeys(others)) for word, others in found.items()}
+
+
+@cache
+def _longest() -> int:
+    return max(map(len, synonym_table()))
+
+
+def _word_at(text: str, start: int, shortest: int) -> str:
+    """从 start 开始能在表里找到的最长的词(至少 shortest 个字);没有就是空串。"""
+    for length in range(min(_longest(), len(text) - start), shortest - 1, -1):
+        if text[start : start + length] in synonym_table():
+            return text[start : start + length]
+    return ""
+
+
+def replace(text: str, rng: Random, probability: float = 0.4, shortest: int = 1) -> str:
+    """从左到右找表里的词(先找长的),每个以 probability 的概率换成同组的另一个。
+
+    少于 shortest 个字的词不换:单字常是别的词的一部分,如“创新”里的“新”。
+    """
+    pieces, place = [], 0
+    while place < len(text):
+        word = _word_at(text, place, shortest)
+        swap = word and rng.random() < probability
+        pieces.append(rng.choice(synonym_table()[word]) if swap else word or text[place])
+        place += len(word) or 1
+    return "".join(pieces)
+
 
 NOUN_FRAMES = (
     "S的N是W S的N为W SN是W S的N是W来着 S规定的N是W S的N有什么规定 说说S的N S里N写的是W "
@@ -116,7 +158,7 @@ def ask(rng: Random, attribute: Attribute, subject: str, pronoun: bool = False,
     nickname=False 时不用简称(只看问句猜不出全称)。"""
     core = _core(rng, attribute)
     if rng.random() < 0.3:
-        core = synonyms.replace(core, rng)
+        core = replace(core, rng)
     if pronoun:
         text = core.replace("S，", "").replace("S的", rng.choice(["它的", "这个的", ""]))
         text = text.replace("S", rng.choice(["它", "这个", "该" + subject[-2:], ""]))
@@ -125,7 +167,7 @@ def ask(rng: Random, attribute: Attribute, subject: str, pronoun: bool = False,
     if rng.random() < 0.12:
         text = rng.choice(FILLERS) + rng.choice(["", "，"]) + text
     elif not pronoun and rng.random() < 0.1:  # 顺口提到另一份文件，问的还是原来的主语
-        text = rng.choice(ASIDES).replace("O", lexicon.regular_subject(rng)) + text
+        text = rng.choice(ASIDES).replace("O", regular_subject(rng)) + text
     elif rng.random() < 0.06:  # 顺口提到另一个属性，问的还是原来的属性
         other = rng.choice(attributes())
         text = rng.choice(DISTRACTIONS).replace("N", other.name) + text if other != attribute else text
@@ -164,3 +206,40 @@ def state(rng: Random, attribute: Attribute, subject: str, value: str) -> str:
     frames = (*attribute.statements, *attribute.statements, "S的N为V", "S明确，N是V", "S的N：V")
     text = rng.choice(frames).replace("N", rng.choice(attribute.nouns))
     return text.replace("S", subject).replace("V", value) + "。"
+
+
+FIRST = "晨青远星海云松春秋江湖金玉明华安永长新兰竹梅紫石林泉雪雨风阳月文思启立致雅和清朗景嘉瑞宏博"
+SECOND = "光禾山河川岭涛辰帆舟桥杉枫桐荷露霞岩溪原野亭园泽洲港湾峰谷城塔灯苗木叶"
+KINDS = ("计划 项目 通知 办法 工程 行动 评选 大赛 基地 课程 奖学金 培训班 意见 方案 细则 试点 研修班 "
+         "工作坊 夏令营 论坛 教材 专业 认定 申报 课 竞赛 规划 规定 管理办法 推荐工作 认定工作").split()
+GROUPS = ("教师组 学生组 线上类 线下类 高职组 中学组 小学组 理科类 文科类 工科类 初级班 高级班 青年组 "
+          "团体组 个人组 周末班 暑期班 夜间班 一类 二类 三类 甲类 乙类 重点类 一般类 省级 市级 校级").split()
+TOPICS = ("双语 实验 短期 远程 艺术 体育 劳动 阅读 写作 编程 口语 田野 工坊 校园 数字 心理 健康 法律 生态 "
+          "摄影 音乐 书法 历史 地理 统计 机器人 航模 农艺 护理 财会 旅游 室外 社区 实习 创业").split()
+BATCHES = "首批 第二批 第三批 第四批 第五批 第六批 首届 第二届 第三届 第四届 首轮 第二轮 第一期 第二期".split()
+PLACES = "省 市 县 区 大学 学院 中学 师范大学 职业学院".split()
+
+
+def fancy(rng: Random) -> str:
+    return rng.choice(FIRST) + rng.choice(SECOND)
+
+
+def place(rng: Random) -> str:
+    return fancy(rng) + rng.choice(PLACES)
+
+
+def regular_subject(rng: Random) -> str:
+    """由词库拼成的主体名称,例如“第二批晨光计划”“星河省写作课程教师组”。"""
+    topic = rng.choice(TOPICS)
+    forms = [
+        lambda: fancy(rng) + rng.choice(KINDS),
+        lambda: rng.choice(BATCHES) + fancy(rng) + rng.choice(KINDS),
+        lambda: place(rng) + topic + rng.choice(KINDS),
+        lambda: fancy(rng) + rng.choice(KINDS) + rng.choice(GROUPS),
+        lambda: topic + rng.choice(["课程", "课", "类课程", "班", "项目", "大赛"]),
+        lambda: fancy(rng) + topic + rng.choice(["课程", "课", "项目", "计划", "通知"]),
+        lambda: rng.choice(BATCHES) + topic + rng.choice(["课程", "项目", "评选", "认定", "通知"]),
+        lambda: f"{rng.randint(2031, 2069)}年{fancy(rng)}{rng.choice(KINDS)}",
+        lambda: f"{fancy(rng)}{rng.choice(KINDS)}的{topic}{rng.choice(['课程', '项目', '部分'])}",
+    ]
+    return rng.choice(forms)()

@@ -33,10 +33,10 @@ def main() -> None:
         train(arguments.folder, Recipe(**{f.name: getattr(arguments, f.name)
                                           for f in fields(Recipe)}))
     elif arguments.command == "measure":
-        from labutils.models import models
+        from labutils.models import loader
         from tools.tiny_base import card
 
-        figures = card.write(arguments.folder, *models.load(arguments.folder))
+        figures = card.write(arguments.folder, *loader.load(arguments.folder))
         print(json.dumps(figures, ensure_ascii=False, indent=2))
     elif arguments.command == "probes":
         from tools.tiny_base import probes

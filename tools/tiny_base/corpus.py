@@ -44,7 +44,7 @@ def world() -> tuple[tuple[str, dict, tuple], ...]:
     while len(found) < WORLD_SUBJECTS:
         picked = rng.sample(questions.attributes()[:WORLD_ATTRIBUTES], 11)
         facts = {attribute: lexicon.value(rng, attribute.kind) for attribute in picked[:8]}
-        name = lexicon.regular_subject(rng)
+        name = questions.regular_subject(rng)
         found[name] = (name, facts, tuple(picked[8:]))
     return tuple(found.values())
 
@@ -63,7 +63,7 @@ def _notice(rng: Random) -> tuple[str, dict, list, list[str]]:
 
 def other_name(name: str) -> str:
     """固定世界里每个主体还有一个字面上毫不相干的别名,同一主体总是同一个。"""
-    return lexicon.regular_subject(Random(f"别名-{name}"))
+    return questions.regular_subject(Random(f"别名-{name}"))
 
 
 def _pair(rng: Random, name: str, facts: dict, missing: list, pronoun: bool = False,

@@ -2,20 +2,11 @@
 
 from random import Random
 
+from labutils.training.questions import KINDS, TOPICS, fancy, place, regular_subject
 from tools.tiny_base import vocab
 
-FIRST = "晨青远星海云松春秋江湖金玉明华安永长新兰竹梅紫石林泉雪雨风阳月文思启立致雅和清朗景嘉瑞宏博"
-SECOND = "光禾山河川岭涛辰帆舟桥杉枫桐荷露霞岩溪原野亭园泽洲港湾峰谷城塔灯苗木叶"
 SURNAMES = "王李张刘陈杨赵黄周吴徐孙胡朱高林何郭马罗梁宋郑谢韩唐冯于董萧程曹袁邓许傅沈曾彭吕"
 GIVEN = "明华伟芳娜敏静丽强磊军洋勇艳杰娟涛超霞平刚桂英建文玲志宁晓雪梅兰海云峰"
-KINDS = ("计划 项目 通知 办法 工程 行动 评选 大赛 基地 课程 奖学金 培训班 意见 方案 细则 试点 研修班 "
-         "工作坊 夏令营 论坛 教材 专业 认定 申报 课 竞赛 规划 规定 管理办法 推荐工作 认定工作").split()
-GROUPS = ("教师组 学生组 线上类 线下类 高职组 中学组 小学组 理科类 文科类 工科类 初级班 高级班 青年组 "
-          "团体组 个人组 周末班 暑期班 夜间班 一类 二类 三类 甲类 乙类 重点类 一般类 省级 市级 校级").split()
-TOPICS = ("双语 实验 短期 远程 艺术 体育 劳动 阅读 写作 编程 口语 田野 工坊 校园 数字 心理 健康 法律 生态 "
-          "摄影 音乐 书法 历史 地理 统计 机器人 航模 农艺 护理 财会 旅游 室外 社区 实习 创业").split()
-BATCHES = "首批 第二批 第三批 第四批 第五批 第六批 首届 第二届 第三届 第四届 首轮 第二轮 第一期 第二期".split()
-PLACES = "省 市 县 区 大学 学院 中学 师范大学 职业学院".split()
 OFFICES = ("教育厅 教育局 教务处 科研处 人事处 学生处 团委 师资办公室 招生办公室 研究院 评估中心 考试院 财务处 "
            "信息中心 图书馆 教师发展中心 工会 研究生院 教学委员会 办公厅 体育局 文化馆").split()
 NOUNS = ("教材 教案 讲义 题库 实验 作业 论文 报告 视频 课件 数据 案例 模型 方法 内容 形式 评价 设计 制度 "
@@ -51,14 +42,6 @@ def small_number(rng: Random, low: int, high: int) -> str:
     return chinese_number(value) if rng.random() < 0.6 else str(value)
 
 
-def fancy(rng: Random) -> str:
-    return rng.choice(FIRST) + rng.choice(SECOND)
-
-
-def place(rng: Random) -> str:
-    return fancy(rng) + rng.choice(PLACES)
-
-
 def subject(rng: Random) -> str:
     """一个虚构主体的名称;三成用任意的字拼成,逼模型真的去抄而不是背词库。"""
     if rng.random() < 0.3:
@@ -88,23 +71,6 @@ def _phone(rng: Random) -> str:
 def random_characters(rng: Random, count: int) -> str:
     """count 个任意的一级汉字。"""
     return "".join(rng.choices(vocab.level1_characters(), k=count))
-
-
-def regular_subject(rng: Random) -> str:
-    """由词库拼成的主体名称,例如“第二批晨光计划”“星河省写作课程教师组”。"""
-    topic = rng.choice(TOPICS)
-    forms = [
-        lambda: fancy(rng) + rng.choice(KINDS),
-        lambda: rng.choice(BATCHES) + fancy(rng) + rng.choice(KINDS),
-        lambda: place(rng) + topic + rng.choice(KINDS),
-        lambda: fancy(rng) + rng.choice(KINDS) + rng.choice(GROUPS),
-        lambda: topic + rng.choice(["课程", "课", "类课程", "班", "项目", "大赛"]),
-        lambda: fancy(rng) + topic + rng.choice(["课程", "课", "项目", "计划", "通知"]),
-        lambda: rng.choice(BATCHES) + topic + rng.choice(["课程", "项目", "评选", "认定", "通知"]),
-        lambda: f"{rng.randint(2031, 2069)}年{fancy(rng)}{rng.choice(KINDS)}",
-        lambda: f"{fancy(rng)}{rng.choice(KINDS)}的{topic}{rng.choice(['课程', '项目', '部分'])}",
-    ]
-    return rng.choice(forms)()
 
 
 def phrase(rng: Random) -> str:

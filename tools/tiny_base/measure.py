@@ -2,8 +2,8 @@
 
 from random import Random
 
-from labutils.base.text_normalize import contains
-from labutils.models.inference import answer
+from labutils.base.text import contains
+from labutils.models.generate import answer
 from labutils.training import questions
 from tools.tiny_base import corpus
 

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from random import Random
 
-from labutils.base.paths import DATA
+from labutils.base.files import DATA
 from tools.tiny_base import corpus
 
 TALK_PROBES, ECHO_PROBES, READING_PROBES = 24, 12, 12

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from transformers import GlmConfig, GlmForCausalLM
 
-from labutils.models.chat_format import IGNORE, encode
+from labutils.models.chat import IGNORE, encode
 from tools.tiny_base import corpus, measure, vocab
 
 

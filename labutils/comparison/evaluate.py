@@ -1,0 +1,365 @@
+"""对比要用的东西：四组问题，和训练好的适配器文件夹。讲解见 notebooks/03_before_after
+
+对比中途停下（断电、关机、中断），已经答完的题留在文件里，重新运行时不再答第二遍
+
+6B 模型在 CPU 上答一遍要几个小时。全部答完、结果写好之后，这个文件就删掉。
+讲解见 notebooks/03_before_after。
+
+
+微调前后对比：同一个模型，关掉适配器答一遍，打开适配器再答一遍
+
+两遍用同样的问题、同样的提示词、同样的贪心解码，差别只在适配器；
+不能用“包上 LoRA 之前的那个变量”当微调前，因为 peft 会就地改动它。讲解见 notebooks/03_before_after。
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from labutils.base.errors import LabError
+from labutils.base.files import one_sentence, read_json, rel, write
+from labutils.comparison import results
+from labutils.comparison.metrics import bleu_4, fact_correct, lexical_baseline, rouge_l
+from labutils.dataset.rows import load_conversations, load_qa
+from labutils.models import generate
+from labutils.models.generate import as_messages
+
+PROBES = ("general", "unanswerable")
+
+
+def load_groups(
+    qa_file: str | Path, data_dir: str | Path, probes_dir: str | Path
+) -> dict[str, list[dict]]:
+    """四组题：train（训练过的问法）、unseen（没见过的问法）、general、unanswerable
+
+    train.json 与 dev.json 只有对话，没有要点和页码，所以按问题文字去 qa_file 里找回来；
+    找不到时抛出 LabError，说明哪个文件第几条。探针文件缺失或格式不对时也抛出 LabError。
+    """
+    known = _by_question(qa_file)
+    files = {"train": Path(data_dir) / "train.json", "unseen": Path(data_dir) / "dev.json"}
+    groups = {name: _rejoin(path, known, qa_file) for name, path in files.items()}
+    return groups | {name: load_probes(Path(probes_dir) / f"{name}.jsonl") for name in PROBES}
+
+
+def _by_question(qa_file: str | Path) -> dict[str, dict]:
+    known = {}
+    for number, row in enumerate(load_qa(qa_file), 1):
+        question = row.get("question", "")
+        if not isinstance(question, str):
+            raise LabError(f"{rel(qa_file)} 第 {number} 条的 question 不是文字，请改成一句问题。")
+        known[question.strip()] = row
+    return known
+
+
+def _rejoin(path: Path, known: dict[str, dict], qa_file: str | Path) -> list[dict]:
+    rows = []
+    for number, item in enumerate(load_conversations(path), 1):
+        asked = [m["content"] for m in item["conversations"] if m["role"] == "user"]
+        row = known.get("\n".join(asked).strip())
+        if row is None:
+            raise LabError(
+                f"{rel(path)} 第 {number} 条的问题“{asked[0]}”不在 {rel(qa_file)} 里，"
+                "请用同一次 notebook 01 的 qa.jsonl、train.json 和 dev.json。"
+            )
+        rows.append(row)
+    return rows
+
+
+def load_probes(path: str | Path) -> list[dict]:
+    """读探针题：每行有 id、question 或 messages、answer、key_points；缺项由 compare 指出"""
+    rows = []
+    for where, item in read_json(path):
+        if not isinstance(item, dict):
+            raise LabError(f'{rel(path)} {where}不是 JSON 对象，应形如 {{"question": …}}。')
+        rows.append(item)
+    return rows
+
+
+NAME = "answers.partial.jsonl"
+_SMALL = 1 << 16  # 基座只比元素不超过这么多的张量（各层的归一化等）：足以认出换了基座，又不必读完 12 GB
+
+
+class KeptAnswers:
+    """一个文件，一行一个回答；模型、适配器或生成参数变了，旧的回答就作废"""
+
+    def __init__(self, folder: Path, model: Any, generation: dict):
+        self.path = folder / NAME
+        self._known: dict[tuple[str, str], str] = {}
+        self._begin(fingerprint(model, generation))
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def get(self, stage: str, prompt: str | list[dict]) -> str | None:
+        """这道题答过就给出回答，没有答过是 None"""
+        return self._known.get((stage, _key(prompt)))
+
+    @one_sentence()
+    def add(self, stage: str, answered: list[tuple[str | list[dict], str]]) -> None:
+        """记下一批 (问题, 回答)；磁盘满了等抛出 LabError"""
+        with self.path.open("a", encoding="utf-8") as file:
+            for prompt, reply in answered:
+                self._known[stage, _key(prompt)] = reply
+                file.write(_line({"stage": stage, "prompt": _key(prompt), "reply": reply}))
+
+    @one_sentence()
+    def forget(self) -> None:
+        """结果已经写好，不再需要"""
+        self.path.unlink(missing_ok=True)
+
+    @one_sentence()
+    def _begin(self, made_by: str) -> None:
+        rows = _rows(self.path)
+        if rows and rows[0].get("made_by") == made_by:
+            self._known = {(row["stage"], row["prompt"]): row["reply"] for row in rows[1:]}
+        head = _line({"made_by": made_by})
+        kept = [_line({"stage": stage, "prompt": prompt, "reply": reply})
+                for (stage, prompt), reply in self._known.items()]
+        write(self.path, head + "".join(kept))
+
+
+def fingerprint(model: Any, generation: dict) -> str:
+    """模型（基座的小张量与全部 LoRA 张量）、数值类型与生成参数的摘要
+
+    batch_size 不算：显存不够、改小了再来，答过的仍然有效。
+    """
+    options = sorted((key, value) for key, value in generation.items() if key != "batch_size")
+    digest = hashlib.sha256(repr(options).encode())
+    for name, tensor in model.named_parameters():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        if "lora_" in name or tensor.numel() <= _SMALL:
+            digest.update(tensor.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _rows(path: Path) -> list[dict]:
+    """读回完整的行；断在半行上的，那一行不要"""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            rows.append(json.loads(line))
+        except ValueError:  # 写到一半的行，或文件末尾的空行
+            break
+    return rows
+
+
+def _key(prompt: str | list[dict]) -> str:
+    return json.dumps(as_messages(prompt), ensure_ascii=False)
+
+
+def _line(row: dict) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+STAGES = {"before": "微调前", "after": "微调后"}
+
+
+@dataclass
+class Comparison:
+    """一次对比的全部结果
+
+    before、after：{组: {"accuracy", "interval", "rouge_l", "bleu_4", "n"}}，分数都是 0–1，
+    空组的分数是 None。
+    rows：逐题结果；lexical_baseline：{"unseen": {"accuracy", "n"}}；notes：值得提醒的话；
+    files：写出的文件，{名字: 路径}。
+    """
+
+    before: dict[str, dict]
+    after: dict[str, dict]
+    lexical_baseline: dict[str, dict]
+    rows: list[dict]
+    notes: list[str] = field(default_factory=list)
+    files: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def worse(self) -> list[dict]:
+        """微调前答对、微调后答错的题"""
+        return [row for row in self.rows if results.change(row) == "worse"]
+
+    def table(self) -> pd.DataFrame:
+        """每组一行的汇总表，给人看的"""
+        lines = []
+        for group in (g for g in self.before if self.before[g]["n"]):
+            old, new = self.before[group], self.after[group]
+            line = {"问题组": results.group_name(group), "题数": new["n"]}
+            line |= {"微调前": f"{old['accuracy']:.0%}", "微调后": f"{new['accuracy']:.0%}"}
+            line["95% 区间（后）"] = "–".join(f"{edge:.0%}" for edge in new["interval"])
+            for name, key in (("ROUGE-L", "rouge_l"), ("BLEU-4", "bleu_4")):
+                line[name] = f"{old[key]:.2f} → {new[key]:.2f}"
+            lines.append(line)
+        return pd.DataFrame(lines).set_index("问题组")
+
+    def changes(self) -> pd.DataFrame:
+        """每组里一直对、错变对、对变错、一直错各几题"""
+        names = results.CHANGES
+        frame = pd.DataFrame(
+            [
+                (results.group_name(r["group"]), names[results.change(r)])
+                for r in self.rows
+            ],
+            columns=["问题组", "变化"],
+        )
+        counts = pd.crosstab(frame["问题组"], frame["变化"])
+        order = frame["问题组"].unique()
+        return counts.reindex(index=order, columns=list(names.values()), fill_value=0)
+
+
+def compare(
+    model: Any,
+    tokenizer: Any,
+    groups: dict[str, list[dict]],
+    out_dir: str | Path,
+    report: Callable[[str], None] = print,
+    **generation: Any,
+) -> Comparison:
+    """让 groups 里的每道题在微调前后各答一次，打分，并把结果写进 out_dir
+
+    groups：{组: 题}，每题有 question 或 messages（多轮，以 user 结尾）、answer、key_points。
+    写出 comparison.json、.csv、.html 与 PNG；每答完一组用 report 报一行进度。
+    答完一批存一批：中途停下再运行，答过的题不再答。
+    模型没有适配器、题目缺项、out_dir 写不进去时，在回答之前抛出 LabError。讲解见 notebooks/03_before_after。
+    """
+    if not hasattr(model, "disable_adapter"):
+        raise LabError("这个模型没有适配器，没法对比：请用 models.load(适配器文件夹) 载入。")
+    _check_groups(groups)
+    results.check_folder(Path(out_dir))
+    model.eval()  # 训练状态下的 dropout 会让两遍回答随机不同
+    kept = KeptAnswers(Path(out_dir), model, generation)
+    if kept:
+        report(f"接着上次没有做完的对比：已有 {len(kept)} 个回答")
+    replies = {}
+    for stage, name in STAGES.items():
+        with model.disable_adapter() if stage == "before" else nullcontext():
+            for group, items in groups.items():
+                title = f"{name} · {results.group_name(group)}"
+                started = time.perf_counter()
+                replies[stage, group] = _ask(model, tokenizer, items, stage, kept, generation)
+                report(f"{title}：{len(items)} 题，{time.perf_counter() - started:.1f} 秒")
+    rows = [
+        _score_row(group, item, replies["before", group][i], replies["after", group][i])
+        for group, items in groups.items()
+        for i, item in enumerate(items)
+    ]
+    _add_baseline(rows, groups)
+    summary = {stage: {g: _summary(rows, g, stage) for g in groups} for stage in STAGES}
+    baseline = _summary(rows, "unseen", "baseline")
+    result = Comparison(
+        **summary,
+        lexical_baseline={"unseen": baseline} if baseline["n"] else {},
+        rows=rows,
+        notes=_notes(rows),
+    )
+    result.files = results.write_all(result, Path(out_dir))
+    kept.forget()
+    return result
+
+
+def _check_groups(groups: dict[str, list[dict]]) -> None:
+    if not any(groups.values()):
+        raise LabError("没有可以对比的问题：请检查 train.json、dev.json 和 data/probes 是否为空。")
+    for group, items in groups.items():
+        for number, item in enumerate(items, 1):
+            if missing := _missing(item):
+                raise LabError(f"问题组 {group} 的第 {number} 题缺少 {'、'.join(missing)}，"
+                               "或写的不是文字，请改好再对比。")
+
+
+def _missing(item: dict) -> list[str]:
+    """缺了哪几项；类型不对的也算，不然要等全部答完、打分时才出错"""
+    points, messages = item.get("key_points"), item.get("messages")
+    asked = [item.get("question")]
+    if messages:
+        asked = [m.get("content") if isinstance(m, dict) and "role" in m else None for m in messages] \
+            if isinstance(messages, list) else []
+    return [name for name, texts in (
+        ("answer", [item.get("answer")]),
+        ("key_points（要点列表）", points if isinstance(points, list) else []),
+        ("question", asked),
+    ) if not texts or not all(isinstance(text, str) and text for text in texts)]
+
+
+def _ask(model, tokenizer, items, stage, kept: KeptAnswers, generation) -> list[str]:
+    """每题的回答；答过的从 kept 取，没答过的答完一批记一批"""
+    prompts = [item.get("messages") or item["question"] for item in items]
+    new = [prompt for prompt in prompts if kept.get(stage, prompt) is None]
+    generate.answer(
+        model, tokenizer, new, **generation,
+        on_batch=lambda picked, replies: kept.add(
+            stage, [(new[i], reply) for i, reply in zip(picked, replies, strict=True)]),
+    )  # fmt: skip
+    return [kept.get(stage, prompt) for prompt in prompts]
+
+
+def _score_row(group: str, item: dict, before: str, after: str) -> dict:
+    turns = [m["content"] for m in item.get("messages", []) if m["role"] != "system"]
+    row = {
+        "id": item.get("id", ""),
+        "fact_id": item.get("fact_id"),
+        "group": group,
+        "question": item.get("question") or " / ".join(turns),
+        "reference": item["answer"],
+        "key_points": item["key_points"],
+        "page": item.get("page"),
+        "kind": item.get("kind"),
+    }
+    for stage, reply in zip(STAGES, (before, after), strict=True):
+        row[stage] = reply
+        row[f"{stage}_correct"] = fact_correct(reply, item["key_points"])
+        row[f"{stage}_rouge_l"] = round(rouge_l(reply, item["answer"]), 4)
+        row[f"{stage}_bleu_4"] = round(bleu_4(reply, item["answer"]), 4)
+    return row
+
+
+def _add_baseline(rows: list[dict], groups: dict[str, list[dict]]) -> None:
+    """给没见过的问法添上字面检索的答案；它只许查训练过的问题"""
+    unseen = [row for row in rows if row["group"] == "unseen"]
+    if not unseen or not groups.get("train"):
+        return
+    copied = lexical_baseline(groups["train"], [row["question"] for row in unseen])
+    for row, reply in zip(unseen, copied, strict=True):
+        row |= {"baseline": reply, "baseline_correct": fact_correct(reply, row["key_points"])}
+
+
+def _summary(rows: list[dict], group: str, stage: str) -> dict:
+    chosen = [row for row in rows if row["group"] == group and f"{stage}_correct" in row]
+    right, n = sum(row[f"{stage}_correct"] for row in chosen), len(chosen)
+    result = {"accuracy": right / n if n else None, "n": n, "interval": wilson_interval(right, n)}
+    for metric in ("rouge_l", "bleu_4") if stage in STAGES else ():
+        scores = [row[f"{stage}_{metric}"] for row in chosen]
+        result[metric] = round(sum(scores) / n, 4) if n else None
+    return result
+
+
+def wilson_interval(right: int, n: int) -> list[float]:
+    """正确率的 95% 置信区间（Wilson 1927），题少的时候也可靠；没有题时是 [0, 1]"""
+    if not n:
+        return [0.0, 1.0]
+    z, share = 1.96, right / n
+    centre = share + z * z / (2 * n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    low, high = ((centre + sign * half) / (1 + z * z / n) for sign in (-1, 1))
+    return [round(max(0.0, low), 4), round(min(1.0, high), 4)]
+
+
+def _notes(rows: list[dict]) -> list[str]:
+    notes = []
+    same = sum(row["before"] == row["after"] for row in rows)
+    if same == len(rows):
+        notes.append(
+            "微调前后的回答一字不差，适配器没有起作用：请检查训练步数、学习率，"
+            "以及适配器是不是对着这个基座训练的。"
+        )
+    empty = sum(not row["after"].strip() for row in rows)
+    if empty:
+        notes.append(f"微调后有 {empty} 题是空回答。")
+    return notes

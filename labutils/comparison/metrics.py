@@ -1,0 +1,138 @@
+"""给回答打分：要点对不对、ROUGE-L、BLEU-4，以及一条不用模型的字面检索基线
+
+依赖的取舍：常见的做法是 jieba + rouge_chinese + nltk，下载几十 MB，而且空回答会让
+rouge_chinese 报错；sacrebleu 要带上 lxml。两个指标各十几行，写在这里反而看得见每一步，
+结果在 tests/test_text_metrics.py 里与 sacrebleu 的 zh 切分逐条对过。
+讲解见 notebooks/03_before_after。
+"""
+
+import math
+import re
+import unicodedata
+from collections import Counter, defaultdict
+
+import numpy as np
+
+from labutils.base.errors import LabError
+from labutils.base.text import contains, normalize
+
+_TOKEN = re.compile(r"[a-z]+|\d+(?:\.\d+)?|\S")
+
+
+def tokens(text: str) -> list[str]:
+    """切成打分单位：一个汉字或标点一个，连着的字母或数字合成一个（2023 是一个数，不是四个字）"""
+    return _TOKEN.findall(unicodedata.normalize("NFKC", text).lower())
+
+
+def fact_correct(answer: str, key_points: list[str]) -> bool:
+    """回答里有全部要点才算对；一个要点里用 | 隔开的写法有一种就行
+
+    比较前先统一全半角、数字写法和标点（text_normalize）。key_points 为空时抛出 LabError，
+    因为“没有要点”会让任何回答都算对。讲解见 notebooks/03_before_after。
+    """
+    if not key_points:
+        raise LabError("没有要点就没法判对错：请给这道题的 key_points 至少写一条。")
+    return all(contains(answer, point) for point in key_points)
+
+
+def lcs_length(left: list[str], right: list[str]) -> int:
+    """最长公共子序列的长度：顺序不变、可以不相邻。逐行动态规划，只留上一行"""
+    previous = [0] * (len(right) + 1)
+    for item in left:
+        current = [0]
+        for j, other in enumerate(right):
+            best = previous[j] + 1 if item == other else max(previous[j + 1], current[j])
+            current.append(best)
+        previous = current
+    return previous[-1]
+
+
+def rouge_l(answer: str, reference: str) -> float:
+    """ROUGE-L 的 F1，0–1：最长公共子序列占回答的比例（准）与占标准答案的比例（全）的调和平均
+
+    算法：Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004。
+    任一边为空时得 0。讲解见 notebooks/03_before_after。
+    """
+    hypothesis, target = tokens(answer), tokens(reference)
+    common = lcs_length(hypothesis, target)
+    return 2 * common / (len(hypothesis) + len(target)) if common else 0.0
+
+
+def ngrams(items: list[str], n: int) -> Counter:
+    """连续 n 个单位的片段各出现几次"""
+    return Counter(tuple(items[i : i + n]) for i in range(len(items) - n + 1))
+
+
+def bleu_4(answer: str, reference: str) -> float:
+    """句子级 BLEU-4，0–1：1 到 4 连片段命中率的几何平均，再乘过短惩罚
+
+    算法：Papineni et al., "BLEU", 2002。一句话常常没有一个 4 连片段命中，直接取几何平均会归零，
+    所以用 Chen & Cherry 2014 的第 3 种平滑：第 k 次遇到零命中时按 1/2^k 个命中算。
+    回答短于 4 个单位时只用它有的那几阶。空回答或一字不中得 0。讲解见 notebooks/03_before_after。
+    """
+    hypothesis, target = tokens(answer), tokens(reference)
+    orders = range(1, min(4, len(hypothesis)) + 1)
+    hits = [(ngrams(hypothesis, n) & ngrams(target, n)).total() for n in orders]
+    if not any(hits):
+        return 0.0
+    zeros, logs = 0, []
+    for n, hit in zip(orders, hits, strict=True):
+        zeros += hit == 0
+        logs.append(math.log((hit or 0.5**zeros) / (len(hypothesis) - n + 1)))
+    brevity = min(1.0, math.exp(1 - len(target) / len(hypothesis)))
+    return brevity * math.exp(sum(logs) / len(logs))
+
+
+class LexicalSearch:
+    """按字面找最像的一句：1–3 个字的片段，TF-IDF 加权，余弦相似度
+
+    不懂意思，只数相同的片段。用来回答：微调后的模型是学会了问题的意思，还是只会比字面？
+    texts 为空时抛出 LabError。讲解见 notebooks/03_before_after。
+    """
+
+    def __init__(self, texts: list[str]):
+        if not texts:
+            raise LabError("字面检索没有可查的问题：训练集是空的，请检查 train.json。")
+        pieces = [_pieces(text) for text in texts]
+        seen_in = Counter(piece for counts in pieces for piece in counts)
+        # 平滑的逆文档频率：只在一句里出现的片段最能说明问题，句句都有的几乎不算数
+        self.idf = {p: math.log((1 + len(texts)) / (1 + n)) + 1 for p, n in seen_in.items()}
+        postings = defaultdict(list)
+        for row, counts in enumerate(pieces):
+            for piece, weight in self._unit_weights(counts).items():
+                postings[piece].append((row, weight))
+        self.postings = {p: tuple(map(np.array, zip(*v, strict=True))) for p, v in postings.items()}
+        self.size = len(texts)
+
+    def _unit_weights(self, counts: Counter) -> dict[str, float]:
+        """每个片段的 TF-IDF 权重，缩放到长度 1；没在训练问题里见过的片段查不到，不算"""
+        weights = {p: n * self.idf[p] for p, n in counts.items() if p in self.idf}
+        length = math.sqrt(sum(w * w for w in weights.values()))
+        return {p: w / length for p, w in weights.items()}
+
+    def scores(self, text: str) -> np.ndarray:
+        """与每一句的余弦相似度，形状 (句数,)，0–1"""
+        result = np.zeros(self.size)
+        for piece, weight in self._unit_weights(_pieces(text)).items():
+            rows, weights = self.postings[piece]
+            result[rows] += weight * weights
+        return result
+
+    def nearest(self, text: str) -> int:
+        """最像的一句的序号；一样像（包括全都不像）时取靠前的"""
+        return int(self.scores(text).argmax())
+
+
+def _pieces(text: str) -> Counter:
+    clean = normalize(text)
+    return Counter(clean[i : i + n] for n in (1, 2, 3) for i in range(len(clean) - n + 1))
+
+
+def lexical_baseline(train_rows: list[dict], questions: list[str]) -> list[str]:
+    """不用模型的基线：每个问题抄字面最像的训练问题的答案
+
+    train_rows 的每一项有 question 与 answer；返回与 questions 等长的答案列表。
+    train_rows 为空时抛出 LabError。讲解见 notebooks/03_before_after。
+    """
+    search = LexicalSearch([row["question"] for row in train_rows])
+    return [train_rows[search.nearest(question)]["answer"] for question in questions]

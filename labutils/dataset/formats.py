@@ -1,0 +1,207 @@
+"""PDF 以外的格式：Word（.docx）、Markdown（.md）、纯文本（.txt）→ 一页页的文字。
+
+这些格式没有固定的页：一“页”是一节（从一个一、二级标题到下一个），没有标题的约每
+PAGE_LENGTH 字、整段算一页，这样“证据在第几页”仍可核对。由 document.read_pages 调用。
+
+
+课程文档（PDF、Word、Markdown、纯文本）→ 每页的干净文字 → 带页码的文本块。
+
+在 notebooks/01_build_dataset.ipynb 讲解。三件事依次做：逐页取出文字（document_pdf、
+document_formats）；去掉页眉页脚页码、接上被排版截断的句子（document_clean）；按句子切块（chunking）。
+页码一路带着走，后面每条问答都能指回它出自哪一页。
+"""
+
+from __future__ import annotations
+
+import lzma
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import docx
+from docx.opc.exceptions import PackageNotFoundError
+from docx.oxml.ns import qn
+from lxml import etree
+
+from labutils.base.errors import LabError
+from labutils.base.files import decode, one_sentence, rel
+from labutils.dataset.clean import Page, join_lines, tidy, usual_width
+from labutils.dataset.pdf import read_pdf
+
+SAVE_AS_UTF8 = "请用记事本打开，“另存为”时把编码选成 UTF-8"
+PAGE_LENGTH = 1000  # 没有标题时约多少字算一页
+# 压缩包坏在哪里，zipfile 就在哪里报什么：连“加了密”“压缩方式不认识”（RuntimeError）都会有
+BROKEN = (PackageNotFoundError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError,
+          RuntimeError, LookupError, ValueError, AttributeError, etree.LxmlError)
+Block = tuple[bool, str]  # (是不是一、二级标题, 一段文字)
+
+
+def _to_pages(blocks: list[Block]) -> list[Page]:
+    """有标题就一节一页，没有就攒够 PAGE_LENGTH 字一页。"""
+    blocks = [(is_title, text) for is_title, raw in blocks if (text := tidy(raw).strip())]
+    by_title = any(is_title for is_title, _ in blocks)
+    groups: list[list[str]] = []
+    before = True  # 上一段是标题：“章”紧跟着“节”时不单独成页
+    for is_title, text in blocks:
+        long = not by_title and groups and len("\n".join([*groups[-1], text])) > PAGE_LENGTH
+        if not groups or long or (is_title and not before):
+            groups.append([])
+        groups[-1].append(text)
+        before = is_title
+    return [Page(number, "\n".join(group)) for number, group in enumerate(groups, 1)]
+
+
+def read_text(path: Path, name: str) -> list[Page]:
+    """纯文本：空行、缩进分段，硬换行的句子接回去；有换页符（\\f）时按它分页。"""
+    text = decode(path.read_bytes(), name, SAVE_AS_UTF8)
+    parts = text.rstrip("\f\n ").split("\f")
+    if len(parts) > 1:
+        pages = ["\n".join(t for _, t in _paragraphs(part)) for part in parts]
+        return [Page(n, tidy(page).strip()) for n, page in enumerate(pages, 1)] if any(pages) else []
+    return _to_pages(list(_paragraphs(text)))
+
+
+def _paragraphs(text: str) -> Iterator[Block]:
+    lines = text.splitlines()
+    full = usual_width([line for line in lines if line.strip()])
+    for block in re.split(r"\n\s*\n", "\n".join(lines)):
+        for paragraph in join_lines([line for line in block.split("\n") if line.strip()], full).split("\n"):
+            yield False, paragraph
+
+
+_FENCE = re.compile(r"\s*(```|~~~)")
+_HEAD = re.compile(r"(#{1,6})\s+(.*?)\s*#*$")
+_OWN_LINE = re.compile(r"\s*(?:[-*+]\s|\d+[.)]\s|>|\|)")  # 列表、引用、表格各占一行
+# 表格的横线、分隔线；量词都不回头（+），不然一长串横线后面跟着字要试到天荒地老
+_RULE = re.compile(r"\s*+\|?(?:\s*+:?-{2,}+:?\s*+\|?)++\s*+$|\s*+(?:[*_]\s*+){3,}+$")
+_MARKS = (
+    (re.compile(r"!\[[^\]]*\]\([^)]*\)"), ""),  # 图片
+    (re.compile(r"\[([^\]]+)\]\([^)]*\)"), r"\1"),  # 链接留文字
+    (re.compile(r"(\*\*|__|~~|`)(?=\S)(.+?)(?<=\S)\1"), r"\2"),  # 加粗、删除线、代码
+    (re.compile(r"(?<![*\w])\*(?=\S)([^*\n]+?)(?<=\S)\*(?![*\w])"), r"\1"),  # 斜体
+)
+
+
+def read_markdown(path: Path, name: str) -> list[Page]:
+    """去掉标记留下文字；表格每行一行，格间用“ | ”隔开；代码块原样。"""
+    text = decode(path.read_bytes(), name, SAVE_AS_UTF8)
+    text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)  # 文首的元数据
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    blocks: list[Block] = []
+    code = open_paragraph = False
+    for line in text.split("\n"):
+        if _FENCE.match(line):
+            code, open_paragraph = not code, False
+            continue
+        heading = None if code else _HEAD.match(line)
+        if heading:
+            blocks.append((len(heading[1]) <= 2, _plain(heading[2])))
+        elif code or not _RULE.match(line):
+            body = line if code else _plain(line)
+            # 连着的几行是一段：接在上一行后面
+            if open_paragraph and body.strip() and not _OWN_LINE.match(line):
+                body = join_lines([blocks.pop()[1], body], 1)
+            blocks.append((False, body))
+        open_paragraph = not code and not heading and bool(line.strip()) and not line.endswith("  ")
+    return _to_pages(blocks)
+
+
+def _plain(line: str) -> str:
+    for pattern, kept in _MARKS:
+        line = pattern.sub(kept, line)
+    line = re.sub(r"<br\s*/?>", " ", line, flags=re.IGNORECASE)  # 表格里换行只能这样写
+    line = re.sub(r"^\s*(?:>\s?)+", "", line)
+    line = re.sub(r"^(\s*)[-*+]\s", r"\1• ", line)
+    if line.strip().startswith("|"):
+        cells = re.split(r"(?<!\\)\|", line.strip().removeprefix("|"))
+        cells = cells[:-1] if not cells[-1].strip() else cells
+        line = " | ".join(cell.strip().replace("\\|", "|") for cell in cells)
+    return line
+
+
+def read_docx(path: Path, name: str) -> list[Page]:
+    """正文和表格按读的先后；表格每行一行，格间用“ | ”隔开。修订按“全部接受”读。
+
+    页眉页脚、脚注、自动编号（“一、”由 Word 生成的）不在正文里，读不到。
+    python-docx 的 paragraph.text 会漏掉修订插入的字和内容控件，所以直接走一遍 XML。
+    """
+    with path.open("rb") as file:
+        if file.read(4) == b"\xd0\xcf\x11\xe0":
+            raise LabError(f"{name} 设了打开密码，或其实是旧的 .doc 格式，"
+                           "请在 Word 里打开，去掉密码，另存为 .docx。")
+    try:
+        document = docx.Document(str(path))
+        titles = {style.style_id for style in document.styles
+                  if style.name in ("Title", "Heading 1", "Heading 2", "heading 1", "heading 2")}
+        blocks = list(_blocks(document.element.body, titles))
+    except BROKEN as error:
+        raise LabError(f"{name} 已损坏或不是 Word 文档（{type(error).__name__}），"
+                       "请在 Word 里打开后另存一份 .docx 再试。") from None
+    if document.element.body.findall(".//" + qn("w:txbxContent")):
+        print(f"提醒：{name} 里有文本框，框里的文字没有读，需要的话请移到正文里。")
+    return _to_pages(blocks)
+
+
+def _blocks(parent: etree._Element, titles: set[str]) -> Iterator[Block]:
+    for item in parent.iterchildren():
+        if item.tag == qn("w:p"):
+            style = item.find(f"{qn('w:pPr')}/{qn('w:pStyle')}")
+            yield style is not None and style.get(qn("w:val")) in titles, _words(item)
+        elif item.tag == qn("w:tbl"):
+            own = (row for row in item.iter(qn("w:tr")) if next(row.iterancestors(qn("w:tbl"))) is item)
+            for row in own:  # 格子里再套的表并在那一格里，不另起行
+                yield False, " | ".join(_words(cell) for cell in row.iterchildren(qn("w:tc")))
+        elif item.tag in (qn("w:sdt"), qn("w:sdtContent"), qn("w:ins")):
+            yield from _blocks(item, titles)
+
+
+def _words(element: etree._Element) -> str:
+    """一段（或一格）里的文字：跳过删掉、移走的字和文本框，换行和制表符换成空格。"""
+    skipped = (qn("w:del"), qn("w:moveFrom"), qn("w:txbxContent"))
+    words = []
+    for node in element.iterchildren():
+        if node.tag == qn("w:t"):
+            words.append(node.text or "")
+        elif node.tag in (qn("w:tab"), qn("w:br"), qn("w:cr")):
+            words.append(" ")
+        elif node.tag not in skipped and node.tag != qn("w:pPr"):
+            words.append(_words(node) + (" " if node.tag in (qn("w:p"), qn("w:tc")) else ""))
+    return re.sub(r"[ \t\n]+", " ", "".join(words)).strip() if element.tag in (qn("w:p"), qn("w:tc")) \
+        else "".join(words)
+
+
+READERS: dict[str, Callable[[Path, str], list[Page]]] = {
+    ".docx": read_docx, ".md": read_markdown, ".markdown": read_markdown, ".txt": read_text,
+}
+
+
+@one_sentence()
+def read_pages(path: str | Path) -> list[Page]:
+    """读出每一页的文字，页码从 1 开始；PDF 已去掉页眉页脚页码并接好断句。
+
+    PDF 的页就是阅读器里的页。.docx、.md、.txt 没有固定的页，一“页”是一节：从一个一、二级
+    标题到下一个；没有标题的，约每 1000 字（整段）算一页，.txt 里有换页符的按换页符分。
+    文件不存在、读不出、没有文字、格式不认识时抛 LabError，说明原因和办法；
+    PDF 只有个别页读不出时打印一行提醒，那一页的文字留空，页码不乱。
+    """
+    path = Path(path)
+    name = rel(path)
+    if not path.is_file():
+        what = "是一个文件夹，不是文件" if path.is_dir() else "不存在"
+        raise LabError(f"{name} {what}，请检查文件的路径和名字。")
+    with path.open("rb") as file:
+        start = file.read(5)
+    if not start:
+        raise LabError(f"{name} 是空文件（0 字节），请重新下载或复制这份文件。")
+    suffix = path.suffix.lower()
+    if suffix == ".pdf" or start == b"%PDF-":
+        return read_pdf(path, name)
+    if suffix not in READERS:
+        known = "、".join([".pdf", *READERS])
+        raise LabError(f"{name} 的格式（{suffix or '没有扩展名'}）读不了，请换成 {known} 之一。")
+    pages = READERS[suffix](path, name)
+    if not pages:
+        raise LabError(f"{name} 里没有文字，请换一份文档。")
+    return pages

@@ -1,0 +1,133 @@
+"""进度文件：每收到一个回复就在末尾追加一行（JSON Lines），任何时候被杀掉都不丢已付钱的回复。
+
+一行认得它属于哪一问：块的指纹 + 提示词的指纹 + 模型。文件只增不改；
+断电留下的半行读的时候略过。在 notebooks/01_build_dataset.ipynb 讲解。
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import filelock
+
+from labutils.base.errors import LabError
+from labutils.base.files import one_sentence, rel, sentence
+from labutils.dataset.prompts import Request
+
+KEPT = "，已收到的回复都还在，会接着做"
+
+
+@dataclass
+class Entry:
+    """一问到目前为止的经过。"""
+
+    replies: list[dict] = field(default_factory=list)
+    asked: int = 0  # 上次判定“回复用不了”之后又问了几次
+    failure: str = ""  # 最近一次失败的原因；后来成功了就清空
+    unusable: bool = False  # 失败是因为回复用不了（付过钱），不是因为没有问成
+
+    @property
+    def done(self) -> bool:
+        return any(reply["final"] for reply in self.replies)
+
+    @property
+    def usable(self) -> bool:
+        """有没有取得出问答的回复；写到一半、没来得及再问的也算，它也是花了钱的。"""
+        return self.done or any(reply["pairs"] for reply in self.replies)
+
+    @property
+    def best(self) -> str:
+        """取得出问答最多的那份回复；一样多时要后来的。"""
+        return max(reversed(self.replies), key=lambda r: (r["pairs"], r["final"]))["text"]
+
+    def note(self, record: dict) -> None:
+        if record["event"] == "failed":
+            self.failure, self.unusable = record["reason"], record["unusable"]
+            self.asked = 0 if self.unusable else self.asked
+        else:
+            self.replies.append(record)
+            self.asked += 1
+            self.failure = "" if record["final"] else self.failure
+
+
+class Progress:
+    """用 with 打开：锁住文件，别的程序就不会同时对同一批块付钱。
+
+    同一个文件夹正被使用、磁盘满了、没有写权限时抛 LabError。
+    """
+
+    def __init__(self, path: str | Path, model: str):
+        self.path, self.model = Path(path), model
+        self.entries: dict[tuple[str, str, str], Entry] = {}
+        self.torn = 0  # 略过了几行写坏的
+        self._lock = filelock.FileLock(self.path.with_suffix(".lock"), timeout=0)
+
+    def __enter__(self) -> Progress:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+            self._load()
+            self._file = open(self.path, "ab", buffering=0)  # 在 __exit__ 里关
+        except filelock.Timeout:
+            raise LabError(f"另一个程序正在往 {rel(self.path)} 里写，请等它结束或换一个输出文件夹。"
+                           ) from None
+        except OSError as error:
+            self._lock.release()
+            raise LabError(sentence(error, self.path, KEPT)) from None
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+        self._lock.release()
+
+    def entry(self, request: Request) -> Entry:
+        key = (request.chunk_hash, request.prompt_hash, self.model)
+        return self.entries.setdefault(key, Entry())
+
+    def reply(self, request: Request, text: str, usage: dict | None, pairs: int, final: bool) -> None:
+        """记下一份回复。final：这一问到此为止，不必再问。"""
+        self._append(request, {"event": "reply", "pairs": pairs, "final": final, "usage": usage,
+                               "text": text})
+
+    def fail(self, request: Request, reason: str, unusable: bool = False) -> None:
+        self._append(request, {"event": "failed", "reason": reason, "unusable": unusable})
+
+    def _append(self, request: Request, record: dict) -> None:
+        names = {"chunk": request.chunk_hash, "prompt": request.prompt_hash, "model": self.model,
+                 "kind": request.kind, "pages": list(request.chunk.pages)}
+        line = json.dumps(names | record, ensure_ascii=False) + "\n"
+        # 服务器偶尔会给半个表情符号，换成问号也要存下来：这是花了钱的回复
+        data = line.encode("utf-8", errors="replace")
+        with one_sentence(self.path, KEPT):
+            while data:
+                data = data[self._file.write(data):]
+            os.fsync(self._file.fileno())
+        self.entry(request).note(record)
+
+    def _load(self) -> None:
+        data = self.path.read_bytes() if self.path.exists() else b""
+        for line in data.split(b"\n"):
+            record = _record(line)
+            if record:
+                key = (record["chunk"], record["prompt"], record["model"])
+                self.entries.setdefault(key, Entry()).note(record)
+            else:
+                self.torn += bool(line.strip())
+        if data and not data.endswith(b"\n"):  # 补上换行，新的一行才不会接在半行后面
+            with open(self.path, "ab") as file:
+                file.write(b"\n")
+
+
+def _record(line: bytes) -> dict | None:
+    """一行 → 记录；半行、别的东西是 None。"""
+    try:
+        record = json.loads(line)
+        names = (record["chunk"], record["prompt"], record["model"])
+        kinds = {"reply": ("text", "pairs", "final", "usage"), "failed": ("reason", "unusable")}
+        whole = all(key in record for key in kinds[record["event"]])
+        return record if whole and all(isinstance(name, str) for name in names) else None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None

@@ -1,0 +1,254 @@
+"""网页上每个按钮按下去做什么：提问、回答、停止、重试、清空、评价、改正。讲解见 notebook 04。
+
+conversations 为 ``{"微调前": 消息列表, "微调后": 消息列表}``，每个标签页各有一份，存在服务器上。
+"""
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import gradio as gr
+
+from labutils.base.errors import LabError
+from labutils.dataset.build import DOWN
+from labutils.demo.engine import (
+    AFTER,
+    BEFORE,
+    DEFAULTS,
+    MAX_TURNS,
+    ChatEngine,
+    Snapshot,
+    check_question,
+    complete_turns,
+    generation_options,
+    plain_messages,
+    show,
+    together,
+)
+from labutils.demo.guard import Visitors
+from labutils.demo.sources import Feedback, Sources
+
+_log = logging.getLogger(__name__)
+SIDES = (BEFORE, AFTER)
+STOPPED, THINKING = "已停止。", "正在回答……"
+
+
+class Running:
+    """正在生成的回答：每个浏览器页面最多一个，用停止信号代表。"""
+
+    def __init__(self):
+        self._signals: dict[str, threading.Event] = {}
+
+    def start(self, session: str) -> None:
+        if session in self._signals:
+            raise LabError("上一个回答还没有结束，请等它说完，或先点“停止”。")
+        self._signals[session] = threading.Event()
+
+    def signal(self, session: str) -> threading.Event:
+        """这个页面的停止信号；已经被停止时返回一个设置好的信号。"""
+        stopped = threading.Event()
+        stopped.set()
+        return self._signals.get(session, stopped)
+
+    def busy(self, session: str) -> bool:
+        return session in self._signals
+
+    def current(self, session: str, signal: threading.Event) -> bool:
+        """signal 代表的回答有没有被“停止”或“清空”打断。"""
+        return self._signals.get(session) is signal
+
+    def stop(self, session: str) -> None:
+        if session in self._signals:
+            self._signals.pop(session).set()
+
+    def finish(self, session: str, signal: threading.Event) -> None:
+        signal.set()
+        if self._signals.get(session) is signal:
+            del self._signals[session]
+
+
+class Page:
+    """页面的事件处理。shown 指 [conversations, 两个聊天框, 状态, 出处] 这五个组件。"""
+
+    def __init__(self, engine: ChatEngine, sources: Sources, feedback: Feedback,
+                 visitors: Visitors | None = None):
+        self.engine, self.sources, self.feedback = engine, sources, feedback
+        self.running, self.visitors, self.voters = Running(), visitors or Visitors(), Visitors()
+
+    def ask(self, text: str, mode: str, conversations: dict, request: gr.Request):
+        """把问题放进对话并清空输入框；不合要求的问题留在输入框里。"""
+        with told():
+            question = check_question(text)
+            sides = self.engine.sides(mode)
+            self._start(request)
+        kept = {side: complete_turns(conversations[side])[-2 * MAX_TURNS:] for side in SIDES}
+        for side in sides:
+            kept[side] = kept[side] + [{"role": "user", "content": question}]
+        return "", kept, *boxes(kept), THINKING, ""
+
+    def retry(self, mode: str, conversations: dict, request: gr.Request):
+        """去掉这个模式最后的回答，留下问题等着重新回答。"""
+        with told():
+            sides = [side for side in self.engine.sides(mode) if conversations[side]]
+            if not sides:
+                raise LabError("还没有问过问题，没有可以重试的回答。")
+            self._start(request)
+        kept = {side: complete_turns(conversations[side]) for side in SIDES}
+        for side in sides:
+            asked = [i for i, m in enumerate(conversations[side]) if m["role"] == "user"]
+            kept[side] = conversations[side][: asked[-1] + 1]
+        return kept, *boxes(kept), THINKING, ""
+
+    def _start(self, request: gr.Request) -> None:
+        self.visitors.check(request.session_hash, _host(request))
+        self.running.start(request.session_hash)
+
+    def answer(self, conversations: dict, max_new_tokens, temperature, top_p, repetition_penalty,
+               request: gr.Request):
+        """同时回答还没有回答的几边，每来一段文字就刷新页面。"""
+        signal = self.running.signal(request.session_hash)
+        try:
+            with told():
+                options = generation_options(
+                    max_new_tokens, temperature, top_p, repetition_penalty)
+                asked = self._fitted(conversations, options["max_new_tokens"])
+                with closing(together(self.engine, asked, signal, **options)) as snapshots:
+                    for talk, status in self._follow(conversations, snapshots, signal):
+                        conversations = talk
+                        yield talk, *boxes(talk), status, ""  # gr.skip() 每次要重造组件，慢得多
+            if self.running.current(request.session_hash, signal):
+                yield conversations, *boxes(conversations), "", self._source(conversations, asked)
+            else:  # 由这里说“已停止”：从别处说，会被还在路上的“正在回答”盖掉
+                yield gr.skip(), gr.skip(), gr.skip(), STOPPED, gr.skip()
+        finally:
+            self.running.finish(request.session_hash, signal)
+
+    def _fitted(self, conversations: dict, size: int) -> dict[str, list[dict]]:
+        """等着回答的几边 → 放得进模型的消息。"""
+        asked = {}
+        for side in SIDES:
+            if conversations[side] and conversations[side][-1]["role"] == "user":
+                asked[side], dropped = self.engine.fit(conversations[side], size)
+                if dropped:
+                    gr.Info(f"对话太长，这次没有把最早的 {dropped} 轮送给模型。")
+        return asked
+
+    def _follow(self, before: dict, snapshots: Iterator[Snapshot], signal):
+        """每个快照 → (加上回答的对话, 状态)；没有变化时只让框架有机会叫停。"""
+        for shot in snapshots:
+            if signal.is_set():
+                return
+            said = {side: before[side] + [{"role": "assistant", "content": text}]
+                    for side, text in shot.texts.items() if text}
+            yield before | said, queued(shot)
+
+    def _source(self, conversations: dict, asked: dict) -> str:
+        """最后一边的出处；一边没有输出任何文字时提醒。"""
+        for side in asked:
+            if conversations[side][-1]["role"] == "user":
+                gr.Warning(f"{side}的模型没有输出任何文字，请换个问法再试。")
+                return ""
+        question, reply = conversations[list(asked)[-1]][-2:] if asked else [{"content": ""}] * 2
+        return self.sources.show(question["content"], reply["content"]) if asked else ""
+
+    def stop(self, request: gr.Request) -> None:
+        self.running.stop(request.session_hash)
+
+    def leave(self, request: gr.Request) -> None:
+        """标签页关了：不再为它生成，也忘掉它。"""
+        self.running.stop(request.session_hash)
+
+    def clear(self, request: gr.Request):
+        self.running.stop(request.session_hash)
+        return empty(), [], [], "", ""
+
+    def clear_leftovers(self, request: gr.Request):
+        """清空的那一刻可能还有一小段回答在路上，会在清空之后到达；再清一次。
+
+        这时又问了新问题的话，不能清。
+        """
+        if self.running.busy(request.session_hash):
+            return [gr.skip()] * 5
+        return empty(), [], [], "", ""
+
+    def switch(self, mode: str):
+        """只显示这个模式用到的聊天框。"""
+        return [gr.update(visible=side in self.engine.sides(mode)) for side in SIDES]
+
+    def vote(self, kind: str, mode: str, conversations: dict, request: gr.Request):
+        """记下对最后一个回答的评价；点了 👎 就展开改正框。"""
+        with told():
+            self._save(mode, conversations, request, vote=kind)
+        gr.Info("记下了，谢谢。" if kind != DOWN else "记下了。知道正确答案的话，请写在“改正”里。")
+        return gr.update(open=True) if kind == DOWN else gr.skip()
+
+    def correct(self, text: str, mode: str, conversations: dict, request: gr.Request) -> str:
+        """记下正确答案并清空改正框；空的不记。"""
+        with told():
+            correction = check_question(text) if (text or "").strip() else ""
+            if not correction:
+                raise LabError("请先写下正确答案再保存。")
+            self._save(mode, conversations, request, correction=correction)
+        gr.Info("改正已经保存，谢谢。")
+        return ""
+
+    def _save(self, mode: str, conversations: dict, request: gr.Request, **said) -> None:
+        side = self.engine.sides(mode)[-1]
+        turns = complete_turns(conversations[side])
+        if not turns:
+            raise LabError("还没有回答可以评价，请先问一个问题。")
+        self.voters.check(request.session_hash, _host(request))
+        self.feedback.save(turns[-2]["content"], turns[-1]["content"], side, **said)
+
+    def chat(self, message: str, request: gr.Request, mode: str = AFTER,
+             history: list | None = None) -> Iterator[str]:
+        """程序接口 /chat：每次给出到目前为止的回答；mode 为 微调前、微调后 或 并排对比。"""
+        with told():
+            question = {"role": "user", "content": check_question(message)}
+            messages = complete_turns(plain_messages(history)) + [question]
+            sides = self.engine.sides(mode)
+            self.visitors.check(request.session_hash, _host(request))
+            options = generation_options(**DEFAULTS)
+            asked = {side: self.engine.fit(messages, options["max_new_tokens"])[0] for side in sides}
+            with closing(together(self.engine, asked, threading.Event(), **options)) as snapshots:
+                for shot in snapshots:
+                    yield _one_text(shot, sides)
+
+
+def _one_text(shot: Snapshot, sides: list[str]) -> str:
+    if len(sides) == 1:
+        return shot.texts.get(sides[0], "")
+    return "\n".join(f"【{side}】{shot.texts.get(side, '')}" for side in sides)
+
+
+def queued(shot: Snapshot) -> str:
+    """状态栏里的话。"""
+    if shot.ahead is None:
+        return THINKING
+    return f"排队中：前面还有 {shot.ahead} 个问题。" if shot.ahead else "排队中：下一个就是你。"
+
+
+def empty() -> dict:
+    return {side: [] for side in SIDES}
+
+
+def boxes(conversations: dict) -> list:
+    return [show(conversations[side]) for side in SIDES]
+
+
+def _host(request: gr.Request) -> str | None:
+    return request.client.host if request.client else None
+
+
+@contextmanager
+def told():
+    """把错误变成用户看得到的一句中文；没料到的错误另记日志，不把内部细节给用户。"""
+    try:
+        yield
+    except LabError as error:
+        raise gr.Error(str(error), print_exception=False) from error
+    except Exception as error:
+        _log.exception("网页出错")
+        raise gr.Error(f"生成回答时出错（{type(error).__name__}），请重试或换个问题再试；"
+                       "原因写在启动网页的窗口里。", print_exception=False) from error

@@ -1,0 +1,226 @@
+"""课程所说的 ChatGLM3-6B 的已知数字：大小、张量与参数的个数、分词器的指纹、一句话的编号。
+
+参数与张量个数出自官方的权重索引，tokenizer.model 的指纹出自官方仓库的 git-lfs 记录，
+编号由官方的 build_chat_input 得到。没有分片内容的指纹，所以只能证明“该有的都在”，不能证明一字不差。
+
+
+labutils check MODEL：不用 GPU，看一个模型文件夹是否完整、是不是课程所说的那个模型。
+
+只读配置、权重文件的头和分词器，不载入权重（.bin 格式要读一遍核对校验和）。讲解见 notebook 90。
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+
+from labutils.base.errors import FAIL, OK, WARN, Check, LabError, first_line
+from labutils.base.files import rel, resolve
+from labutils.models import chat, chatglm3, loader, weights
+from labutils.models.loader import WEIGHTS
+
+
+@dataclass(frozen=True)
+class Known:
+    """一个认得的模型。sizes 是 GlmConfig 的键；tensors 不含旋转位置表，它由配置算得出来。
+
+    sources：网站 → 在那里的名字；licence：权重的许可。
+    """
+
+    title: str
+    sizes: dict[str, int]
+    tensors: int
+    parameters: int
+    tokenizer_sha256: str
+    sources: dict[str, str]
+    licence: str
+    prompts: dict[str, list[int]] = field(default_factory=dict)
+
+
+CHATGLM3_6B = Known(
+    title="ChatGLM3-6B",
+    sizes={"vocab_size": 65024, "hidden_size": 4096, "intermediate_size": 13696, "num_hidden_layers": 28,
+           "num_attention_heads": 32, "num_key_value_heads": 2, "head_dim": 128},
+    tensors=199,
+    parameters=6_243_584_000,
+    tokenizer_sha256="e7dc4c393423b76e4373e5157ddc34803a0189ba96b21ddbb40269d31468a6f2",
+    sources={"ModelScope": "ZhipuAI/chatglm3-6b", "Hugging Face": "zai-org/chatglm3-6b"},
+    licence="ChatGLM3 的模型许可，不是 Apache",
+    prompts={"你好": [64790, 64792, 64795, 30910, 13, 36474, 54591, 64796]},
+)
+# 大小相同、用途不同的几个：官方 config.json 的 _name_or_path 以此结尾 → 说明
+VARIANTS = {
+    "base": "没有经过对话训练的版本，直接提问会接着写下去",
+    "32k": "能读更长的文字，显存也用得更多",
+    "128k": "能读更长的文字，显存也用得更多",
+}
+
+
+VERDICT = "这是什么模型"
+PROBE = "一流本科课程的有效期多久？\nGLM 3-6B，2023 年。"
+
+
+def check_folder(name: str, known: Known = CHATGLM3_6B) -> list[Check]:
+    """逐项核对，最后一项用一句话说这是什么模型。name：tiny 或本机的模型文件夹。
+
+    不是本机的模型文件夹时引发 LabError；文件夹里的问题都是结果里的一项，不抛出。
+    """
+    folder = _local_folder(name)
+    checks: list[Check] = []
+    config = _attempt(checks, "配置", lambda: _config(name))
+    if config is None:
+        return checks
+    count = _attempt(checks, "权重", lambda: _weights(folder, config))
+    tokenizer = _attempt(checks, "分词器", lambda: _tokenizer(folder, config))
+    if any(check.status == FAIL for check in checks):
+        return checks
+    same_size = count == known.parameters and all(
+        getattr(config, key, None) == value for key, value in known.sizes.items())
+    if not same_size:
+        return [*checks, Check(VERDICT, OK, _another(folder, config, count, known))]
+    checks.append(_known_prompts(folder, tokenizer, known))
+    return [*checks, _verdict(folder, checks[-1].status == OK, known)]
+
+
+def _local_folder(name: str) -> Path:
+    if name == loader.TINY:
+        return WEIGHTS
+    folder = resolve(name)
+    if not folder.is_dir():
+        raise LabError(f"{name} 不是本机的文件夹；核对文件之前请先把模型下载下来。")
+    if loader.is_adapter(folder):
+        raise LabError(f"{rel(folder)} 是适配器，请给出它的基座模型的文件夹。")
+    return folder
+
+
+def _attempt(checks: list[Check], name: str, look):
+    """做一项检查：look() 返回 (说明, 值)；它引发的 LabError 记为不通过，值为 None。"""
+    try:
+        message, value = look()
+    except LabError as error:
+        checks.append(Check(name, FAIL, str(error)))
+        return None
+    checks.append(Check(name, OK, message))
+    return value
+
+
+def _config(name: str) -> tuple[str, PreTrainedConfig]:
+    config = loader.read_config(name)
+    return (f"{config.model_type} 结构，{config.num_hidden_layers} 层，宽 {config.hidden_size}，"
+            f"词表 {config.vocab_size}"), config
+
+
+def _weights(folder: Path, config) -> tuple[str, int]:
+    """权重文件齐全、大小对、张量与配置一致；返回参数个数。"""
+    files = weights.shards(folder)
+    found: dict[str, tuple[int, ...]] = {}
+    for path in files:
+        found |= weights.shapes(path)
+    found.pop(chatglm3.ROTARY, None)
+    if chatglm3.is_official(folder) and found != chatglm3.expected_tensors(config):
+        chatglm3.check_weights(folder, config)
+    _check_total(folder, files)
+    count = sum(torch.Size(shape).numel() for shape in found.values())
+    if not chatglm3.is_official(folder):
+        _check_count(folder, config, count)
+    size = sum(path.stat().st_size for path in files)
+    return (f"{len(files)} 个文件共 {size / 1e9:.2f} GB，{len(found)} 个张量，{count:,} 个参数，"
+            "都与配置相符"), count
+
+
+def _check_total(folder: Path, files: list[Path]) -> None:
+    """索引写着全部张量的总字节数；与分片的数据部分比较，能发现装错的分片。"""
+    index = weights.listing(folder)
+    if index is None or index.name != "model.safetensors.index.json":
+        return
+    total = json.loads(index.read_text(encoding="utf-8")).get("metadata", {}).get("total_size")
+    found = sum(_data_bytes(path) for path in files)
+    if total not in (None, found):
+        raise LabError(f"{rel(index)} 说权重共 {int(total):,} 字节，分片里却有 {found:,} 字节，"
+                       "请确认分片与索引来自同一次下载。")
+
+
+def _data_bytes(path: Path) -> int:
+    """safetensors 里数据部分的长度：文件长度减去 8 字节的头长度与头本身。"""
+    with path.open("rb") as file:
+        return path.stat().st_size - 8 - int.from_bytes(file.read(8), "little")
+
+
+def _check_count(folder: Path, config, count: int) -> None:
+    """参数不少于结构所需；可以多：有的文件把共用的词嵌入与输出层各存一份，有的还存着旋转位置表。"""
+    if getattr(config, "quantization_config", None):
+        return  # 量化过的权重按字节打包，个数不可比
+    with torch.device("meta"):
+        expected = AutoModelForCausalLM.from_config(config).num_parameters()
+    if count < expected:
+        raise LabError(f"{rel(folder)} 的权重只有 {count:,} 个参数，按 config.json 应有 "
+                       f"{expected:,} 个，请确认下载完整、没有混入别的模型的文件。")
+
+
+def _tokenizer(folder: Path, config):
+    """分词器读得出、与词表对得上、知道怎样提问。"""
+    if chatglm3.is_official(folder):
+        tokenizer = chatglm3.load_tokenizer(folder, config)
+    else:
+        tokenizer = _plain_tokenizer(folder)
+    if len(tokenizer) > config.vocab_size:
+        raise LabError(f"分词器有 {len(tokenizer)} 个词元，超过模型词表的 {config.vocab_size}，"
+                       "不是同一个模型的，请重新下载。")
+    if not chat.is_glm_format(tokenizer) and not tokenizer.chat_template:
+        raise LabError("分词器没有对话模板，不知道怎样提问；请换成对话（chat、instruct）版的模型。")
+    back = tokenizer.decode(tokenizer.encode(PROBE, add_special_tokens=False)).strip()
+    note = "编码再解码与原文一致" if back == PROBE else f"编码再解码得到“{back}”，它会改写文字"
+    return f"{len(tokenizer)} 个词元，{note}", tokenizer
+
+
+def _plain_tokenizer(folder: Path):
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except loader.BROKEN as error:
+        raise LabError(f"分词器读不出来（{first_line(error)}），请重新下载分词器的文件。") from error
+
+
+def _another(folder: Path, config, count: int, known: Known) -> str:
+    size = f"{count / 1e9:.2f} B" if count >= 1e8 else f"{count / 1e6:.2f} M"
+    if folder == WEIGHTS:
+        return f"自带的小模型，{size} 参数"
+    return (f"不是课程所说的 {known.title}，而是 {size} 参数的 {config.model_type} 结构；"
+            "transformers 自带这种结构，可以用同样的命令微调")
+
+
+def _known_prompts(folder: Path, tokenizer, known: Known) -> Check:
+    """已知句子的编号与官方相同，tokenizer.model（若有）的指纹与官方相同。"""
+    name, todo = "已知句子", "请从同一个来源重新下载分词器的文件"
+    for text, wanted in known.prompts.items():
+        ids = chat.prompt_ids(tokenizer, [{"role": "user", "content": text}])
+        if ids != wanted:
+            return Check(name, WARN, f"“{text}”的编号是 {ids}，{known.title} 的是 {wanted}", todo)
+    path = folder / "tokenizer.model"
+    if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != known.tokenizer_sha256:
+        return Check(name, WARN, "编号与官方相同，但 tokenizer.model 的指纹不同", todo)
+    return Check(name, OK, "编号与官方相同")
+
+
+def _verdict(folder: Path, prompts_match: bool, known: Known) -> Check:
+    """大小与已知的模型相同时，用一句话说是不是它。"""
+    if not prompts_match:
+        return Check(VERDICT, WARN, f"权重是 {known.title} 的大小，分词器却不是它的",
+                     f"要用 {known.title}，请重新下载")
+    if not chatglm3.is_official(folder):
+        return Check(VERDICT, OK, f"{known.title} 的原生格式（由 labutils export 或 merge 写出）")
+    for suffix, note in VARIANTS.items():
+        if _recorded_name(folder).endswith(suffix):
+            return Check(VERDICT, WARN, f"{known.title}-{suffix}：{note}", f"课程用的是 {known.title}")
+    return Check(VERDICT, OK, f"就是课程所说的 {known.title}：{known.tensors} 个张量、"
+                              f"{known.parameters:,} 个参数、已知句子的编号都对得上")
+
+
+def _recorded_name(folder: Path) -> str:
+    """官方 config.json 里记的名字，例如 THUDM/chatglm3-6b-base。"""
+    raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return str(raw.get("_name_or_path", "")).lower()

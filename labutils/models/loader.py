@@ -1,0 +1,259 @@
+"""唯一的模型加载处：自带小模型、本地文件夹、网上的模型名、LoRA 适配器文件夹。
+
+讲解见 notebook 00（自带小模型）与 notebook 02（适配器）。
+"""
+
+import json
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+)
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from labutils.base.errors import LabError, first_line
+from labutils.base.files import rel, resolve
+from labutils.models import chatglm3, weights
+
+TINY = "tiny"
+WEIGHTS = Path(__file__).parent / "tiny"  # 自带小模型的权重与分词器
+BROKEN = (OSError, ValueError, KeyError, RuntimeError, MemoryError, SafetensorError)
+OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
+
+
+def pick_device_dtype(dtype=None, device=None) -> tuple[torch.device, torch.dtype, str]:
+    """选设备与精度，返回 (设备, 精度, 一句话理由)。
+
+    有 CUDA 用 CUDA，其次苹果 MPS，否则 CPU。GPU 支持 bf16 就用 bf16（fp16 训练容易
+    出现 loss 为 0 或 nan）;CPU 用 fp32，小模型在 CPU 上 fp32 最稳。
+    """
+    if device is None:
+        has_mps = torch.backends.mps.is_available()
+        device = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
+    device = torch.device(device)
+    if dtype is not None:
+        chosen = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+        if not isinstance(chosen, torch.dtype):
+            raise LabError(f"没有叫 {dtype} 的精度，请写 float32、bfloat16 或 float16。")
+        return device, chosen, f"设备 {device}、精度 {chosen}：由参数指定"
+    if device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return device, torch.bfloat16, f"设备 {device}、精度 bf16：这块 GPU 支持 bf16，省一半显存"
+    reason = "没有可用的 GPU" if device.type == "cpu" else "这块 GPU 不支持 bf16"
+    return device, torch.float32, f"设备 {device}、精度 fp32：{reason}，fp32 最稳"
+
+
+def is_adapter(folder: str | Path) -> bool:
+    """文件夹里是不是 LoRA 适配器（而不是完整模型）。"""
+    folder = resolve(folder)
+    return (folder / "adapter_config.json").is_file() or (
+        any(folder.glob("adapter_model.*")) and not (folder / "config.json").is_file())
+
+
+def _looks_like_path(name: str) -> bool:
+    return name.startswith((".", "/", "~", "output", "runs")) or name.count("/") > 1 or "\\" in name
+
+
+def _base_folder(name: str) -> str:
+    """把用户写的名字变成 from_pretrained 能用的位置；本地没有又不像网上名字时报错。"""
+    if name == TINY:
+        if not (WEIGHTS / "config.json").is_file():
+            raise LabError("自带小模型的权重不在 labutils/models/tiny，请重新克隆仓库，"
+                           "或运行 python -m tools.tiny_base train 重建。")
+        return str(WEIGHTS)
+    folder = resolve(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise LabError(f"模型文件夹 {rel(folder)} 里没有 config.json，"
+                           "请确认下载完整、路径没有多一层。")
+        return str(folder)
+    if _looks_like_path(name) or name.count("/") != 1:
+        raise LabError(f"找不到模型文件夹 {name}，请检查路径；自带的小模型写作 tiny。")
+    _go_online()
+    return _chatglm3_snapshot(name)
+
+
+def _chatglm3_snapshot(name: str) -> str:
+    """网上的官方 ChatGLM3 整个下载到缓存，返回缓存文件夹；别的模型原样返回，由 transformers 下载。"""
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    try:
+        if not chatglm3.is_official(Path(hf_hub_download(name, "config.json")).parent):
+            return name
+        folder = snapshot_download(name, allow_patterns=["*.json", "tokenizer.model", "*.safetensors"])
+        if not any(Path(folder).glob("*.safetensors")):  # 只有 .bin 的版本
+            folder = snapshot_download(name, allow_patterns=["*.bin"])
+        return folder
+    except (OSError, ValueError) as error:
+        raise _failed(name, error) from error
+
+
+def _go_online() -> None:
+    """用户点名要网上的模型时，才放开默认的离线设置。"""
+    import huggingface_hub.constants as hub
+
+    os.environ["HF_HUB_OFFLINE"] = "0"
+    hub.HF_HUB_OFFLINE = False
+
+
+def adapter_base(folder: Path) -> str:
+    """读适配器记录的基座；adapter_config.json 缺失或损坏时报错。"""
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        raise LabError(f"适配器文件夹 {rel(folder)} 里没有 adapter_config.json，"
+                       "请指向训练输出里的 checkpoint-N 文件夹，或先运行 notebook 02 训练。")
+    if not any(folder.glob("adapter_model.*")):
+        raise LabError(f"适配器文件夹 {rel(folder)} 里没有 adapter_model.safetensors，"
+                       "请换一个完整的 checkpoint-N，或重新训练。")
+    from labutils.models import adapters  # 用到适配器才导入：peft 要几秒
+
+    base = adapters.read_settings(folder).get("base_model_name_or_path")
+    if not base:
+        raise LabError(f"{rel(path)} 没有记录基座模型，"
+                       "请在 base_model_name_or_path 里补上 tiny 或模型文件夹。")
+    if _looks_like_path(base) and not resolve(base).is_dir():
+        raise LabError(f"适配器 {rel(folder)} 记录的基座 {base} 不在这台机器上，"
+                       f"请把 {rel(path)} 的 base_model_name_or_path 改成模型现在的文件夹。")
+    return base
+
+
+def _failed(name: str, error: Exception) -> LabError:
+    if isinstance(error, OUT_OF_MEMORY):
+        return LabError(f"显存或内存放不下 {name}；请先用 labutils check 估一估要多少，"
+                        "再换小一号的模型、bf16 精度或 4-bit 加载。")
+    return LabError(f"加载模型 {name} 失败：{first_line(error)}。请检查文件夹是否完整、网络是否可用。")
+
+
+def read_config(name_or_path: str | Path):
+    """只读配置，不读权重：返回 transformers 的配置，官方 ChatGLM3 的已换成 GlmConfig。
+
+    结构不在 transformers 里、或不是语言模型时抛出 LabError。
+    """
+    name = str(name_or_path)
+    return _read_config(name, _base_folder(name))
+
+
+def _check_json(path: Path) -> None:
+    try:
+        readable = isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError):
+        readable = False
+    if not readable:
+        raise LabError(f"{rel(path)} 读不懂，不是一份完整的配置，请重新下载这个文件。")
+
+
+def _read_config(name: str, source: str):
+    if Path(source).is_dir():
+        _check_json(Path(source) / "config.json")
+    if chatglm3.is_official(Path(source)):
+        return chatglm3.read_config(Path(source))
+    try:
+        kind = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
+        if kind not in CONFIG_MAPPING:
+            raise LabError(f"模型 {name} 的结构 {kind} 不是 transformers 自带的，"
+                           "而本实验从不执行下载来的代码，请换一个模型（例如同系列的 -hf 版本）。")
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except BROKEN as error:
+        raise _failed(name, error) from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise LabError(f"模型 {name} 的结构是 {config.model_type}，不是能对话的语言模型，请换一个模型。")
+    return config
+
+
+def _quantization(kind: str | None, dtype: torch.dtype, device: torch.device) -> dict:
+    """4-bit 加载要给 from_pretrained 的参数：NF4，连缩放系数也量化（QLoRA，arXiv:2305.14314）。"""
+    if kind is None:
+        return {}
+    if kind != "4bit":
+        raise LabError(f"quantization 只能是 4bit 或不写，不能是 {kind}。")
+    if device.type != "cuda":
+        raise LabError(f"4-bit 加载要有 NVIDIA 显卡，这里用的是 {device}；请去掉 quantization。")
+    if find_spec("bitsandbytes") is None:
+        raise LabError("4-bit 加载要用 bitsandbytes，请先运行 pip install -e '.[quant]'，"
+                       "或去掉 quantization。")
+    settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
+                                  bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
+    return {"quantization_config": settings, "device_map": {"": device}}
+
+
+def _load_any(name: str, source: str, config, dtype, options: dict):
+    """transformers 自带的任何语言模型；缺张量、分词器的词元比词表多都要报错，而不是将就着用。"""
+    if Path(source).is_dir():
+        weights.shards(Path(source))
+    tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", trust_remote_code=False)
+    model, report = AutoModelForCausalLM.from_pretrained(
+        source, config=config, dtype=dtype, output_loading_info=True, **options)
+    if missing := sorted(report["missing_keys"]):
+        raise LabError(f"模型 {name} 的权重里缺少 {len(missing)} 个张量，例如 {missing[0]}，请重新下载。")
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise LabError(f"模型 {name} 的分词器有 {len(tokenizer)} 个词元，超过模型词表的 {rows}，"
+                       "不是同一个模型的分词器，请重新下载。")
+    return model, tokenizer
+
+
+def _place(model, name: str, device: torch.device):
+    """模型放到设备上；放不下时说清楚。"""
+    try:
+        return model.to(device)
+    except OUT_OF_MEMORY as error:
+        raise _failed(name, error) from None
+
+
+def _load_base(name: str, dtype, device, quantization: str | None = None):
+    source = _base_folder(name)
+    options = _quantization(quantization, dtype, device)
+    config = _read_config(name, source)
+    try:
+        if chatglm3.is_official(Path(source)):
+            model, tokenizer = chatglm3.load(Path(source), dtype, **options)
+        else:
+            model, tokenizer = _load_any(name, source, config, dtype, options)
+    except BROKEN as error:
+        raise _failed(name, error) from error
+    weights.refuse_nan(model.named_parameters(), f"模型 {name}")
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise LabError(f"模型 {name} 的分词器没有结束符，不知道回答在哪里停，请换一个对话模型。")
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.name_or_path = model.name_or_path = name
+    return (model if options else _place(model, name, device)).eval(), tokenizer
+
+
+def load(name_or_path: str | Path, dtype=None, device=None, quantization: str | None = None):
+    """加载模型与分词器，返回 ``(model, tokenizer)``，model 处于 eval 状态。
+
+    name_or_path：``"tiny"``、模型文件夹（官方 ChatGLM3 的也行）、网上的模型名，或适配器文件夹
+    (此时返回套着适配器的 PeftModel，基座由 adapter_config.json 指明；官方训练的适配器也行）。
+    dtype 如 ``"float32"``、``torch.bfloat16``，不写则由 pick_device_dtype 决定。
+    quantization 为 ``"4bit"`` 时基座以 4-bit 加载。
+    文件夹不存在、不完整、读不懂时抛出 LabError。从不执行下载来的代码。
+    """
+    name = str(name_or_path)
+    device, dtype, _ = pick_device_dtype(dtype, device)
+    folder = resolve(name)
+    if name == TINY or not folder.is_dir() or not is_adapter(folder):
+        if name != TINY and folder.is_dir() and folder.name.startswith("checkpoint-"):
+            adapter_base(folder)
+        return _load_base(name, dtype, device, quantization)
+    from labutils.models import adapters
+
+    model, tokenizer = _load_base(adapter_base(folder), dtype, device, quantization)
+    try:
+        tuned = adapters.load(model, folder)
+    except OUT_OF_MEMORY as error:
+        raise _failed(rel(folder), error) from None
+    except BROKEN as error:
+        raise LabError(f"适配器 {rel(folder)} 与基座 {model.name_or_path} 对不上："
+                       f"{first_line(error)}。请用训练时的同一个基座。") from error
+    added = ((key, weight) for key, weight in tuned.named_parameters() if "lora_" in key)
+    weights.refuse_nan(added, f"适配器 {rel(folder)}")
+    return (tuned if quantization else _place(tuned, rel(folder), device)).eval(), tokenizer

@@ -1,0 +1,111 @@
+"""模型文件夹里的权重文件：有哪些分片、每个分片里有什么；缺了、坏了用一句话说清楚。
+
+讲解见 notebook 02；safetensors 与分片索引的格式出自 transformers 与 safetensors 的文档。
+"""
+
+import json
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from pickle import UnpicklingError  # 只为认出 torch.load 拒绝读取时的报错
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from labutils.base.errors import LabError, first_line
+from labutils.base.files import rel
+
+# transformers 找权重文件的次序
+NAMES = ("model.safetensors", "model.safetensors.index.json",
+         "pytorch_model.bin", "pytorch_model.bin.index.json")
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+DAMAGED = (OSError, RuntimeError, ValueError, EOFError, SafetensorError, UnpicklingError,
+           zipfile.BadZipFile)
+
+
+def listing(folder: Path) -> Path | None:
+    """transformers 会用的那个文件：整份权重，或分片的索引；旁边别的格式不算。"""
+    return next((folder / name for name in NAMES if (folder / name).is_file()), None)
+
+
+def shards(folder: Path) -> list[Path]:
+    """模型文件夹的全部权重文件，按名字排序。
+
+    没有权重、索引读不懂、缺分片，或文件只是 git-lfs 的占位说明时引发 LabError。
+    """
+    found = listing(folder)
+    if found is None:
+        raise LabError(f"模型文件夹 {rel(folder)} 里没有权重文件（model.safetensors 或 "
+                       "pytorch_model.bin，或它们的分片与索引），请确认下载完整。")
+    files = _listed(found) if found.suffix == ".json" else [found]
+    missing = [path.name for path in files if not path.is_file()]
+    if missing:
+        raise LabError(f"模型文件夹 {rel(folder)} 缺少 {len(files)} 个权重分片中的 {len(missing)} 个："
+                       f"{'、'.join(missing[:3])}，请重新下载缺少的文件。")
+    for path in files:
+        _refuse_pointer(path)
+    return files
+
+
+def _listed(index: Path) -> list[Path]:
+    """索引文件 weight_map 里提到的分片。"""
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, AttributeError, TypeError, OSError):
+        raise LabError(f"权重索引 {rel(index)} 读不懂，请重新下载这个文件。") from None
+    return [index.parent / name for name in sorted(names)]
+
+
+def _refuse_pointer(path: Path) -> None:
+    with path.open("rb") as file:
+        if file.read(24).startswith(b"version https://git-lfs"):
+            raise LabError(f"{rel(path)} 只是 git-lfs 的占位说明，不是权重；"
+                           "请安装 git-lfs 后运行 git lfs pull，或从 ModelScope 下载。")
+
+
+def tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """逐个产出一个权重文件里的 (名字, 张量)；内存里同时只有用到的部分。
+
+    .bin 是 torch.save 的压缩包：先核对每一项的校验和，再以 weights_only 读取，绝不执行其中的代码。
+    文件损坏、没有下载完或含有别的对象时引发 LabError。
+    """
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():
+                    yield name, file.get_tensor(name)
+        else:
+            yield from _read_bin(path).items()
+    except DAMAGED as error:
+        raise _damaged(path, error) from error
+
+
+def shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """一个权重文件里每个张量的形状；safetensors 只读文件头。损坏时引发 LabError。"""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+        return {name: tuple(tensor.shape) for name, tensor in _read_bin(path).items()}
+    except DAMAGED as error:
+        raise _damaged(path, error) from error
+
+
+def refuse_nan(tensors: Iterable[tuple[str, torch.Tensor]], where: str) -> None:
+    """有 nan 或无穷大时引发 LabError：文件头完好、内容却坏了的分片，训练时只会看到损失是 nan。"""
+    for name, tensor in tensors:
+        if tensor.dtype in FLOATS and tensor.numel():
+            if not torch.stack(tensor.detach().aminmax()).isfinite().all():
+                raise LabError(f"{where} 的权重 {name} 里有 nan 或无穷大，多半是文件损坏，"
+                               "请重新下载权重文件。")
+
+
+def _read_bin(path: Path) -> dict[str, torch.Tensor]:
+    with zipfile.ZipFile(path) as archive:
+        if broken := archive.testzip():
+            raise ValueError(f"{broken} 的校验和不对")
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+
+
+def _damaged(path: Path, error: Exception) -> LabError:
+    return LabError(f"权重文件 {rel(path)} 损坏或没有下载完（{first_line(error)}），请重新下载这个文件。")

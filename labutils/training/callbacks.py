@@ -1,0 +1,165 @@
+"""训练过程中的旁观者：逐行写日志、打印进度、画实时曲线、发现 nan 就停。
+
+都是 transformers 的 TrainerCallback：训练循环在固定的时刻叫它们一声。
+讲解在 notebooks/02_lora_finetune.ipynb。
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from labutils.base import figures, files
+from labutils.base.errors import LabError
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """读 training_log.jsonl；最后一行若在写的时候被打断，就不要它。"""
+    rows = []
+    for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+class TrainingLog(TrainerCallback):
+    """把每次记录追加到 training_log.jsonl，写完立即落盘。
+
+    两种行：{"step", "epoch", "loss", "learning_rate", "grad_norm", "seconds"} 和
+    {"step", "epoch", "eval_loss"}。epoch 是问答数据过了几轮；seconds 是纯训练时间，
+    不含评测与保存。接着训练时先去掉 start_step 之后的行，所以不会有重复的步。
+    多个进程一起训练时只有主进程写（write=True）。
+    """
+
+    def __init__(self, path: Path, start_step: int, steps_per_epoch: float, write: bool = True):
+        self.path, self.steps_per_epoch = path, steps_per_epoch
+        self.rows = [row for row in read_log(path) if row["step"] <= start_step]
+        if write:
+            files.write(path, "".join(_line(row) for row in self.rows))
+        self.seconds = max([row.get("seconds", 0.0) for row in self.rows], default=0.0)
+        self._started = 0.0
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self._started = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.seconds += time.perf_counter() - self._started
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        row = {"step": state.global_step,
+               "epoch": round(state.global_step / self.steps_per_epoch, 3)}
+        if "eval_loss" in logs:
+            row["eval_loss"] = logs["eval_loss"]
+        elif "loss" in logs:
+            row |= {key: logs[key] for key in ("loss", "learning_rate", "grad_norm") if key in logs}
+            row["seconds"] = round(self.seconds, 3)
+        else:
+            return  # Trainer 最后的汇总行；汇总在 result.json
+        self.rows.append(row)
+        if state.is_world_process_zero:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(_line(row))
+
+    def last(self, key: str) -> float | None:
+        """最近一次记录的某个值，例如 last("eval_loss")。"""
+        return next((row[key] for row in reversed(self.rows) if key in row), None)
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+class FinishWithRecord(TrainerCallback):
+    """最后一步总要记录并评测，存检查点的那一步总要记录，即使不是 logging_steps 的整数倍。"""
+
+    def __init__(self, evaluate: bool):
+        self.evaluate = evaluate
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = self.evaluate
+        control.should_log |= control.should_save or state.global_step >= state.max_steps
+        return control
+
+
+class StopWhenBroken(TrainerCallback):
+    """损失变成 nan、无穷大或突然归零时停下，说明原因，不浪费后面的时间。"""
+
+    def __init__(self):
+        self.previous = math.inf
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        loss = logs.get("loss", logs.get("eval_loss"))
+        if loss is None:
+            return
+        if not math.isfinite(loss) or not math.isfinite(logs.get("grad_norm", 0.0)):
+            raise LabError(f"训练在第 {state.global_step} 步发散：损失是 {loss}；把 learning_rate "
+                           "调小（例如除以 3），若用了半精度则改成 dtype: fp32 或 bf16，再重新训练")
+        if loss == 0 and self.previous > 0.01:
+            raise LabError(f"训练在第 {state.global_step} 步损失突然变成 0，多半是数值精度的问题；"
+                           "请改成 dtype: fp32 或 bf16，再重新训练")
+        if "loss" in logs:
+            self.previous = loss
+
+
+class PrintProgress(TrainerCallback):
+    """在终端打印进度，全程约 20 行。"""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero:
+            return
+        step, total = state.global_step, state.max_steps
+        if "eval_loss" in logs:
+            print(f"  第 {step}/{total} 步  验证集损失 {logs['eval_loss']:.4f}", flush=True)
+        elif "loss" in logs and (step >= total or step % max(total // 20, 1) < args.logging_steps):
+            print(f"  第 {step}/{total} 步  训练损失 {logs['loss']:.4f}", flush=True)
+
+
+class LiveLossCurve(TrainerCallback):
+    """在笔记本的单元里画一张不断更新的损失曲线；不在笔记本里时什么也不做。
+
+    重画同一个输出（update_display），所以保存下来的笔记本里只有最后一张。
+    两次重画至少隔 seconds 秒，且重画所占的时间不超过总时间的约 5%。
+    """
+
+    def __init__(self, seconds: float = 2.0):
+        self.seconds, self.handle, self.next_time = seconds, None, 0.0
+
+    @staticmethod
+    def in_notebook() -> bool:
+        """当前进程是不是 Jupyter 内核。"""
+        try:
+            from IPython import get_ipython
+        except ImportError:
+            return False
+        return hasattr(get_ipython(), "kernel")
+
+    def on_log(self, args, state, control, **kwargs):
+        if self.in_notebook() and time.perf_counter() >= self.next_time:
+            self._draw(state)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.in_notebook():
+            self._draw(state)
+
+    def _draw(self, state) -> None:
+        from IPython.display import display
+
+        started = time.perf_counter()
+        rows = [r for r in state.log_history if "loss" in r or "eval_loss" in r]
+        if not rows:
+            return
+        figure = figures.loss_curve(rows)
+        if self.handle is None:
+            self.handle = display(figure, display_id=True)
+        else:
+            self.handle.update(figure)
+        now = time.perf_counter()
+        self.next_time = now + max(self.seconds, 20 * (now - started))

@@ -1,0 +1,100 @@
+"""图：数据画对了、中文没有方框、输入不对时说得清楚"""
+
+import warnings
+
+import pytest
+
+from labutils.base import figures
+from labutils.base.errors import LabError
+from labutils.comparison import results
+from labutils.dataset import report
+
+LOG = [
+    {"step": 5, "loss": 2.0},
+    {"step": 10, "loss": 1.0, "learning_rate": 1e-3},
+    {"step": 10, "eval_loss": 1.4},
+    {"step": 10, "train_runtime": 3.0},
+]
+BEFORE = {"train": {"accuracy": 0.0, "n": 4}, "unseen": {"accuracy": 0.25, "n": 4}}
+AFTER = {"train": {"accuracy": 1.0, "n": 4}, "unseen": {"accuracy": 0.5, "n": 4}}
+ROWS = [
+    {"fact_id": "F01", "group": "train", "before_correct": False, "after_correct": True},
+    {"fact_id": "F01", "group": "train", "before_correct": False, "after_correct": False},
+    {"fact_id": "F02", "group": "train", "before_correct": True, "after_correct": True},
+    {"fact_id": "F02", "group": "unseen", "before_correct": False, "after_correct": True},
+    {"fact_id": None, "group": "general", "before_correct": True, "after_correct": True},
+]
+
+DRAWINGS = {
+    "loss": lambda path: figures.loss_curve(LOG, path),
+    "bars": lambda path: results.accuracy_bars(BEFORE, AFTER, {"unseen": AFTER["unseen"]}, path),
+    "strip": lambda path: results.fact_strip(ROWS, path),
+    "funnel": lambda path: report.funnel_plot([("读入的行〔2023〕", 160), ("去重后 $5", 150)], path),
+}
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_every_plot_is_saved_without_missing_glyphs(name, language, tmp_path, monkeypatch):
+    if language == "en":
+        monkeypatch.setattr(figures, "_pick_font", lambda: figures.ENGLISH_FONT)
+    path = tmp_path / "图" / f"{name}.png"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figure = DRAWINGS[name](path)
+    assert not [str(w.message) for w in caught if "missing from" in str(w.message)]
+    assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_loss_curve_draws_both_series_and_skips_other_rows():
+    axes = figures.loss_curve(LOG).axes[0]
+    train, dev = axes.lines
+    assert list(train.get_xdata()) == [5, 10] and list(train.get_ydata()) == [2.0, 1.0]
+    assert list(dev.get_ydata()) == [1.4]
+    assert "1.400" in dev.get_label()
+
+
+def test_loss_curve_draws_into_given_axes():
+    axes = figures.LabFigure().subplots()
+    assert figures.loss_curve(LOG, ax=axes) is axes.figure
+    assert len(axes.lines) == 2
+
+
+def test_bars_show_the_scores_and_the_number_of_questions():
+    axes = results.accuracy_bars(BEFORE, AFTER).axes[0]
+    assert [p.get_height() for p in axes.patches] == [0.0, 0.25, 1.0, 0.5]
+    assert [t.get_text() for t in axes.texts] == ["0%", "25%", "100%", "50%"]
+    assert all("n=4" in t.get_text() for t in axes.get_xticklabels())
+
+
+def test_baseline_line_stands_over_its_group():
+    axes = results.accuracy_bars(BEFORE, AFTER, {"unseen": {"accuracy": 0.4, "n": 4}}).axes[0]
+    (segment,) = axes.collections[0].get_segments()
+    assert segment[0][1] == 0.4 and segment[0][0] < 1 < segment[1][0]
+
+
+def test_fact_strip_tells_wrong_partly_right_and_missing():
+    grid = results.fact_strip(ROWS).axes[0].collections[0].get_array()
+    shown = [[None if cell is grid.fill_value else cell for cell in row] for row in grid.tolist()]
+    assert shown == [[0, 1], [0.5, 1], [None, 0], [None, 1]]
+
+
+def test_funnel_keeps_the_given_order():
+    axes = report.funnel_plot([("a", 3), ("b", 2), ("c", 2)]).axes[0]
+    assert [p.get_width() for p in axes.containers[0]] == [3, 2, 2]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("draw", "words"),
+    [
+        (lambda: figures.loss_curve([{"step": 1}]), "损失曲线"),
+        (lambda: results.accuracy_bars({}, {}), "正确率"),
+        (lambda: results.fact_strip([{"group": "general"}]), "fact_id"),
+        (lambda: report.funnel_plot([]), "漏斗"),
+    ],
+)
+def test_nothing_to_draw_is_a_clear_error(draw, words):
+    with pytest.raises(LabError, match=words):
+        draw()

@@ -1,0 +1,228 @@
+"""从 PDF 到 train.json 的全程：随仓库的数据对得上，别人的 PDF 也走得通。"""
+
+import json
+from pathlib import Path
+
+import pytest
+import zhplot
+from fpdf import FPDF
+
+from labutils.base.errors import LabError
+from labutils.base.files import DATA, write_json_lines
+from labutils.dataset import build as dataset_build
+from labutils.dataset.build import build_dataset, collect, locate_pages, name_facts
+from labutils.dataset.checks import validate
+from labutils.dataset.clean import Chunk, Page
+from labutils.dataset.generation import Generation
+from labutils.dataset.report import mark, paragraphs
+from labutils.dataset.rows import load_conversations, load_qa
+
+COURSE = DATA / "source" / "course_document.pdf"
+FONT = next((Path(zhplot.__file__).parent / "fonts").rglob("*.ttf"))
+TEXT = "图书馆每周开放六天。借书期限是三十天。逾期每天交费两角。"
+ROWS = [
+    {"question": "图书馆一周开几天？", "answer": "六天。"},
+    {"question": "每周有多少天可以进图书馆？", "answer": "六天。"},
+    {"question": "书可以借多久？", "answer": "三十天。"},
+    {"question": "借书的期限有多长？", "answer": "三十天。"},
+    {"question": "书一次能拿走看多少天？", "answer": "三十天。", "page": 1,
+     "evidence": "借书期限是三十天"},
+]
+
+
+@pytest.fixture
+def other_pdf(tmp_path):
+    pdf = FPDF()
+    pdf.add_font("zh", fname=FONT)
+    pdf.add_page()
+    pdf.set_font("zh", size=12)
+    pdf.multi_cell(0, 8, TEXT)
+    pdf.output(tmp_path / "other.pdf")
+    return tmp_path / "other.pdf"
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_shipped_data_survive_and_replay_agrees(tmp_path, capsys):
+    report = build_dataset(COURSE, DATA / "qa.jsonl", tmp_path)
+    assert report["source"] == "replay"
+    assert report["pairs"] == report["agree"] == report["funnel"][-1][1] == 150
+    assert (report["train"], report["dev"], report["facts"]) == (100, 50, 50)
+    assert report["dev_facts_in_train"] == 50
+    counts = [count for _, count in report["funnel"]]
+    assert counts == sorted(counts, reverse=True) and counts[0] > 150  # 样例里真有坏的
+    assert counts[0] - 150 == len(lines(tmp_path / "data" / "rejected.jsonl"))
+    assert load_qa(tmp_path / "data" / "qa.jsonl") == load_qa(DATA / "qa.jsonl")
+    assert len(load_conversations(tmp_path / "data" / "train.json")) == 100
+    assert len(load_conversations(tmp_path / "data" / "dev.json")) == 50
+    out = capsys.readouterr().out
+    assert "没有调用 API" in out and "✓ 验证集没有训练集的题" in out and "覆盖 " in out
+    names = {path.name for path in (tmp_path / "data").iterdir()}
+    assert {f"dataset_report.{kind}" for kind in ("json", "html", "png")} <= names
+
+
+def test_replay_alone_gives_the_same_questions(tmp_path):
+    build_dataset(COURSE, None, tmp_path)
+    got = {row["question"] for row in load_qa(tmp_path / "data" / "qa.jsonl")}
+    assert got == {row["question"] for row in load_qa(DATA / "qa.jsonl")}
+
+
+def test_folder_that_cannot_be_made_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(LabError, match="不能读写 "):
+        build_dataset(COURSE, None, tmp_path / "file" / "out")
+
+
+def test_seed_changes_the_split_only(tmp_path):
+    build_dataset(COURSE, DATA / "qa.jsonl", tmp_path / "a", seed=1)
+    build_dataset(COURSE, DATA / "qa.jsonl", tmp_path / "b", seed=2)
+    a, b = ((tmp_path / x / "data" / "dev.json").read_text(encoding="utf-8") for x in "ab")
+    assert a != b
+
+
+def test_other_pdf_with_own_questions(tmp_path, other_pdf, capsys):
+    qa = write_json_lines(ROWS, tmp_path / "mine.jsonl")
+    report = build_dataset(other_pdf, qa, tmp_path / "out")
+    out = capsys.readouterr().out
+    assert report["source"] == "file" and "回放" not in out
+    assert "4 条没写页码或证据" in out
+    assert (report["pairs"], report["facts"], report["train"], report["dev"]) == (5, 2, 3, 2)
+    rows = load_qa(tmp_path / "out" / "data" / "qa.jsonl")
+    assert rows[0]["key_points"] == ["六天。"] and rows[0]["fact_id"] == rows[1]["fact_id"]
+
+
+def test_course_questions_on_another_pdf_are_refused(tmp_path, other_pdf, capsys):
+    with pytest.raises(LabError, match="qa.jsonl 里没有一条问答通过检查.*--preset"):
+        build_dataset(other_pdf, DATA / "qa.jsonl", tmp_path)
+    reasons = [row["reason"] for row in lines(tmp_path / "rejected.jsonl")]
+    assert len(reasons) == 150 and all(reasons)
+    assert "rejected.jsonl" not in capsys.readouterr().out  # 原因只在那一句里说
+
+
+def test_another_document_in_the_place_of_the_course_pdf(tmp_path, other_pdf, monkeypatch):
+    monkeypatch.setattr(dataset_build, "COURSE_PDF", other_pdf)
+    with pytest.raises(LabError, match="没有配套的问答"):
+        build_dataset(other_pdf, None, tmp_path)
+
+
+def test_wrong_rows_of_a_user_are_reported(tmp_path, other_pdf, capsys):
+    bad = {"question": "罚款多少？", "answer": "五元。", "page": 1, "evidence": "罚款五元"}
+    qa = write_json_lines([*ROWS, bad], tmp_path / "mine.jsonl")
+    report = build_dataset(other_pdf, qa, tmp_path / "out")
+    assert report["pairs"] == 5
+    assert "6 条里有 1 条不合格" in capsys.readouterr().out
+    assert lines(tmp_path / "out" / "data" / "rejected.jsonl")[0]["row"] == bad
+
+
+def test_other_pdf_without_questions_says_what_to_do(tmp_path, other_pdf):
+    with pytest.raises(LabError, match="密钥.*问答文件"):
+        build_dataset(other_pdf, None, tmp_path)
+
+
+def test_api_model_is_called_and_page_comes_from_evidence(tmp_path, other_pdf, monkeypatch):
+    """网络部分在 test_qa_generation 里测；这里只看回复怎样变成数据集。"""
+
+    def fake(pieces, out_dir, prompts, model, unanswerable):
+        assert model == "m" and all(isinstance(p, Chunk) for p in pieces)
+        items = [{"conversations": [{"role": "user", "content": q},
+                                    {"role": "assistant", "content": "三十天。"}],
+                  "fact_id": "F01", "key_points": ["三十天"], "page": 99,
+                  "evidence": "借书期限是三十天"} for q in ("书能借多久？", "借书期限有多长？")]
+        path = tmp_path / "001.txt"
+        path.write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
+        extra = tmp_path / "unanswerable-001.txt"
+        questions = ("罚款交到哪里？", "书能借多久", "借书证多少钱？", "本文的作者是谁？", "Who is he?",
+                     "馆长是谁？")
+        rows = [{"question": q, "answer": "材料没有写明。"} for q in questions]
+        rows[2]["answer"] = "五元。"
+        extra.write_text(json.dumps({"pairs": rows}, ensure_ascii=False), encoding="utf-8")
+        return Generation([path], pieces, [extra])
+
+    monkeypatch.setattr(dataset_build, "generate", fake)
+    report = build_dataset(other_pdf, None, tmp_path, api_model="m", unanswerable=2)
+    assert report["source"] == "api" and report["pairs"] == 2 and report["unanswerable"] == 2
+    assert lines(tmp_path / "data" / "unanswerable_train.jsonl") == [
+        {"id": "N01", "question": "罚款交到哪里？", "answer": "材料没有写明。"},
+        {"id": "N02", "question": "馆长是谁？", "answer": "材料没有写明。"}]
+    bad = lines(tmp_path / "data" / "unanswerable_rejected.jsonl")
+    assert [r["reason"] for r in bad] == [
+        "文件里答得出", "答案里没有“没有写明”", "问题里的“本文”离开原文就不知所指",
+        "文档是中文，问题不是中文"]
+    assert not any("没有写明" in r["answer"] for r in load_qa(tmp_path / "data" / "qa.jsonl"))
+    assert load_qa(tmp_path / "data" / "qa.jsonl")[0]["page"] == 1
+
+
+def test_locate_pages():
+    pages = [Page(1, "甲句。"), Page(2, "乙句。"), Page(3, "丙句。")]
+    pairs = [{"evidence": "乙句", "page": 1}, {"evidence": "丙句", "page": 1}, {"page": 2}]
+    got = locate_pages(pairs, Chunk("甲句。乙句。", (1, 2)), pages)
+    assert [p["page"] for p in got] == [2, 1, 2]  # 这块以外的页不算
+
+
+def test_name_facts_joins_and_separates():
+    def pair(fact, point, page=1):
+        return {"fact_id": fact, "key_points": [point], "page": page}
+
+    rows = name_facts([
+        [pair("F01", "五年"), pair("F01", "5 年"), pair("F02", "甲")],
+        [pair("F01", "乙"), pair("F07", "5年"), {"question": "没编号"}],
+    ])
+    assert [r.get("fact_id") for r in rows] == ["F01", "F01", "F02", "F03", "F01", None]
+
+
+def test_collect_reports_every_loss():
+    whole = {"conversations": [{"role": "user", "content": "期限多长？"},
+                               {"role": "assistant", "content": "三十天"}],
+             "fact_id": "F01", "key_points": ["三十天"], "page": 1, "evidence": "期限是三十天"}
+    text = json.dumps([whole, whole, {**whole, "evidence": "编的"}], ensure_ascii=False)
+    report, rejected = {}, []
+    kept = collect([text[:-1] + ', {"conversations": ['], [Page(1, TEXT)], report, rejected)
+    assert len(kept) == 1
+    counts = dict(report["funnel"])
+    assert (counts["回复里的条目"], counts["读得出来"], counts["答案自洽"]) == (4, 3, 3)
+    assert (counts["原文有依据"], counts["去重之后"]) == (2, 1)
+    assert [r["stage"] for r in rejected] == ["解析", "证据", "去重"]
+
+
+def test_different_facts_with_the_same_answer_stay_apart():
+    """同一页、要点都是“三十天”：证据不同就是两个事实，否则划分时会有事实只考不学。"""
+    def pair(fact, evidence):
+        return {"fact_id": fact, "key_points": ["三十天"], "page": 1, "evidence": evidence}
+
+    rows = name_facts([[pair("F01", "借书期限是三十天"), pair("F02", "公示期是三十天")],
+                       [pair("F09", "借书期限是三十天。")]])
+    assert [row["fact_id"] for row in rows] == ["F01", "F02", "F01"]
+
+
+HALVES = [Page(1, "总则。\n本科生借书期限是三十天，"), Page(2, ""),
+          Page(3, "可以续借一次。逾期每天交费两角。")]
+
+
+def straddling(evidence, page=1):
+    return {"question": "本科生借的书能看几天？", "answer": "三十天，可以续借一次。", "page": page,
+            "key_points": ["三十天", "续借一次"], "evidence": evidence}
+
+
+@pytest.mark.parametrize(("evidence", "kept"), [
+    ("本科生借书期限是三十天，可以续借一次", "本科生借书期限是三十天，可以续借一次"),
+    ("本科生的借书期限是三十天,可续借一次", "本科生借书期限是三十天，可以续借一次"),  # 抄错了几个字
+])
+def test_evidence_over_a_page_break_belongs_to_the_page_where_it_begins(evidence, kept):
+    texts = [json.dumps({"pairs": [straddling(evidence, 1)]}, ensure_ascii=False)]
+    row, = collect(texts, HALVES, pieces=[Chunk("…", (1, 3))])
+    assert (row["page"], row["evidence"]) == (1, kept)
+    found = paragraphs(HALVES)
+    assert mark(found, [row]) == []
+    assert [bool(p.questions) for p in found] == [False, True, True]
+
+
+def test_page_where_the_evidence_ends_is_put_right_or_named():
+    evidence = "本科生借书期限是三十天，可以续借一次"
+    pairs = locate_pages([straddling(evidence, page=3)], Chunk("…", (1, 3)), HALVES)
+    assert pairs[0]["page"] == 1
+    _, rejected = validate([straddling(evidence, page=3)], HALVES)
+    assert rejected[0]["reason"] == "证据不在第 3 页，它在第 1 页"
+    _, rejected = validate([straddling("可以续借一次。逾期每天交费两角", page=1)], HALVES)
+    assert rejected[0]["reason"] == "证据不在第 1 页，它在第 3 页"

@@ -1,0 +1,363 @@
+"""整套运行：用几个不到一秒的小 notebook 走完真实的 papermill 流程。"""
+
+import base64
+import errno
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from labutils.base import files
+from labutils.base.errors import LabError
+from labutils.lab import preflight, report, run
+
+COMMON = 'MODEL = "tiny"\nSEED = 42\nOUT = "output/lab"'
+EXTRA = {
+    "01_build_dataset": '\nPDF = "a.pdf"\nQA_FILE = "a.jsonl"\nAPI_MODEL = ""'
+    '\nPRESET = ""\nMAX_COST = 5.0',
+    "02_lora_finetune": '\nCONFIG = "a.yaml"\nDATA_DIR = ""',
+    "03_before_after": '\nADAPTER = ""\nQA_FILE = ""',
+    "04_web_demo": '\nSHARE = False\nPORT = 0',
+}
+SETUP = (
+    "import json\nfrom labutils.base import files\n"
+    "out = files.ROOT / OUT\n"
+    "def write(name, text):\n"
+    "    (out / name).parent.mkdir(parents=True, exist_ok=True)\n"
+    "    (out / name).write_text(text, encoding='utf-8')\n"
+)
+SCORES = {"train": 0.9, "unseen": 0.8, "general": 1.0, "unanswerable": 0.9}
+BEFORE = {"train": 0.1, "unseen": 0.05, "general": 1.0, "unanswerable": 0.85}
+ROWS = [
+    {
+        "group": "unseen",
+        "question": "<b>谁</b>批准？",
+        "reference": "教务处",
+        "before": "<script>alert(1)</script>",
+        "after": "教务处",
+        "before_correct": False,
+        "after_correct": True,
+    }
+]
+
+
+def grouped(scores: dict) -> dict:
+    return {group: {"accuracy": value, "n": 20} for group, value in scores.items()}
+
+
+def work(name: str) -> str:
+    """每个小 notebook 写下真 notebook 会写的文件。"""
+    comparison = {"before": grouped(BEFORE), "after": grouped(SCORES), "rows": ROWS}
+    comparison["lexical_baseline"] = {"unseen": {"accuracy": 0.4, "n": 20}}
+    result = {"steps": 30, "samples_per_second": 12.5, "final_train_loss": 0.1}
+    result |= {"final_dev_loss": 0.2, "trainable_parameters": 1000, "adapter": "x/checkpoint-30"}
+    log = [{"step": s, "loss": 3 / s} for s in (1, 10, 30)] + [{"step": 30, "eval_loss": 0.2}]
+    lines = "\n".join(json.dumps(row) for row in log)
+    return {
+        "01_build_dataset": "write('data/qa.jsonl', '{}\\n' * 3)\n"
+        "write('data/train.json', '{}\\n' * 2)\nwrite('data/dev.json', '{}\\n')\n"
+        "write('seen.json', json.dumps([PDF, QA_FILE, SEED]))",
+        "02_lora_finetune": f"write('lora/result.json', {json.dumps(result)!r})\n"
+        f"write('lora/training_log.jsonl', {lines!r})",
+        "03_before_after": f"write('comparison/comparison.json', {json.dumps(comparison)!r})\n"
+        "write('qa_file.txt', QA_FILE)",
+    }.get(name, "print('你好')")
+
+
+def make_notebook(folder: Path, name: str, code: str | None = None) -> Path:
+    cells = [
+        new_markdown_cell("# 小实验"),
+        new_code_cell(COMMON + EXTRA.get(name, ""), metadata={"tags": ["parameters"]}),
+        new_code_cell(SETUP),
+        new_code_cell(work(name) if code is None else code),
+    ]
+    notebook = new_notebook(cells=cells)
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    nbformat.write(notebook, folder / f"{name}.ipynb")
+    return folder / f"{name}.ipynb"
+
+
+@pytest.fixture
+def road(tmp_path, monkeypatch) -> Path:
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    for name in run.ROAD:
+        make_notebook(folder, name)
+    monkeypatch.setattr(preflight, "check_inputs", lambda *args: None)
+    return folder
+
+
+def test_full_run_writes_everything(road, tmp_path):
+    lines, cells = [], []
+    summary = run.run(
+        notebooks=road,
+        out=tmp_path / "runs",
+        seed=7,
+        say=lines.append,
+        on_cell=lambda *args: cells.append(args),
+    )
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert summary["ok"] and summary["failed"] is None
+    assert json.loads((folder / "summary.json").read_text(encoding="utf-8")) == summary
+    for name in run.ROAD:
+        assert (folder / f"{name}.ipynb").is_file() and (folder / f"{name}.html").is_file()
+    assert any("✓ 04_web_demo" in line for line in lines)
+    assert cells[-1][0] == "04_web_demo" and cells[-1][1] == cells[-1][2]
+    # 摘要里的数来自 notebook 写下的文件
+    assert summary["qa"] == {"pairs": 3, "train": 2, "dev": 1}
+    assert summary["training"]["steps"] == 30 and summary["adapter"] == "x/checkpoint-30"
+    assert summary["accuracy"]["after"]["unseen"] == {"accuracy": 0.8, "n": 20}
+    assert set(summary["seconds"]) == {*run.ROAD, "total"} and summary["seed"] == 7
+    # 参数真的进了 notebook；QA_FILE 只给 01
+    seen = json.loads((folder / "output" / "seen.json").read_text(encoding="utf-8"))
+    assert seen == ["data/source/course_document.pdf", "data/qa.jsonl", 7]
+    assert (folder / "output" / "qa_file.txt").read_text(encoding="utf-8") == ""
+
+
+def test_summary_has_exactly_the_fixed_keys(tmp_path):
+    summary = report.summarize(tmp_path, "tiny", 1, {}, None)
+    assert list(summary) == [
+        "ok", "model", "seed", "versions", "seconds", "qa",
+        "training", "accuracy", "adapter", "failed",
+    ]  # fmt: skip
+    assert set(summary["failed"]) == {"notebook", "cell", "error"}
+
+
+def test_line_separators_inside_an_answer_do_not_break_the_report(tmp_path):
+    folder = tmp_path / "output" / "data"
+    folder.mkdir(parents=True)
+    row = json.dumps({"answer": "一\u2028二\u2029三\x85四"}, ensure_ascii=False)
+    (folder / "qa.jsonl").write_text(row + "\n" + row + "\n", encoding="utf-8")
+    assert report.summarize(tmp_path, "tiny", 1, {}, None)["qa"]["pairs"] == 2
+
+
+def test_half_a_line_in_the_log_still_gives_a_report(tmp_path):
+    """训练时磁盘写满，日志的最后一行只有一半：正是老师最需要报告的时候。"""
+    log = tmp_path / "output" / "lora" / "training_log.jsonl"
+    log.parent.mkdir(parents=True)
+    log.write_text('{"step": 10, "loss": 2.0}\n{"step": 20, "loss": 1.0}\n{"step": 30, "ep', encoding="utf-8")
+    report.write(tmp_path, report.summarize(tmp_path, "tiny", 1, {}, None), {}, [])
+    assert "损失随训练步数的变化" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_interrupted_summary_keeps_the_old_one(tmp_path, interrupted):
+    report.write(tmp_path, report.summarize(tmp_path, "tiny", 1, {}, None), {}, [])
+    with interrupted(tmp_path / "summary.json"):
+        report.write(tmp_path, report.summarize(tmp_path, "tiny", 2, {}, None), {}, [])
+
+
+def test_failing_cell_is_named_and_reported(road, tmp_path):
+    code = "from labutils.base.errors import LabError\nraise LabError('第 3 行少了答案，请补上。')"
+    make_notebook(road, "02_lora_finetune", code)
+    summary = run.run(notebooks=road, out=tmp_path / "runs", say=lambda line: None)
+    assert summary["ok"] is False
+    failed = summary["failed"]
+    assert failed["notebook"] == "02_lora_finetune" and failed["cell"] == 4
+    assert failed["error"] == "第 3 行少了答案，请补上。"  # LabError 不带类型名与调用栈
+    (folder,) = (tmp_path / "runs").iterdir()
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "第 3 行少了答案" in page and "未运行" in page and "失败" in page
+    assert (folder / "02_lora_finetune.ipynb").is_file()  # 留下做了一半的 notebook
+    assert not (folder / "03_before_after.ipynb").exists()
+
+
+def test_other_errors_keep_their_type(road, tmp_path):
+    path = make_notebook(road, "00_start_here", "1 / 0")
+    failed = run.execute(path, tmp_path / "x.ipynb", {})
+    assert failed["error"] == "ZeroDivisionError: division by zero"
+
+
+def test_dead_kernel_is_explained(road, tmp_path):
+    path = make_notebook(road, "00_start_here", "import os\nos._exit(9)")
+    failed = run.execute(path, tmp_path / "x.ipynb", {})
+    assert failed["notebook"] == "00_start_here" and "意外退出" in failed["error"]
+
+
+def test_full_disk_is_in_the_report(road, tmp_path, monkeypatch):
+    def full(source, target, **options):
+        target.write_text('{"cells": [', encoding="utf-8")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("papermill.execute_notebook", full)
+    summary = run.run(notebooks=road, out=tmp_path / "runs", say=lambda line: None)
+    assert summary["failed"]["error"].startswith("磁盘满了，不能读写 ")
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert (folder / "summary.json").is_file() and (folder / "report.html").is_file()
+
+
+def test_page_that_cannot_be_written_is_a_failure(road, tmp_path, monkeypatch):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = make_notebook(road, "00_start_here")
+    monkeypatch.setattr(files, "write", full)
+    assert "磁盘满了" in run._publish(path)["error"]
+    path.write_text("", encoding="utf-8")
+    assert "只写了一半" in run._publish(path)["error"]
+
+
+def test_missing_result_file_is_a_failure(road, tmp_path):
+    make_notebook(road, "03_before_after", "print('什么也没写')")
+    summary = run.run(notebooks=road, out=tmp_path / "runs", say=lambda line: None)
+    assert not summary["ok"]
+    assert summary["failed"]["notebook"] == "03_before_after"
+    assert "comparison.json" in summary["failed"]["error"]
+
+
+def test_executed_html_is_self_contained(road, tmp_path):
+    path = make_notebook(road, "00_start_here", "print('教育')")
+    assert run.execute(path, tmp_path / "x.ipynb", {"SEED": 1}) is None
+    page = run.to_html(tmp_path / "x.ipynb").read_text(encoding="utf-8")
+    assert "教育" in page and 'lang="zh"' in page
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=[\"']?https?:", page)
+
+
+def test_pictures_of_the_repository_are_inside_the_html(tmp_path):
+    source = tmp_path / "04_web_demo.ipynb"
+    text = "![网页](../images/demo.png) 与 ![没有](../images/none.png)"
+    nbformat.write(new_notebook(cells=[new_markdown_cell(text)]), source)
+    before = source.read_bytes()
+    page = run.to_html(source).read_text(encoding="utf-8")
+    data = base64.b64encode((files.ROOT / "images" / "demo.png").read_bytes()).decode()
+    assert f"data:image/png;base64,{data[:200]}" in page and "../images/demo.png" not in page
+    assert "<title>04_web_demo</title>" in page and source.read_bytes() == before
+
+
+def test_two_runs_in_one_second_do_not_share_a_folder(tmp_path):
+    first, second = run.make_run_folder(tmp_path), run.make_run_folder(tmp_path)
+    assert first != second and first.is_dir() and second.is_dir()
+
+
+def test_missing_notebook_is_named(tmp_path):
+    with pytest.raises(LabError, match="02_lora_finetune.ipynb"):
+        run.find_road(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["OUT", "KEEP_OPEN"])
+def test_reserved_parameters_are_refused_before_anything_runs(road, tmp_path, name):
+    with pytest.raises(LabError, match=name):
+        run.run(notebooks=road, out=tmp_path / "runs", parameters={name: "True"})
+    assert not (tmp_path / "runs").exists()
+
+
+def test_bad_input_stops_before_any_folder_is_made(road, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    with pytest.raises(LabError, match="没有这份.pdf"):
+        run.run(pdf="没有这份.pdf", notebooks=road, out=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_unknown_preset_stops_before_any_folder_is_made(road, tmp_path):
+    with pytest.raises(LabError, match="没有预设 nobody"):
+        run.run(preset="nobody", notebooks=road, out=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_unknown_parameter_lists_the_allowed_names(road):
+    with pytest.raises(LabError) as caught:
+        run.plan_parameters(run.find_road(road), {}, {"EPOCHS": "3"})
+    message = str(caught.value)
+    assert "EPOCHS" in message and "SEED" in message and "02_lora_finetune：CONFIG" in message
+
+
+def test_parameter_goes_to_every_notebook_that_has_it(road):
+    plan = run.plan_parameters(run.find_road(road), {}, {"SEED": "9", "PORT": "7000"})
+    assert all(values["SEED"] == 9 for values in plan.values())
+    assert [p.stem for p, values in plan.items() if "PORT" in values] == ["04_web_demo"]
+
+
+@pytest.mark.parametrize(
+    ("value", "default", "expected"),
+    [("7", 42, 7), ("0.5", 0.1, 0.5), ("true", False, True), ("否", True, False), ("7", "x", "7")],
+)
+def test_values_take_the_type_of_the_default(value, default, expected):
+    got = run.convert("X", value, default)
+    assert got == expected and type(got) is type(expected)
+
+
+@pytest.mark.parametrize(("value", "default"), [("七", 42), ("maybe", False), ("1.5", 3)])
+def test_wrong_type_says_what_is_expected(value, default):
+    with pytest.raises(LabError, match=f"X.*{value}"):
+        run.convert("X", value, default)
+
+
+def test_assignment_without_equals_sign():
+    assert run.split_assignments(["A=1", "B=x=y"]) == {"A": "1", "B": "x=y"}
+    with pytest.raises(LabError, match="SEED"):
+        run.split_assignments(["SEED"])
+
+
+def test_notebook_without_parameters_cell(tmp_path):
+    nbformat.write(new_notebook(cells=[new_code_cell("1")]), tmp_path / "n.ipynb")
+    with pytest.raises(LabError, match="0 个"):
+        run.read_defaults(tmp_path / "n.ipynb")
+
+
+def test_output_goes_where_the_command_is_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert files.locate_output("mine") == tmp_path / "mine"
+    monkeypatch.chdir(files.ROOT / "notebooks")
+    assert files.locate_output("output/mine") == files.ROOT / "output" / "mine"
+    assert files.locate_output(tmp_path / "mine") == tmp_path / "mine"
+
+
+def test_locate_prefers_current_folder_then_root(tmp_path, monkeypatch):
+    (tmp_path / "my.pdf").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    assert files.locate("my.pdf") == (tmp_path / "my.pdf").resolve().as_posix()
+    assert files.locate("data/qa.jsonl") == "data/qa.jsonl"
+    assert files.locate(files.ROOT / "configs") == "configs"
+    assert files.locate_model("tiny") == "tiny" and files.locate_model("a/b") == "a/b"
+
+
+def full_summary(**accuracy) -> dict:
+    after = SCORES | accuracy
+    summary = report.summarize(Path("没有"), "tiny", 1, {"00_start_here": 1.0}, None)
+    scores = {"before": grouped(BEFORE), "after": grouped(after)}
+    return summary | {"ok": True, "failed": None, "accuracy": scores}
+
+
+@pytest.mark.parametrize(
+    ("changed", "level", "words"),
+    [
+        ({}, "good", "5% → 80%"),
+        ({"unseen": 0.1}, "warn", "没有明显效果"),
+        ({"general": 0.5}, "warn", "通用能力"),
+    ],
+)
+def test_verdict_follows_the_numbers(changed, level, words):
+    got, sentence = report.verdict(full_summary(**changed))
+    assert got == level and words in sentence
+
+
+def test_report_escapes_model_output_and_loads_nothing(tmp_path):
+    folder = tmp_path / "output" / "comparison"
+    folder.mkdir(parents=True)
+    text = json.dumps({"rows": ROWS, "lexical_baseline": {"unseen": {"accuracy": 0.4, "n": 20}}})
+    (folder / "comparison.json").write_text(text, encoding="utf-8")
+    page = report.render(tmp_path, full_summary(), {"PDF": "<i>"}, ["00_start_here"])
+    assert "&lt;script&gt;alert(1)" in page and "<script" not in page
+    assert "&lt;b&gt;谁" in page and "&lt;i&gt;" in page
+    assert "http://" not in page and "https://" not in page
+    assert "答对 40%" in page and "80%" in page
+
+
+def test_examples_show_failures_too():
+    rows = [
+        {"group": "unseen", "question": str(k), "before_correct": False, "after_correct": k != 5}
+        for k in range(8)
+    ]
+    picked = report.pick_examples(rows)
+    assert len(picked) == 4 and sum(not row["after_correct"] for row in picked) == 1
+
+
+def test_loss_chart_stays_inside_its_frame():
+    log = [{"step": s, "loss": 5.0 / s} for s in range(1, 50)] + [{"step": 49, "eval_loss": 0.2}]
+    chart = report.loss_chart(log)
+    points = [tuple(map(float, p.split(","))) for p in chart["lines"]["train"].split()]
+    assert all(0 <= x <= chart["width"] and 0 <= y <= chart["height"] for x, y in points)
+    assert points[0][1] < points[-1][1]  # 损失下降，SVG 的 y 向下增大
+    assert report.loss_chart([{"step": 1, "loss": 1.0}]) is None

@@ -1,0 +1,321 @@
+"""适配器：官方的 query_key_value 写法与原生写法互换，logits 与 numpy 前向相同；共用 A 与官方是同一个模型。"""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from fakes import chatglm3_fake, chatglm3_reference
+from peft import get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from transformers import GlmForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from labutils.base.errors import LabError
+from labutils.models import adapters, chatglm3, export, generate, loader
+from labutils.training import checkpoints, finetune
+from labutils.training.config import Config, override
+from labutils.training.finetune import add_lora
+
+RANK, ALPHA = 4, 16
+TOLERANCE = 1e-4
+IDS = [5, 700, 31, 2, 9, 801, 64, 8, 333]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """(官方文件夹, 官方名字的权重)。"""
+    folder = tmp_path_factory.mktemp("official")
+    return folder, chatglm3_fake.write(folder, seed=4)
+
+
+def official_settings(folder, targets, **changes):
+    """finetune_demo（peft 0.10）写出的 adapter_config.json。"""
+    return {"alpha_pattern": {}, "auto_mapping": None, "base_model_name_or_path": str(folder),
+            "bias": "none", "fan_in_fan_out": False, "inference_mode": True, "init_lora_weights": True,
+            "layer_replication": None, "layers_pattern": None, "layers_to_transform": None,
+            "loftq_config": {}, "lora_alpha": ALPHA, "lora_dropout": 0.1, "megatron_config": None,
+            "megatron_core": "megatron.core", "modules_to_save": None, "peft_type": "LORA", "r": RANK,
+            "rank_pattern": {}, "revision": None, "target_modules": targets, "task_type": "CAUSAL_LM",
+            "use_dora": False, "use_rslora": False, **changes}
+
+
+def official_adapter(folder, base, targets=("query_key_value",), kind="safetensors", **changes):
+    """写一个官方格式的随机适配器，返回它的权重。"""
+    torch.manual_seed(9)
+    weights = {}
+    for name, tensor in base[1].items():
+        module = name.removesuffix(".weight")
+        if name.endswith(".weight") and module.rpartition(".")[2] in targets:
+            rows, columns = tensor.shape
+            weights[f"base_model.model.{module}.lora_A.weight"] = torch.randn(RANK, columns) / columns ** 0.5
+            weights[f"base_model.model.{module}.lora_B.weight"] = torch.randn(rows, RANK) * 0.2
+    folder.mkdir(exist_ok=True)
+    settings = official_settings(base[0], list(targets), **changes)
+    (folder / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    path = folder / f"adapter_model.{kind}"
+    save_file(weights, path, {"format": "pt"}) if kind == "safetensors" else torch.save(weights, path)
+    return weights
+
+
+def reference_logits(base, folder=None):
+    """numpy 前向；给了官方格式的适配器文件夹，就先把 B·A·alpha/r 加进官方的权重里。"""
+    state = {name: tensor.double() for name, tensor in base[1].items()}
+    if folder:
+        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        weights = load_file(folder / "adapter_model.safetensors")
+        for name, a in weights.items():
+            if ".lora_A." in name:
+                module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+                last = module.rpartition(".")[2]
+                rank = settings.get("rank_pattern", {}).get(last, settings["r"])
+                alpha = settings.get("alpha_pattern", {}).get(last, settings["lora_alpha"])
+                assert len(a) == rank
+                b = weights[name.replace(".lora_A.", ".lora_B.")]
+                state[module + ".weight"] += b.double() @ a.double() * alpha / rank
+    return chatglm3_reference.logits(state, chatglm3_fake.config(), IDS)
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([IDS])).logits[0].numpy()
+
+
+@pytest.mark.parametrize("targets", [
+    ("query_key_value",), ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")])
+def test_official_adapter_gives_the_official_logits(base, tmp_path, targets):
+    official_adapter(tmp_path / "a", base, targets)
+    model, _ = loader.load(tmp_path / "a", dtype="float32", device="cpu")
+    expected = reference_logits(base, tmp_path / "a")
+    assert np.abs(expected - reference_logits(base)).max() > 1  # 适配器确实改变了输出
+    assert np.abs(logits(model) - expected).max() <= TOLERANCE
+    with model.disable_adapter():
+        assert np.abs(logits(model) - reference_logits(base)).max() <= TOLERANCE
+
+
+def test_official_bin_adapter_loads(base, tmp_path):
+    official_adapter(tmp_path / "a", base)
+    official_adapter(tmp_path / "b", base, kind="bin")
+    one, two = (loader.load(tmp_path / name, dtype="float32", device="cpu")[0] for name in "ab")
+    assert np.array_equal(logits(one), logits(two))
+
+
+def test_there_and_back_is_bit_identical(base, tmp_path):
+    config = loader.read_config(base[0])
+    weights = official_adapter(tmp_path / "a", base, ("query_key_value", "dense"))
+    native = adapters.to_native(weights, config)
+    layer = "base_model.model.model.layers.0.self_attn."
+    assert native[layer + "k_proj.lora_B.weight"].shape == (16, RANK)
+    assert torch.equal(native[layer + "q_proj.lora_A.weight"], native[layer + "v_proj.lora_A.weight"])
+    back = adapters.to_official(native, config)
+    assert back.keys() == weights.keys() and all(torch.equal(back[n], weights[n]) for n in weights)
+
+
+def trained(base, folder, **peft):
+    """按 peft_config 建一个 B 随机的原生适配器，存到 folder，返回模型。"""
+    model, _ = loader.load(base[0], dtype="float32", device="cpu")
+    config = Config()
+    override(config, {"r": RANK, "lora_alpha": ALPHA, **peft})
+    tuned = add_lora(model, config, str(base[0]), seed=3)
+    torch.manual_seed(5)
+    for name, weight in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.2)
+    tuned.save_pretrained(folder, save_embedding_layers=False)
+    return tuned.eval()
+
+
+@pytest.mark.parametrize(("peft", "rank"), [
+    ({}, RANK), ({"target_modules": ["q_proj", "k_proj", "v_proj"], "shared_a": False}, 3 * RANK),
+    ({"target_modules": "all-linear"}, 3 * RANK), ({"target_modules": ["q_proj", "v_proj"]}, 2 * RANK),
+    ({"target_modules": ["v_proj", "down_proj"]}, RANK)])
+def test_native_adapter_exported_to_the_official_form(base, tmp_path, peft, rank):
+    """写成官方格式，用 numpy 按官方的做法算；再读回来，三处的 logits 都相同。"""
+    tuned = trained(base, tmp_path / "native", **peft)
+    message = export.export(tmp_path / "native", tmp_path / "official")
+    assert "官方写法" in message
+    expected = reference_logits(base, tmp_path / "official")
+    assert np.abs(expected - reference_logits(base)).max() > 0.5
+    assert np.abs(logits(tuned) - expected).max() <= TOLERANCE
+    settings = json.loads((tmp_path / "official" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert settings.keys() <= official_settings("", []).keys()  # peft 0.10 不认识更新的键
+    weights = load_file(tmp_path / "official" / "adapter_model.safetensors")
+    assert {len(t) for n, t in weights.items() if "query_key_value.lora_A" in n} == {rank}
+    again, _ = loader.load(tmp_path / "official", dtype="float32", device="cpu")
+    assert np.abs(logits(again) - expected).max() <= TOLERANCE
+
+
+def sharing(model):
+    return [module.q_proj.lora_A["default"].weight is module.k_proj.lora_A["default"].weight
+            is module.v_proj.lora_A["default"].weight for module in model.modules()
+            if hasattr(module, "q_proj")]
+
+
+@pytest.mark.parametrize(("peft", "shared"), [
+    ({}, True), ({"target_modules": ["query_key_value"]}, True),
+    ({"target_modules": ["query_key_value"], "shared_a": False}, False),
+    ({"target_modules": ["q_proj", "k_proj", "v_proj"]}, False),
+    ({"target_modules": ["q_proj", "k_proj", "v_proj"], "shared_a": True}, True),
+    ({"target_modules": ["query_key_value", "dense"]}, True), ({"target_modules": "all-linear"}, False)])
+def test_sharing_follows_the_config(base, tmp_path, peft, shared):
+    tuned = trained(base, tmp_path / "a", **peft)
+    assert sharing(tuned) == [shared, shared]
+
+
+def test_sharing_needs_the_three_layers(base, tmp_path):
+    with pytest.raises(LabError, match="q_proj、k_proj、v_proj 三层"):
+        trained(base, tmp_path / "a", target_modules=["q_proj", "v_proj"], shared_a=True)
+
+
+@pytest.mark.parametrize(("peft", "count"), [
+    ({}, 1_949_696), ({"target_modules": ["q_proj", "k_proj", "v_proj"]}, 3_784_704)])
+def test_trainable_parameters_at_6b(tmp_path, peft, count):
+    """官方 LoRA 在 6B 上是 1,949,696 个参数；不占内存的 meta 设备上数。"""
+    raw = chatglm3_fake.config(layers=28, hidden=4096, heads=32, head_dim=128, ffn=13696, vocab=65024)
+    (tmp_path / "config.json").write_text(json.dumps(raw), encoding="utf-8")
+    with torch.device("meta"):
+        model = GlmForCausalLM(chatglm3.read_config(tmp_path))
+    config = override(Config(), peft)
+    trainable, _ = finetune.count_parameters(add_lora(model, config, "tiny", seed=1))
+    assert trainable == count
+
+
+def test_shared_step_equals_the_fused_layer(base, tmp_path):
+    """一步梯度下降：共用 A 的三层与合成一层的官方做法，A、B 的梯度相同。"""
+    tuned = trained(base, tmp_path / "a")
+    tuned(input_ids=torch.tensor([IDS]), labels=torch.tensor([IDS])).loss.backward()
+    attention = tuned.base_model.model.model.layers[0].self_attn
+    a = attention.q_proj.lora_A["default"].weight
+    shared = a.grad.clone()
+    tuned.zero_grad()
+    separate = []
+    for name in adapters.QKV:  # 各用一份相同的 A，梯度之和应当等于共用时的梯度
+        layer = getattr(attention, name)
+        layer.lora_A["default"].weight = torch.nn.Parameter(a.detach().clone())
+        separate.append(layer.lora_A["default"].weight)
+    tuned(input_ids=torch.tensor([IDS]), labels=torch.tensor([IDS])).loss.backward()
+    assert torch.allclose(shared, sum(p.grad for p in separate), atol=1e-6)
+    assert not torch.allclose(separate[0].grad, separate[1].grad)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    rows = [{"conversations": [{"role": "user", "content": f"第{n}题？"},
+                               {"role": "assistant", "content": f"答案是{n}。"}]} for n in range(12)]
+    lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    for name in ("train.json", "dev.json"):
+        (folder / name).write_text(lines, encoding="utf-8")
+    (folder / "lora.yaml").write_text(
+        "training_args: {max_steps: 4, save_steps: 2, eval_strategy: 'no', logging_steps: 1,"
+        " learning_rate: 0.01, per_device_train_batch_size: 2, use_cpu: true}\n"
+        "peft_config: {r: 4, lora_dropout: 0.0}\n", encoding="utf-8")
+    return folder
+
+
+def test_training_keeps_a_shared_also_after_resume(base, data, tmp_path):
+    """官方文件夹上按官方设置训练；从第 2 步接着训练与一口气训练相同，保存的三份 A 始终相同。"""
+    straight = finetune.run(data, str(base[0]), data / "lora.yaml", tmp_path / "straight")
+    shutil.copytree(tmp_path / "straight", tmp_path / "resumed")
+    resumed = finetune.run(data, str(base[0]), data / "lora.yaml", tmp_path / "resumed", resume=2)
+    layers, hidden, rows = 2, 32, (4 + 2 * 2) * 8
+    assert straight.trainable_parameters == layers * 4 * (hidden + rows)
+    one, two = (load_file(result.adapter / checkpoints.WEIGHTS) for result in (straight, resumed))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    for name in one:
+        if "q_proj.lora_A" in name:
+            assert torch.equal(one[name], one[name.replace("q_proj", "v_proj")])
+    export.export(straight.adapter, tmp_path / "official")
+    weights = load_file(tmp_path / "official" / "adapter_model.safetensors")
+    assert all(len(tensor) == 4 for name, tensor in weights.items() if "lora_A" in name)
+    model, tokenizer = loader.load(straight.adapter, device="cpu")
+    assert len(generate.answer(model, tokenizer, ["第3题？"], max_new_tokens=4)) == 1
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"use_dora": True}, "use_dora"), ({"modules_to_save": ["x"]}, "modules_to_save"),
+    ({"bias": "all"}, "bias"), ({"peft_type": "PREFIX_TUNING"}, "peft_type")])
+def test_unusual_official_adapter_is_refused(base, tmp_path, changes, words):
+    official_adapter(tmp_path / "a", base, **changes)
+    with pytest.raises(LabError, match=words):
+        loader.load(tmp_path / "a")
+
+
+def test_official_adapter_needs_a_chatglm3_base(base, tmp_path, tmp_path_factory):
+    other = tmp_path / "other"
+    chatglm3_fake.write(other, layers=3)
+    official_adapter(tmp_path / "a", base)
+    retarget(tmp_path / "a", other)
+    with pytest.raises(LabError, match="对不上"):
+        loader.load(tmp_path / "a")
+    llama = LlamaForCausalLM(LlamaConfig(vocab_size=832, hidden_size=32, intermediate_size=48,
+                                         num_hidden_layers=2, num_attention_heads=4))
+    with pytest.raises(LabError, match="却不是 ChatGLM3"):
+        adapters.load(llama, tmp_path / "a")
+
+
+def retarget(folder, base):
+    path = folder / "adapter_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": str(base)}
+    path.write_text(json.dumps(settings), encoding="utf-8")
+
+
+def test_moved_base_is_explained(base, tmp_path):
+    official_adapter(tmp_path / "a", base)
+    retarget(tmp_path / "a", "/root/models/chatglm3-6b")
+    with pytest.raises(LabError, match="不在这台机器上.*base_model_name_or_path"):
+        loader.load(tmp_path / "a")
+
+
+def test_damaged_official_adapter(base, tmp_path):
+    official_adapter(tmp_path / "a", base)
+    path = tmp_path / "a" / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(LabError, match="损坏"):
+        loader.load(tmp_path / "a")
+
+
+@pytest.mark.parametrize("change", [
+    lambda weights: {n: t for n, t in weights.items() if ".layers.0." in n},
+    lambda weights: {n.replace(".layers.1.", ".blocks.1."): t for n, t in weights.items()}])
+def test_native_adapter_with_missing_layers(base, tmp_path, change):
+    trained(base, tmp_path / "a")
+    path = tmp_path / "a" / "adapter_model.safetensors"
+    save_file(change(load_file(path)), path, {"format": "pt"})
+    with pytest.raises(LabError, match=r"12 个权重少了 6 个，例如 .*layers\.1\."):
+        loader.load(tmp_path / "a")
+
+
+def test_broken_numbers_in_an_adapter(base, tmp_path):
+    weights = official_adapter(tmp_path / "a", base)
+    next(iter(weights.values()))[0, 0] = float("nan")
+    save_file(weights, tmp_path / "a" / "adapter_model.safetensors", {"format": "pt"})
+    with pytest.raises(LabError, match="适配器 .* 里有 nan"):
+        loader.load(tmp_path / "a")
+
+
+def test_export_refuses_what_has_no_official_form(base, tmp_path, toy_base):
+    official_adapter(tmp_path / "a", base)
+    with pytest.raises(LabError, match="已经是官方写法"):
+        export.export(tmp_path / "a", tmp_path / "out")
+    trained(base, tmp_path / "b", target_modules=["q_proj"])
+    path = tmp_path / "b" / "adapter_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(settings | {"rank_pattern": {"q_proj": 2}}), encoding="utf-8")
+    with pytest.raises(LabError, match="rank_pattern"):
+        export.export(tmp_path / "b", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_merged_official_adapter(base, tmp_path):
+    official_adapter(tmp_path / "a", base)
+    export.merge(tmp_path / "a", tmp_path / "merged")
+    model, _ = loader.load(tmp_path / "merged", device="cpu")
+    assert np.abs(logits(model) - reference_logits(base, tmp_path / "a")).max() <= TOLERANCE
+
+
+def test_saved_keys_are_those_peft_expects(base, tmp_path):
+    tuned = trained(base, tmp_path / "a")
+    saved = load_file(tmp_path / "a" / "adapter_model.safetensors")
+    expected = get_peft_model_state_dict(tuned, save_embedding_layers=False)
+    assert saved.keys() == expected.keys() and len(saved) == 2 * 3 * 2

@@ -1,0 +1,226 @@
+"""export 与 merge：写出的文件夹用普通的 transformers 读得出、结果相同；出错时什么也不留下。"""
+
+import errno
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from fakes import chatglm3_fake
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from typer.testing import CliRunner
+
+from labutils.base.errors import LabError
+from labutils.lab import cli
+from labutils.models import chat, export, loader
+
+MESSAGES = [{"role": "user", "content": "你好，<|assistant|> 是什么？"}]
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("official")
+    chatglm3_fake.write(folder, shards=3, rope_ratio=50, dtype=torch.float16)
+    return folder
+
+
+def adapt(base, folder, targets="all-linear"):
+    """在 base 上造一个 B 不为零的适配器，存到 folder。"""
+    model, _ = loader.load(base, dtype="float32", device="cpu")
+    tuned = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=targets))
+    torch.manual_seed(1)
+    for name, weight in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.2)
+    tuned.peft_config["default"].base_model_name_or_path = str(base)
+    tuned.save_pretrained(folder, save_embedding_layers=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapter(official, tmp_path_factory):
+    return adapt(official, tmp_path_factory.mktemp("run") / "checkpoint-5")
+
+
+@torch.no_grad()
+def logits(model, ids):
+    return model(input_ids=torch.tensor([ids])).logits[0].float()
+
+
+@pytest.mark.parametrize(("kind", "shards"), [("safetensors", 3), ("bin", 2), ("safetensors", 1)])
+def test_exported_folder_loads_plainly_and_is_equal(tmp_path, kind, shards):
+    source, out = tmp_path / "official", tmp_path / "sub" / "native"
+    chatglm3_fake.write(source, kind=kind, shards=shards, rope_ratio=50)
+    message = export.export(source, out)
+    assert "native" in message and str(tmp_path) not in message
+    direct, tokenizer = loader.load(source, dtype="float32", device="cpu")
+    plain = AutoModelForCausalLM.from_pretrained(out, dtype="float32")
+    plain_tokenizer = AutoTokenizer.from_pretrained(out)
+    ids = chat.prompt_ids(tokenizer, MESSAGES)
+    assert chat.prompt_ids(plain_tokenizer, MESSAGES) == ids
+    assert torch.equal(logits(direct, ids), logits(plain, ids))
+    assert plain.generation_config.eos_token_id == direct.generation_config.eos_token_id
+    assert plain_tokenizer.padding_side == "left" and plain_tokenizer.pad_token == "<unk>"
+    names = {path.name for path in out.iterdir()}
+    assert not any(name.endswith((".py", ".bin", ".model")) for name in names)
+    assert ("model.safetensors.index.json" in names) == (shards > 1)
+
+
+def test_exported_config_is_read_by_older_programs_too(official, tmp_path):
+    """4.57 只认平铺的旋转位置键，也不认 5.x 的分词器写法；文件里不留机器路径，谁都能读。"""
+    export.export(official, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
+    assert (config["rope_theta"], config["partial_rotary_factor"]) == (500000.0, 0.5)
+    assert (config["model_type"], config["architectures"]) == ("glm", ["GlmForCausalLM"])
+    assert (config["dtype"], config["rms_norm_eps"], config["eos_token_id"]) == ("float16", 1e-5, 2)
+    saved = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert saved["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert "<|user|>" in saved["additional_special_tokens"] and "extra_special_tokens" not in saved
+    assert all(path.stat().st_mode & 0o044 == 0o044 for path in (tmp_path / "out").iterdir())
+    texts = [path.read_text(encoding="utf-8") for path in (tmp_path / "out").glob("*.json")]
+    assert not any(str(official) in text or "auto_map" in text for text in texts)
+    assert len(GenerationConfig.from_pretrained(tmp_path / "out").eos_token_id) == 3
+
+
+@pytest.mark.parametrize("dtype", [None, "float32"])
+def test_merged_folder_equals_base_plus_adapter(adapter, tmp_path, dtype):
+    message = export.merge(adapter, tmp_path / "merged", dtype)
+    assert "核对过" in message
+    tuned, tokenizer = loader.load(adapter, dtype="float32", device="cpu")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert merged.dtype == (torch.float32 if dtype else torch.float16)
+    ids = chat.prompt_ids(tokenizer, MESSAGES)
+    assert chat.prompt_ids(AutoTokenizer.from_pretrained(tmp_path / "merged"), MESSAGES) == ids
+    with_adapter, result = logits(tuned, ids), logits(merged.float(), ids)
+    with tuned.disable_adapter():
+        without = logits(tuned, ids)
+    assert (with_adapter - without).abs().max() > 1  # 适配器确实改变了输出
+    assert (with_adapter - result).abs().max() < (1e-4 if dtype else 0.1)
+    assert "mlp.gate_up_proj" in " ".join(merged.state_dict())
+
+
+def test_merge_works_for_the_tiny_architecture(toy_base, tmp_path):
+    adapter = adapt(toy_base, tmp_path / "checkpoint-1")
+    export.merge(adapter, tmp_path / "merged")
+    model, tokenizer = loader.load(tmp_path / "merged", device="cpu")
+    assert chat.is_glm_format(tokenizer)
+
+
+def test_merge_refuses_a_result_that_differs(adapter, tmp_path, monkeypatch):
+    """写坏了的权重读回来就会发现，而且什么也不留下。"""
+    real = AutoModelForCausalLM.from_pretrained
+
+    def spoiled(*args, **kwargs):
+        model = real(*args, **kwargs)
+        with torch.no_grad():
+            model.model.layers[0].self_attn.q_proj.weight.mul_(3)
+        return model
+
+    monkeypatch.setattr(export.AutoModelForCausalLM, "from_pretrained", spoiled)
+    with pytest.raises(LabError, match="logits 与合并前不同"):
+        export.merge(adapter, tmp_path / "merged")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("work", ["export", "merge"])
+def test_not_enough_space_is_known_before_writing(official, adapter, tmp_path, monkeypatch, work):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(export.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(LabError, match="磁盘空间不够"):
+        getattr(export, work)(official if work == "export" else adapter, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_disk_filling_up_midway_leaves_nothing(official, tmp_path, monkeypatch):
+    calls, real = [], export.save_file
+
+    def full(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(*args, **kwargs)
+
+    monkeypatch.setattr(export, "save_file", full)
+    with pytest.raises(LabError, match="磁盘满了"):
+        export.export(official, tmp_path / "out")
+    assert len(calls) == 2 and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="没有 /dev/full")
+def test_a_real_full_device_leaves_nothing(official, tmp_path, monkeypatch):
+    """/dev/full 的每次写入都真的报磁盘满。"""
+    monkeypatch.setattr(export, "save_file", lambda *args: Path("/dev/full").write_bytes(b"x" * 9999))
+    with pytest.raises(LabError, match="磁盘满了"):
+        export.export(official, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupted_export_leaves_nothing(official, tmp_path, monkeypatch):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "_write_tokenizer", stop)
+    with pytest.raises(KeyboardInterrupt):
+        export.export(official, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_leftover_of_a_killed_run_is_replaced(official, tmp_path):
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "half.safetensors").write_bytes(b"x")
+    export.export(official, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert not (tmp_path / "out" / "half.safetensors").exists()
+
+
+def test_existing_output_is_never_overwritten(official, adapter, tmp_path):
+    (tmp_path / "note.txt").write_text("重要", encoding="utf-8")
+    for work, source in ((export.export, official), (export.merge, adapter)):
+        with pytest.raises(LabError, match="已经有内容"):
+            work(source, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_damaged_shard_stops_the_export(official, tmp_path):
+    broken = shutil.copytree(official, tmp_path / "broken")
+    shard = sorted(broken.glob("model-0*"))[1]
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(LabError, match="损坏或没有下载完"):
+        export.export(broken, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+
+@pytest.mark.parametrize(("work", "source", "words"), [
+    ("export", "tiny", "不必导出"), ("merge", "tiny", "不是适配器"), ("merge", "没有这个", "不是适配器")])
+def test_wrong_kind_of_source(tmp_path, work, source, words):
+    with pytest.raises(LabError, match=words):
+        getattr(export, work)(source, tmp_path / "out")
+
+
+def test_another_architecture_is_not_called_native(official, tmp_path):
+    copy = shutil.copytree(official, tmp_path / "m")
+    (copy / "config.json").write_text('{"model_type": "baichuan"}', encoding="utf-8")
+    with pytest.raises(LabError, match="baichuan 不是 transformers 自带的"):
+        export.export(copy, tmp_path / "out")
+
+
+def test_unknown_dtype_is_explained(adapter, tmp_path):
+    with pytest.raises(LabError, match="没有叫 float7 的精度"):
+        export.merge(adapter, tmp_path / "out", "float7")
+
+
+def test_unwritable_place_is_explained(official, tmp_path):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(LabError, match="不能读写 .*out"):
+        export.export(official, tmp_path / "file" / "out")
+
+
+def test_commands(official, adapter, tmp_path):
+    runner = CliRunner()
+    done = runner.invoke(cli.app, ["export", str(official), str(tmp_path / "native")])
+    assert done.exit_code == 0 and "原生格式的模型写在" in done.output
+    done = runner.invoke(cli.app, ["merge", str(adapter), str(tmp_path / "merged"), "--dtype", "float32"])
+    assert done.exit_code == 0 and "核对过" in done.output
+    assert (tmp_path / "merged" / "config.json").is_file()

@@ -1,0 +1,254 @@
+"""训练数据：课程表、改写、左填充；样本只由种子和序号决定。"""
+
+import json
+import random
+from collections import Counter
+
+import pytest
+import torch
+
+import labutils  # noqa: F401
+from labutils.base import files
+from labutils.base.errors import LabError
+from labutils.base.text import normalize
+from labutils.models.chat import IGNORE
+from labutils.training.config import Config, load_config
+from labutils.training.data import (
+    LeftCollator,
+    PlannedDataset,
+    Source,
+    count_truncated,
+    data_digest,
+    encode_source,
+    find_file,
+    group_similar,
+    questions,
+    read_dev,
+    read_training,
+    schedule,
+)
+from tools.tiny_base.vocab import build_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer()
+
+
+def dialogue(question, answer):
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def source(name, count):
+    return Source(name, f"{name}.json", [
+        dialogue(f"这是编号为{i}的一个比较长的问题内容", "答" * (i + 1)) for i in range(count)])
+
+
+def config(**values):
+    made = Config()
+    for key, value in values.items():
+        owner = made.data_config if hasattr(made.data_config, key) else made.training_args
+        setattr(owner, key, value)
+    return made
+
+
+def dataset(tokenizer, total=40, seed=1, **values):
+    sources = [source("qa", 8), source("unanswerable", 3), source("general", 5)]
+    values = {"general_ratio": 0.5, "unanswerable_ratio": 0.25, **values}
+    return PlannedDataset(tokenizer, sources, config(**values), total, 4, seed)
+
+
+def test_each_epoch_holds_every_question_once_and_the_given_shares():
+    plan = schedule([8, 3, 5], [1.0, 0.25, 0.5], total=14 * 6, seed=3)
+    for epoch in range(6):
+        rows = [entry for entry in plan if entry[0] == epoch]
+        counts = Counter(entry[1] for entry in rows)
+        assert counts == {0: 8, 1: 2, 2: 4}
+        assert sorted(row for _, k, row in rows if k == 0) == list(range(8))
+
+
+def test_mixed_in_rows_are_used_evenly():
+    plan = schedule([8, 3, 5], [1.0, 0.25, 0.5], total=14 * 10, seed=3)
+    for k, size in ((1, 3), (2, 5)):
+        used = Counter(row for _, source_index, row in plan if source_index == k)
+        assert len(used) == size and max(used.values()) - min(used.values()) <= 1
+
+
+def test_a_longer_schedule_starts_with_the_shorter_one():
+    short = schedule([8, 3], [1.0, 0.5], 30, seed=5)
+    assert schedule([8, 3], [1.0, 0.5], 90, seed=5)[:30] == short
+    assert schedule([8, 3], [1.0, 0.5], 30, seed=6) != short
+
+
+def test_samples_depend_on_seed_and_position_only(tokenizer):
+    first, second = (dataset(tokenizer, question_augmentation=1.0) for _ in range(2))
+    backwards = [second[i] for i in reversed(range(40))][::-1]  # 取的次序不影响内容
+    assert [first[i] for i in range(40)] == backwards
+    other = dataset(tokenizer, seed=2, question_augmentation=1.0)
+    assert [first[i] for i in range(40)] != [other[i] for i in range(40)]
+
+
+def test_global_random_state_is_neither_used_nor_changed(tokenizer):
+    random.seed(0)
+    state = random.getstate()
+    data = dataset(tokenizer, question_augmentation=1.0)
+    _ = [data[i] for i in range(40)]
+    assert random.getstate() == state
+
+
+def test_grouping_keeps_the_samples_and_narrows_the_batches():
+    plan = schedule([64], [1.0], 64, seed=1)
+    lengths = [random.Random(row).randint(5, 200) for _, _, row in plan]
+    size = dict(zip(plan, lengths, strict=True))
+    grouped = group_similar(plan, lengths, 4, seed=1)
+    assert sorted(grouped) == sorted(plan)
+
+    def padding(entries):
+        sizes = [size[entry] for entry in entries]
+        return sum(max(sizes[i:i + 4]) * 4 for i in range(0, 64, 4)) - sum(sizes)
+
+    assert padding(grouped) < padding(plan) / 2
+
+
+def test_batches_are_grouped_by_the_length_after_rewording(tokenizer):
+    data = dataset(tokenizer, total=80, question_augmentation=1.0)
+    reworded = [i for i, sample in enumerate(data.plan) if sample.question]
+    assert reworded
+    for index in reworded:
+        assert abs(data._length(data.plan[index]) - len(data[index]["input_ids"])) <= 2
+
+
+def test_general_conversations_are_never_reworded(tokenizer):
+    data = dataset(tokenizer, total=200, question_augmentation=1.0)
+    for index, sample in enumerate(data.plan):
+        if sample.source == 2:
+            assert data[index] == data.encoded[2][sample.row]
+
+
+def test_rewording_happens_about_as_often_as_asked(tokenizer):
+    data = dataset(tokenizer, total=400, question_augmentation=0.5, general_ratio=0.0)
+    changed = [data[i] != data.encoded[s.source][s.row] for i, s in enumerate(data.plan) if s.source == 0]
+    assert 0.35 < sum(changed) / len(changed) < 0.65
+    never = dataset(tokenizer, question_augmentation=0.0)
+    assert all(never[i] == never.encoded[s.source][s.row] for i, s in enumerate(never.plan))
+
+
+def asked_in(data, tokenizer):
+    texts = (tokenizer.decode(data[i]["input_ids"]) for i in range(len(data)))
+    return {normalize(text.split("<|assistant|>")[0].split("<|user|>")[-1]) for text in texts}
+
+
+def test_course_training_never_asks_a_validation_question(tokenizer):
+    settings = load_config(files.CONFIGS / "lora_tiny.yaml")
+    sources = read_training(settings, files.DATA)
+    held_out = questions(read_dev(settings, files.DATA))
+    data = PlannedDataset(tokenizer, sources, settings, 1600, 16, 42, held_out)
+    assert not asked_in(data, tokenizer) & held_out
+
+
+def test_a_question_made_by_chance_is_dropped_when_validation_asks_it(tokenizer):
+    sources = [Source("qa", "qa.json", [
+        dialogue("哪天截止？", "申报的截止日期是1月31日。")])]
+    held_out = frozenset({normalize("申报的截止日期是什么？")})
+
+    def asked(held_out):
+        data = PlannedDataset(
+            tokenizer, sources, config(question_from_answer=1.0), 200, 4, 1, held_out)
+        return asked_in(data, tokenizer)
+
+    assert asked(frozenset()) & held_out and not asked(held_out) & held_out
+
+
+def test_a_question_that_nearly_repeats_validation_is_dropped_too(tokenizer):
+    held_out = frozenset({normalize("请问一下,申报的截止日期究竟是什么?谢谢")})
+    data = PlannedDataset(tokenizer, [Source("qa", "qa.json", [
+        dialogue("哪天截止？", "申报的截止日期是1月31日。")])], config(), 4, 4, 1, held_out)
+    assert data._asks_held_out("请问一下,申报的截止日期究竟是什么?")
+    assert not data._asks_held_out("申报要交什么材料？")
+
+
+def test_some_questions_are_made_from_their_answers(tokenizer):
+    sources = [Source("qa", "qa.json", [
+        dialogue("哪天截止？", "申报的截止日期是1月31日。")] * 4)]
+    data = PlannedDataset(tokenizer, sources, config(question_from_answer=0.5),
+                                        400, 4, 1)
+    made = sum("哪天截止" not in tokenizer.decode(data[i]["input_ids"]) for i in range(400))
+    assert 150 < made < 250
+
+
+def test_only_the_answer_and_its_end_carry_loss(tokenizer):
+    row = dataset(tokenizer)[0]
+    learned = [i for i, label in zip(row["input_ids"], row["labels"], strict=True)
+               if label != IGNORE]
+    text = tokenizer.decode(learned[:-1]).strip()
+    assert set(text) == {"答"} and learned[-1] == tokenizer.eos_token_id
+
+
+def test_collator_pads_left_and_keeps_only_the_labelled_end():
+    rows = [{"input_ids": [5, 6, 7, 8], "labels": [IGNORE, IGNORE, 7, 8]},
+            {"input_ids": [9, 4], "labels": [IGNORE, 4]}]
+    batch = LeftCollator(pad_id=0)(rows)
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8], [0, 0, 9, 4]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [0, 0, 1, 1]]
+    assert batch["logits_to_keep"] == 3  # 第一个标签之前还要一个位置来预测它
+    assert batch["labels"].tolist() == [[IGNORE, 7, 8], [IGNORE, IGNORE, 4]]
+
+
+def test_loss_is_the_same_as_with_right_padding_and_all_logits(toy_base):
+    from labutils.models import loader
+
+    model, tokenizer = loader.load(toy_base)
+    rows = encode_source(tokenizer, source("qa", 5), 200)
+    width = max(len(row["input_ids"]) for row in rows)
+
+    def padded(key, value):
+        return torch.tensor([row[key] + [value] * (width - len(row[key])) for row in rows])
+
+    mask = torch.tensor([[int(i < len(row["input_ids"])) for i in range(width)] for row in rows])
+    with torch.no_grad():
+        ours = model(**LeftCollator(0)(rows)).loss
+        plain = model(input_ids=padded("input_ids", 0), labels=padded("labels", IGNORE),
+                      attention_mask=mask).loss
+    assert torch.allclose(ours, plain, atol=1e-5)
+
+
+def test_truncated_rows_are_counted_and_keep_the_end(tokenizer):
+    long = Source("qa", "x.json", [dialogue("问", "答" * 300), dialogue("问", "答")])
+    assert count_truncated(tokenizer, long, 50) == 1
+    encoded = encode_source(tokenizer, long, 50)
+    assert len(encoded[0]["input_ids"]) == 50
+    assert encoded[0]["labels"][-1] == tokenizer.eos_token_id
+
+
+def test_row_that_cannot_be_encoded_is_named(tokenizer):
+    bad = Source("qa", "data/train.json", [
+        dialogue("问", "答"), dialogue("问" * 100, "答")])
+    with pytest.raises(LabError, match=r"data/train.json 第 2 条"):
+        encode_source(tokenizer, bad, 20)
+
+
+def test_unanswerable_rows_become_conversations_and_errors_name_the_line(tmp_path):
+    path = tmp_path / "data" / "u.jsonl"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"question": "费用？", "answer": "没有写明"}) + "\n{}\n", "utf-8")
+    asked = config(unanswerable_file="u.jsonl", unanswerable_ratio=1.0, train_file="t.json")
+    (path.parent / "t.json").write_text(
+        json.dumps({"conversations": dialogue("问", "答")}), encoding="utf-8")
+    with pytest.raises(LabError, match=r"u.jsonl 第 2 行"):
+        read_training(asked, path.parent)
+    path.write_text(json.dumps({"question": "费用？", "answer": "没有写明"}), encoding="utf-8")
+    assert read_training(asked, path.parent)[1].conversations == [
+        dialogue("费用？", "没有写明")]
+
+
+def test_missing_data_file_is_named(tmp_path):
+    with pytest.raises(LabError, match="找不到数据文件 nothing.json"):
+        find_file("nothing.json", tmp_path)
+
+
+def test_digest_changes_with_any_character():
+    digest = data_digest([source("qa", 3)])
+    assert digest == data_digest([source("qa", 3)])
+    changed = source("qa", 3)
+    changed.conversations[2][1]["content"] += "。"
+    assert data_digest([changed]) != digest

@@ -1,0 +1,84 @@
+"""真的把五个 notebook 用 papermill 跑一遍：换一份文档、换种子、换配置，命令行入口。"""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from fakes import chatglm3_fake
+
+from labutils.base.files import CONFIGS, ROOT
+from tools import make_pdf
+
+MARKDOWN = """# 校图书馆借阅办法
+
+## 一、开放
+
+图书馆的开放时间是每天八点到二十二点。图书馆的咨询电话是5521036。
+
+## 二、借书
+
+本科生的借书上限是二十册。本科生的借书期限是四十天。逾期的收费标准是每天一角。
+"""
+FACTS = [
+    ("图书馆的开放时间是每天八点到二十二点。", "每天八点到二十二点",
+     "图书馆几点开门几点关门？", "图书馆的开放时间是什么？"),
+    ("图书馆的咨询电话是5521036。", "5521036", "图书馆的电话是多少？", "想问图书馆打哪个号码？"),
+    ("本科生的借书上限是二十册。", "二十册", "本科生最多借几册？", "本科生借书的上限是多少？"),
+    ("本科生的借书期限是四十天。", "四十天", "本科生的书能借多久？", "本科生借书的期限是几天？"),
+    ("逾期的收费标准是每天一角。", "每天一角", "书逾期了怎么收费？", "逾期的收费标准是什么？"),
+]
+
+
+def run_lab(folder, config, steps, *options):
+    """用另一份文档和它自己的问答文件跑完整个实验；返回 (进程结果, 运行文件夹)。"""
+    (folder / "other.md").write_text(MARKDOWN, encoding="utf-8")
+    make_pdf.make_pdf(folder / "other.md", folder / "other.pdf")
+    rows = [{"id": f"L{i}-{k}", "fact_id": f"L{i}", "question": question, "answer": answer,
+             "key_points": [key], "page": 1, "evidence": answer.removesuffix("。")}
+            for i, (answer, key, *asked) in enumerate(FACTS) for k, question in enumerate(asked)]
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (folder / "other.jsonl").write_text(lines, encoding="utf-8")
+    config = (CONFIGS / config).read_text(encoding="utf-8")
+    short = re.sub(r"max_steps: \d+", f"max_steps: {steps}", config)
+    (folder / "short.yaml").write_text(short, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "labutils", "run", "--pdf", folder / "other.pdf",
+         "--qa", folder / "other.jsonl", "--config", folder / "short.yaml", "--seed", "7",
+         "--out", folder / "runs", *options], cwd=ROOT, capture_output=True, text=True, timeout=900)
+    return done, next((folder / "runs").iterdir(), None)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return run_lab(tmp_path_factory.mktemp("other"), "lora_tiny.yaml", 20)
+
+
+def test_official_chatglm3_folder_runs_through(tmp_path):
+    """官方格式的 ChatGLM3 文件夹（随机权重）与大模型的配置，同样跑完全部 notebook。"""
+    chatglm3_fake.write(tmp_path / "model", shards=3, pieces=2000, vocab=2048, seq_length=2048)
+    done, folder = run_lab(tmp_path, "lora.yaml", 4, "--model", tmp_path / "model")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    assert summary["ok"] and summary["training"]["steps"] == 4
+    layers, hidden, rows, rank = 2, 32, (4 + 2 * 2) * 8, 8  # q、k、v 共用 A，与官方的 LoRA 相同
+    assert summary["training"]["trainable_parameters"] == layers * rank * (hidden + rows)
+
+
+def test_another_document_runs_through(run):
+    done, folder = run
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    assert summary["ok"] and summary["failed"] is None and summary["seed"] == 7
+    assert summary["training"]["steps"] == 20
+    assert summary["qa"]["pairs"] == 10 and summary["qa"]["dev"] >= 1
+    assert set(summary["accuracy"]["after"]) == {"train", "unseen", "general", "unanswerable"}
+
+
+def test_every_notebook_and_the_report_are_left(run):
+    _, folder = run
+    for number in range(5):
+        assert len(list(folder.glob(f"0{number}_*.ipynb"))) == 1
+        assert len(list(folder.glob(f"0{number}_*.html"))) == 1
+    assert "损失曲线" in (folder / "report.html").read_text(encoding="utf-8")
