@@ -13,13 +13,15 @@ export TOKENIZERS_PARALLELISM ?= false
 export GRADIO_ANALYTICS_ENABLED ?= False
 export PYTHONUTF8 ?= 1
 
+# notebook 最费时，排在最前；一个文件（全部 notebook 算一个）总在同一个进程里
+PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
 # 印记文件只在安装成功之后写下；装到一半被打断，下次会重新安装。
 VENV_STAMP := $(VENV)/.created
 STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-test
 
-.PHONY: help lab test jupyter demo check lint clean
+.PHONY: help lab test quick jupyter demo check lint clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -29,9 +31,12 @@ help:  ## 列出可用的命令
 lab: $(STAMP)  ## 安装（只有第一次）并跑完整个实验，报告在 runs/<时间>/report.html
 	$(BIN)/labutils run $(ARGS)
 
-test: $(TEST_STAMP)  ## 跑全部测试：tests/ 与每个 notebook 的每个单元
-	$(BIN)/python -m pytest $(ARGS) tests
-	$(BIN)/python -m pytest --nbval-lax --nbval-current-env $(NOTEBOOKS)
+test: $(TEST_STAMP)  ## 跑全部测试：每个 notebook 的每个单元与 tests/，两个进程分工
+	$(BIN)/python -m pytest $(PARALLEL) --nbval-lax --nbval-current-env $(ARGS) $(NOTEBOOKS) tests
+
+quick: $(TEST_STAMP)  ## 一分多钟的检查，改一点就跑一次：风格、结构与不训练、不开浏览器的测试
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" --ignore=tests/browser $(ARGS) tests
 
 jupyter: $(STAMP)  ## 用 JupyterLab 打开 notebook 00
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb

@@ -10,6 +10,14 @@ import pytest
 import labutils  # noqa: F401  先设好环境变量
 
 
+@pytest.hookimpl(tryfirst=True)  # 要在 pytest-xdist 读分组之前
+def pytest_collection_modifyitems(items):
+    """几个进程一起测时怎样分工：一个文件不拆开；notebook 要按顺序，后面的用前面的结果，所以全归一个进程。"""
+    for item in items:
+        group = "notebooks" if item.path.suffix == ".ipynb" else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def toy_base(tmp_path_factory):
     """随机权重的玩具底座(文件夹路径):结构、分词器、对话格式与自带小模型相同。"""

@@ -6,10 +6,10 @@ import pytest
 
 from labutils.base.errors import LabError
 from labutils.base.files import DATA
-from labutils.dataset.build import COURSE_PDF, build_dataset
+from labutils.dataset.build import COURSE_PDF, DOWN, UP, build_dataset
 from labutils.dataset.checks import validate
 from labutils.dataset.rows import check_no_leak, load_conversations, load_qa
-from labutils.demo.sources import DOWN, UP, Feedback
+from labutils.demo.sources import Feedback
 
 KNOWN = load_qa(DATA / "qa.jsonl")
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from fakes import chatglm3_fake
 
+from labutils import models
 from labutils.base import files
 from labutils.lab import run
-from labutils.models import identify
 from labutils.models.identify import CHATGLM3_6B
 
 PATH = files.NOTEBOOKS / "90_chatglm3_6b.ipynb"
@@ -76,7 +76,7 @@ def test_check_cell_says_what_the_folder_is(tmp_path, official):
     if official:
         chatglm3_fake.write(tmp_path)
     model = str(tmp_path) if official else run.read_defaults(PATH)["MODEL"]
-    said = run_cell(code_with("check_folder(MODEL)"), model_check=identify, MODEL=model)
+    said = run_cell(code_with("check_folder(MODEL)"), models=models, MODEL=model)
     assert ("不是课程所说的 ChatGLM3-6B" if official else "自带的小模型") in said
     if not official:
         assert said == next(printed(cell) for cell in CODE if "check_folder(MODEL)" in cell.source)
