@@ -14,7 +14,7 @@ export GRADIO_ANALYTICS_ENABLED ?= False
 export PYTHONUTF8 ?= 1
 
 # notebook 最费时，排在最前；一个文件（全部 notebook 算一个）总在同一个进程里
-PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
+PARALLEL := -n 2 --no-loadscope-reorder
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
 # 印记文件只在安装成功之后写下；装到一半被打断，下次会重新安装。
 VENV_STAMP := $(VENV)/.created

@@ -10,12 +10,17 @@ import pytest
 import labutils  # noqa: F401  先设好环境变量
 
 
-@pytest.hookimpl(tryfirst=True)  # 要在 pytest-xdist 读分组之前
-def pytest_collection_modifyitems(items):
-    """几个进程一起测时怎样分工：一个文件不拆开；notebook 要按顺序，后面的用前面的结果，所以全归一个进程。"""
-    for item in items:
-        group = "notebooks" if item.path.suffix == ".ipynb" else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+@pytest.hookimpl(optionalhook=True)  # 没有装 pytest-xdist 时没有这个钩子
+def pytest_xdist_make_scheduler(config, log):
+    """几个进程怎样分工：一个文件不拆开；notebook 要按顺序，后面的用前面的结果，所以全归一个进程。"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.partition("::")[0]
+            return "notebooks" if file.endswith(".ipynb") else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
