@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,7 +55,7 @@ class Entry:
 
 
 class Progress:
-    """用 with 打开：锁住文件，别的程序就不会同时对同一批块付钱。
+    """用 with 打开：锁住文件，别的程序就不会同时对同一批块付钱。几个线程一起用时，谁写谁先拿 lock。
 
     同一个文件夹正被使用、磁盘满了、没有写权限时抛 LabError。
     """
@@ -63,25 +64,27 @@ class Progress:
         self.path, self.model = Path(path), model
         self.entries: dict[tuple[str, str, str], Entry] = {}
         self.torn = 0  # 略过了几行写坏的
-        self._lock = filelock.FileLock(self.path.with_suffix(".lock"), timeout=0)
+        self.lock = threading.Lock()
+        self._file_lock = filelock.FileLock(self.path.with_suffix(".lock"), timeout=0)
 
     def __enter__(self) -> Progress:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire()
+            self._file_lock.acquire()
             self._load()
             self._file = open(self.path, "ab", buffering=0)  # 在 __exit__ 里关
         except filelock.Timeout:
             raise LabError(f"另一个程序正在往 {rel(self.path)} 里写，请等它结束或换一个输出文件夹。"
                            ) from None
         except OSError as error:
-            self._lock.release()
+            self._file_lock.release()
             raise LabError(sentence(error, self.path, KEPT)) from None
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._file.close()
-        self._lock.release()
+        with self.lock:
+            self._file.close()
+        self._file_lock.release()
 
     def entry(self, request: Request) -> Entry:
         key = (request.chunk_hash, request.prompt_hash, self.model)

@@ -60,7 +60,7 @@ def read_key(variable: str) -> str:
     return key
 
 
-def explain(error: openai.APIError, model: str, client: openai.OpenAI | openai.AsyncOpenAI,
+def explain(error: openai.APIError, model: str, client: openai.OpenAI,
             address: str = "环境变量 OPENAI_BASE_URL", key_name: str = "OPENAI_API_KEY") -> str:
     """出错原因的一句话，以分号结尾，调用者接着写别的；address 是用户在哪里写的服务器地址。"""
     host = urlsplit(str(client.base_url)).hostname
@@ -186,15 +186,15 @@ def _service(values: dict, name: str, model: str, where: str) -> Service:
                    model, price, values.get("extra_body") or {}, where)
 
 
-def make_client(service: Service, timeout: float = 120.0) -> openai.AsyncOpenAI:
-    """建客户端；重试由 qa_requests 做，所以这里不重试。没有密钥、密钥写坏了时抛 LabError。"""
+def make_client(service: Service, timeout: float = 120.0) -> openai.OpenAI:
+    """建客户端；重试由 ask 做，所以这里不重试。没有密钥、密钥写坏了时抛 LabError。"""
     key = read_key(service.key_env)
     by_environment = service.where == Service.where and os.environ.get("OPENAI_BASE_URL")
     if not key and service.key_env and not by_environment:  # 自己架的服务可以不设密钥
         raise LabError(f"没有设置环境变量 {service.key_env}，请先设置 {service.name} 的密钥，"
                        "或不指定服务和模型，改用现成的问答。")
-    return openai.AsyncOpenAI(base_url=service.base_url, api_key=key or "none", max_retries=0,
-                              timeout=openai.Timeout(timeout, connect=10.0))
+    return openai.OpenAI(base_url=service.base_url, api_key=key or "none", max_retries=0,
+                         timeout=openai.Timeout(timeout, connect=10.0))
 
 
 OUTPUT_TOKENS_PER_PAIR = 150
@@ -219,6 +219,16 @@ class Bill:
         return (self.input_tokens * self.price.input
                 + self.output_tokens * self.price.output) / 1_000_000
 
+    @property
+    def cost(self) -> str:
+        """多少钱，写成一句话里能用的几个字。"""
+        if self.price is None:
+            return f"价格没有填，算不出多少钱（在 {rel(PRESETS)} 的 prices 里填）"
+        if self.price.input == self.price.output == 0:
+            return "不花钱"
+        date = f"（{self.price.date} 的价格）" if self.price.date else ""
+        return f"约 {self.money:.4g} {self.price.currency}{date}"
+
     def add(self, usage: dict | None, request: Request, text: str) -> None:
         """记一次调用；服务器没有报用量就按字数估。"""
         self.calls += 1
@@ -231,16 +241,7 @@ class Bill:
         text = f"{self.calls} 次调用，输入 {self.input_tokens}、输出 {self.output_tokens} 个 token"
         if self.guessed:
             text += f"（其中 {self.guessed} 次服务器没有报用量，按字数估）"
-        return f"{text}，{describe_money(self.money, self.price)}"
-
-
-def describe_money(money: float | None, price: Price | None) -> str:
-    if money is None or price is None:
-        return f"价格没有填，算不出多少钱（在 {rel(PRESETS)} 的 prices 里填）"
-    if price.input == price.output == 0:
-        return "不花钱"
-    date = f"（{price.date} 的价格）" if price.date else ""
-    return f"约 {money:.4g} {price.currency}{date}"
+        return f"{text}，{self.cost}"
 
 
 def count_tokens(text: str) -> int:
@@ -279,7 +280,7 @@ def spending_cap(
     elif expected.money <= max_cost:
         return max_cost
     else:
-        problem = f"估算 {describe_money(expected.money, expected.price)}，超过上限 {max_cost:g}"
+        problem = f"估算 {expected.cost}，超过上限 {max_cost:g}"
         advice = "请加大上限、减少题数或换便宜的模型"
     if confirm is None or not confirm(f"{problem}。继续吗？"):
         raise LabError(f"{problem}，还没有调用，没有花钱；{advice}。")

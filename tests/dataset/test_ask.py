@@ -367,6 +367,39 @@ def test_ctrl_c_waits_for_what_is_under_way_and_sums_up(tmp_path, monkeypatch):
         assert len(server.calls) == 29
 
 
+def test_ctrl_c_twice_stops_at_once(tmp_path, monkeypatch):
+    with serve(monkeypatch, script=["ok", "ok"], delay=0.1) as server:
+        child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path)], stdout=subprocess.PIPE,
+                                 stderr=subprocess.PIPE, text=True, encoding="utf-8")
+        while len(server.calls) < 2:
+            assert child.poll() is None, child.stderr.read()
+            time.sleep(0.01)
+        server.delay = 30  # 后面的要等半分钟
+        while len(server.calls) < 4 or len(records(tmp_path)) < 2:
+            time.sleep(0.01)
+        child.send_signal(signal.SIGINT)
+        assert "正在收尾" in next(line for line in child.stdout if "正在收尾" in line)
+        pressed = time.monotonic()
+        child.send_signal(signal.SIGINT)
+        out, errors = child.communicate(timeout=25)
+        assert time.monotonic() - pressed < 5 and child.returncode == 0, out + errors
+    assert "问成 2 次，还没问 27 次" in out and out.strip().endswith("被打断") and errors == ""
+    assert len(records(tmp_path)) == 2 and len(server.calls) == 4
+
+
+def test_error_in_one_thread_stops_the_others_and_is_raised():
+    stop, turns, finished = threading.Event(), iter(range(3)), []
+
+    def work():
+        if next(turns) == 0:
+            raise ZeroDivisionError
+        finished.append(stop.wait(10))  # 别的线程做完手上的才算完
+
+    with pytest.raises(ZeroDivisionError):
+        ask.together(work, 3, stop)
+    assert finished == [True, True]
+
+
 def test_works_inside_a_running_event_loop(tmp_path, monkeypatch):
     async def cell():  # notebook 的单元就是这样运行的
         return generate(CHUNKS, "m", tmp_path, PROMPTS)
@@ -417,14 +450,9 @@ def test_key_echoed_in_a_reply_is_not_saved(tmp_path, monkeypatch):
 
 
 def test_failed_call_does_not_hold_the_servers_words(monkeypatch):
-    async def ask():
-        service = find_service("", "m")
-        async with make_client(service) as client:
-            request = prompts.qa_requests(ONE, PROMPTS)[0]
-            with pytest.raises(CallFailed) as caught:
-                await Caller(client, service).ask(request)
-            return caught.value
-
     with serve(monkeypatch, script=[401]):
-        error = asyncio.run(ask())
+        service = find_service("", "m")
+        with make_client(service) as client, pytest.raises(CallFailed) as caught:
+            Caller(client, service).ask(prompts.qa_requests(ONE, PROMPTS)[0])
+    error = caught.value
     assert KEY not in str(error) and error.__cause__ is None and error.__context__ is None
