@@ -84,7 +84,7 @@ class Reply:
     def judge(self) -> tuple[int, bool, str]:
         """取得出几条问答；是否完整（没有写到一半断掉的，或明说没有可问的）；有毛病时第一个毛病。"""
         pairs, problems = parse_response(self.text)
-        cut = any("断" in problem["reason"] for problem in problems)
+        cut = any(problem["kind"] == "cut" for problem in problems)
         whole = not cut if pairs else not problems
         return len(pairs), whole, problems[0]["reason"] if problems else ""
 

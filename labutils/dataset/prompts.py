@@ -189,7 +189,7 @@ SCHEMAS = {
 }
 
 
-Problem = dict  # {"reason": 原因, "text": 原文片段, "fixed": 是否已修好}
+Problem = dict  # {"kind": 哪一种, "reason": 原因, "text": 原文片段, "fixed": 是否已修好}
 
 _THINK = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 _THINK_END = re.compile(r"\A.*</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
@@ -209,7 +209,8 @@ def parse_response(text: str) -> tuple[list[dict], list[Problem]]:
     """模型的原始回复 → (问答, 问题清单)。
 
     问答是 {"question", "answer", 以及 fact_id、key_points、page、evidence 中写了的}。
-    problems 里 fixed 为真的已经修好并收下，其余的都丢掉了。
+    问题清单里 fixed 为真的已经修好并收下，其余的都丢掉了；kind 是 cut（写到一半断了）、empty（没有问答）、
+    nested、broken、shape、unfaithful 或 fixed。
     """
     body = strip_wrapping(text)
     pairs: list[dict] = []
@@ -221,11 +222,11 @@ def parse_response(text: str) -> tuple[list[dict], list[Problem]]:
         if pair is not None:
             pairs.append(pair)
     if rest := _unfinished_start(body):
-        problems.append(_problem("写到一半断了，丢掉", rest))
+        problems.append(_problem("cut", "写到一半断了，丢掉", rest))
     says_none = re.search(r"\[\s*\]", body)  # 空数组：模型认为这一块没有可出的题
     if not pairs and not problems and not says_none:
         reason = "回复是空的" if not body.strip() else "回复里没有问答（找不到 conversations）"
-        problems.append(_problem(reason, text))
+        problems.append(_problem("empty", reason, text))
     return pairs, problems
 
 
@@ -254,23 +255,23 @@ def _segments(body: str) -> Iterator[str]:
 def _parse_item(segment: str) -> tuple[dict | None, Problem | None]:
     end = _closing_brace(segment, skip_strings=True) or _closing_brace(segment, skip_strings=False)
     if end is None:
-        return None, _problem("写到一半断了，丢掉", segment)
+        return None, _problem("cut", "写到一半断了，丢掉", segment)
     source = segment[:end]
     try:
         item, fixed = _load_or_repair(source)
         json.dumps(item, ensure_ascii=False).encode("utf-8")
     except RecursionError:
-        return None, _problem("括号套得太深，丢掉", source)
+        return None, _problem("nested", "括号套得太深，丢掉", source)
     except UnicodeEncodeError:
-        return None, _problem("含有残缺的字符（如半个表情符号），丢掉", source)
+        return None, _problem("broken", "含有残缺的字符（如半个表情符号），丢掉", source)
     if not isinstance(item, dict):
-        return None, _problem("不是一个 JSON 对象，丢掉", source)
+        return None, _problem("shape", "不是一个 JSON 对象，丢掉", source)
     if fixed and not _faithful(item, source):
-        return None, _problem("JSON 坏得太厉害，修出来的和原文对不上，丢掉", source)
+        return None, _problem("unfaithful", "JSON 坏得太厉害，修出来的和原文对不上，丢掉", source)
     pair = flatten(item)
     if "question" not in pair:
-        return None, _problem("不是一问一答（应是 user、assistant 各一条），丢掉", source)
-    return pair, _problem("JSON 有小毛病，已修好", source, fixed=True) if fixed else None
+        return None, _problem("shape", "不是一问一答（应是 user、assistant 各一条），丢掉", source)
+    return pair, _problem("fixed", "JSON 有小毛病，已修好", source) if fixed else None
 
 
 def _load_or_repair(source: str) -> tuple[object, bool]:
@@ -280,8 +281,8 @@ def _load_or_repair(source: str) -> tuple[object, bool]:
         return json_repair.loads(source), True
 
 
-def _problem(reason: str, text: str, fixed: bool = False) -> Problem:
-    return {"reason": reason, "text": text.strip(), "fixed": fixed}
+def _problem(kind: str, reason: str, text: str) -> Problem:
+    return {"kind": kind, "reason": reason, "text": text.strip(), "fixed": kind == "fixed"}
 
 
 def _closing_brace(text: str, skip_strings: bool) -> int | None:

@@ -269,7 +269,7 @@ def spending_cap(
 ) -> float | None:
     """这次运行最多花多少（与价格同一币种）；None 表示不设上限。
 
-    估算超过 max_cost 时：给了 confirm 就问用户，没有给、或用户不同意就抛 LabError，一次也不调用。
+    估算超过 max_cost 时：给了 confirm 就用它问用户；没有给、或用户不同意就抛 LabError，一次也不调用。
     """
     if max_cost is None:
         return None
@@ -282,6 +282,6 @@ def spending_cap(
     else:
         problem = f"估算 {expected.cost}，超过上限 {max_cost:g}"
         advice = "请加大上限、减少题数或换便宜的模型"
-    if confirm is None or not confirm(f"{problem}。继续吗？"):
+    if confirm is None or not confirm(f"{problem}。"):
         raise LabError(f"{problem}，还没有调用，没有花钱；{advice}。")
     return None if expected.money is None else OVERRUN * expected.money

@@ -97,13 +97,12 @@ def dataset(
 def _confirm(yes: bool) -> Callable[[str], bool]:
     """花钱之前怎么问：--yes 不问；不在终端里没法问，说明要加 --yes。"""
 
-    def ask(question: str) -> bool:
+    def ask(problem: str) -> bool:
         if yes:
             return True
         if not sys.stdin.isatty():
-            reason = question.removesuffix("继续吗？")
-            raise LabError(f"{reason}不在终端里，没法问你；同意就加上 --yes 再运行。")
-        return typer.confirm(question)
+            raise LabError(f"{problem}不在终端里，没法问你；同意就加上 --yes 再运行。")
+        return typer.confirm(f"{problem}继续吗？")
 
     return ask
 

@@ -300,8 +300,8 @@ def test_estimate_above_the_limit_stops_before_any_call(tmp_path, shop):
 def test_confirmed_estimate_goes_on_and_money_is_reported(tmp_path, shop, capsys):
     asked = []
     generate(CHUNKS, "", tmp_path, PROMPTS, preset="shop", max_cost=0.1,
-             confirm=lambda question: asked.append(question) or True)
-    assert len(shop.calls) == 6 and "超过上限" in asked[0]
+             confirm=lambda problem: asked.append(problem) or True)
+    assert len(shop.calls) == 6 and asked[0].endswith("超过上限 0.1。")
     assert re.search(r"估算：6 次调用.*元", out := capsys.readouterr().out)
     assert "实际：6 次调用，输入 600、输出 300 个 token，约 1.2 元" in out
 

@@ -67,7 +67,8 @@ def test_cut_off_last_item_is_dropped_wherever_it_breaks(position):
         assert pairs[1]["evidence"] == "计划4000门"
         return
     assert [p["question"] for p in pairs] == ["计划多少门？"]
-    assert len(problems) == 1 and "断" in problems[0]["reason"] and not problems[0]["fixed"]
+    assert len(problems) == 1 and problems[0]["kind"] == "cut" and not problems[0]["fixed"]
+    assert "断" in problems[0]["reason"]
 
 
 @pytest.mark.parametrize(

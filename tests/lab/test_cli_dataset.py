@@ -64,10 +64,11 @@ def test_own_document_without_a_key_is_told_the_ways_on(call, tmp_path, capsys, 
     assert (tmp_path / "mine" / "rejected.jsonl").is_file()  # 就在当前文件夹里
 
 
-def test_saying_yes_in_a_terminal(ask, monkeypatch):
+def test_saying_yes_in_a_terminal(ask, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
     with serve(monkeypatch, content=REPLY) as server:
         assert ask() == 0 and server.calls
+    assert "没法按金额控制。继续吗？ [y/N]" in "".join(capsys.readouterr())
 
 
 def test_only_the_failed_again(ask, monkeypatch, capsys):
