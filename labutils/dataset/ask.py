@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import openai
 
-from labutils.dataset.prompts import Request, parse_response
+from labutils.dataset.prompts import SCHEMAS, Request, parse_response
 from labutils.dataset.service import Service, explain, out_of_money
 
 TRIES = 7
@@ -156,7 +156,7 @@ class Caller:
         if format:
             arguments["response_format"] = {"type": format}
         if format == "json_schema":
-            schema = {"name": request.kind, "strict": True, "schema": request.schema}
+            schema = {"name": request.kind, "strict": True, "schema": SCHEMAS[request.kind]}
             arguments["response_format"]["json_schema"] = schema
         return self.client.chat.completions.create(**arguments, extra_body=self.service.extra_body or None)
 

@@ -1,13 +1,8 @@
-"""问什么：读提示词，按块的长短定题数，拼成一次次请求。
-
-在 notebooks/01_build_dataset.ipynb 讲解；怎么发出去见 qa_requests，怎么记账见 api_cost。
-
-
-从大模型的原始回复里取出问答对：丢得有理由，修得有分寸。
+"""问什么、答了什么：读提示词，按块的长短定题数，拼成一次次请求；再从大模型的原始回复里取出问答对。
 
 回复常见的毛病：思考过程、客套话、代码块、多余的逗号、最后一条写到一半。
 小毛病用 json_repair 修；写到一半的一律丢掉，不能让程序替模型把话编完。
-在 notebooks/01_build_dataset.ipynb 讲解。
+在 notebooks/01_build_dataset.ipynb 讲解；怎么发出去见 ask，怎么记账见 service。
 """
 
 from __future__ import annotations
@@ -16,7 +11,6 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -29,11 +23,8 @@ from labutils.base.settings import read_yaml
 from labutils.dataset.clean import Chunk
 from labutils.dataset.rows import flatten
 
-MARKERS = {
-    "system": (),
-    "user": ("文本", "页码", "事实数", "问法数", "问答对数"),
-    "unanswerable": ("文本", "页码", "问题数"),
-}
+MARKERS = {"system": (), "user": ("文本", "页码", "事实数", "问法数", "问答对数"),
+           "unanswerable": ("文本", "页码", "问题数")}
 UNANSWERABLE_PER_CALL = 3  # 一次要得太多，模型会凑数
 _MARKER = re.compile(r"\{\{(.+?)\}\}")
 
@@ -72,25 +63,19 @@ class Request:
     def prompt_hash(self) -> str:
         return _hash([self.kind, self.messages, self.temperature])
 
-    @property
-    def schema(self) -> dict:
-        return SCHEMAS[self.kind]
-
 
 def load_prompts(path: str | Path = CONFIGS / "qa_prompt.yaml") -> Prompts:
     """读提示词；缺 system、user、{{文本}}，或有不认识的键、占位符时抛 LabError。"""
     name = rel(path)
     values = read_yaml(Path(path))
-    unknown = values.keys() - Prompts.__dataclass_fields__.keys()
-    if unknown:
+    if unknown := values.keys() - Prompts.__dataclass_fields__.keys():
         raise LabError(f"{name} 有不认识的键 {'、'.join(map(str, unknown))}，请检查拼写。")
     for key in ("system", "user"):
         if not isinstance(values.get(key), str):
             raise LabError(f"{name} 缺少文字 {key}，请补上。")
-    for key in values.keys() & MARKERS.keys():
-        _check_template(f"{name} 的 {key}", values[key], key)
-    for key in values.keys() - MARKERS.keys():
-        _check_number(f"{name} 的 {key}", values[key], key)
+    for key, value in values.items():
+        check = _check_template if key in MARKERS else _check_number
+        check(f"{name} 的 {key}", value, key)
     return Prompts(**values)
 
 
@@ -138,11 +123,9 @@ def _messages(prompts: Prompts, template: str, chunk: Chunk, numbers: dict) -> l
 
 def qa_requests(chunks: list[Chunk], prompts: Prompts) -> list[Request]:
     """每块一次出题的请求。"""
-    return [
-        Request("qa", number, chunk, messages_for(chunk, prompts),
-                fact_count(chunk, prompts) * prompts.phrasings, prompts.temperature)
-        for number, chunk in enumerate(chunks, 1)
-    ]
+    return [Request("qa", number, chunk, messages_for(chunk, prompts),
+                    fact_count(chunk, prompts) * prompts.phrasings, prompts.temperature)
+            for number, chunk in enumerate(chunks, 1)]
 
 
 def unanswerable_requests(chunks: list[Chunk], count: int, prompts: Prompts) -> list[Request]:
@@ -153,13 +136,10 @@ def unanswerable_requests(chunks: list[Chunk], count: int, prompts: Prompts) -> 
         raise LabError("提示词文件里没有 unanswerable，请补上，或不要“没有写明”的问题。")
     calls = min(len(chunks), math.ceil(count / UNANSWERABLE_PER_CALL))
     each = math.ceil(count / calls)
-    picked = [i * len(chunks) // calls for i in range(calls)]
-    return [
-        Request("unanswerable", i + 1, chunks[i],
-                _messages(prompts, prompts.unanswerable, chunks[i], {"问题数": each}),
-                each, prompts.temperature)
-        for i in picked
-    ]
+    return [Request("unanswerable", i + 1, chunks[i],
+                    _messages(prompts, prompts.unanswerable, chunks[i], {"问题数": each}),
+                    each, prompts.temperature)
+            for i in (n * len(chunks) // calls for n in range(calls))]
 
 
 def _hash(value: object) -> str:
@@ -167,34 +147,24 @@ def _hash(value: object) -> str:
     return hashlib.sha256(text.encode("utf-8", errors="replace")).hexdigest()[:16]
 
 
-def _schema(fields: dict[str, dict]) -> dict:
-    """{"pairs": [一项有这些字段的对象]} 的 JSON Schema；严格模式要求列出全部字段。"""
-    return _object({"pairs": {"type": "array", "items": _object(fields)}})
-
-
 def _object(fields: dict[str, dict]) -> dict:
-    return {"type": "object", "properties": fields, "required": list(fields),
-            "additionalProperties": False}
+    """有这些字段的对象的 JSON Schema；严格模式要求列出全部字段。"""
+    return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
 
 
 _TEXT = {"type": "string"}
 _MESSAGE = _object({"role": {"type": "string", "enum": ["user", "assistant"]}, "content": _TEXT})
-SCHEMAS = {
-    "qa": _schema({
-        "conversations": {"type": "array", "items": _MESSAGE}, "fact_id": _TEXT,
-        "key_points": {"type": "array", "items": _TEXT}, "page": {"type": "integer"},
-        "evidence": _TEXT,
-    }),
-    "unanswerable": _schema({"question": _TEXT, "answer": _TEXT}),
-}
+# 每种请求要的回复：{"pairs": [一项有这些字段的对象]}
+SCHEMAS = {kind: _object({"pairs": {"type": "array", "items": _object(fields)}}) for kind, fields in {
+    "qa": {"conversations": {"type": "array", "items": _MESSAGE}, "fact_id": _TEXT,
+           "key_points": {"type": "array", "items": _TEXT}, "page": {"type": "integer"}, "evidence": _TEXT},
+    "unanswerable": {"question": _TEXT, "answer": _TEXT}}.items()}
 
-
-Problem = dict  # {"kind": 哪一种, "reason": 原因, "text": 原文片段, "fixed": 是否已修好}
-
-_THINK = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
-_THINK_END = re.compile(r"\A.*</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
-_THINK_START = re.compile(r"<think(?:ing)?>.*\Z", re.DOTALL | re.IGNORECASE)
-_FENCE = re.compile(r"^[ \t]*```.*$", re.MULTILINE)
+_WRAPPING = [re.compile(pattern) for pattern in (  # 思考过程和代码块标记，依次去掉
+    r"(?si)<think(?:ing)?>.*?</think(?:ing)?>",
+    r"(?si)\A.*</think(?:ing)?>",  # 有的服务会漏掉开头的 <think>
+    r"(?si)<think(?:ing)?>.*\Z",  # 想到一半就到了长度上限
+    r"(?m)^[ \t]*```.*$")]
 # 一条问答的开头。消息以 "role" 开头，外层包装以别的键开头，都不会认错；
 # 以页码、证据等开头的，要同一层后面有问题才算，不然外层的 {"page": 1, "pairs": [{… 也成了一条
 _ITEM = re.compile(
@@ -205,23 +175,24 @@ _KEYS = {"conversations", "role", "content", "question", "answer", "id", "fact_i
          "page", "evidence"}
 
 
-def parse_response(text: str) -> tuple[list[dict], list[Problem]]:
+def parse_response(text: str) -> tuple[list[dict], list[dict]]:
     """模型的原始回复 → (问答, 问题清单)。
 
     问答是 {"question", "answer", 以及 fact_id、key_points、page、evidence 中写了的}。
-    问题清单里 fixed 为真的已经修好并收下，其余的都丢掉了；kind 是 cut（写到一半断了）、empty（没有问答）、
-    nested、broken、shape、unfaithful 或 fixed。
+    问题是 {"kind": 哪一种, "reason": 原因, "text": 原文片段, "fixed": 是否已修好}；修好的收下，其余的都丢掉。
+    kind 有 cut（写到一半断了）、empty（没有问答）、nested、broken、shape、unfaithful 和 fixed。
     """
-    body = strip_wrapping(text)
-    pairs: list[dict] = []
-    problems: list[Problem] = []
-    for segment in _segments(body):
-        pair, problem = _parse_item(segment)
-        if problem:
-            problems.append(problem)
-        if pair is not None:
-            pairs.append(pair)
-    if rest := _unfinished_start(body):
+    body = text
+    for pattern in _WRAPPING:
+        body = pattern.sub("", body)
+    starts = [match.start() for match in _ITEM.finditer(body)]
+    segments = [body[start:end] for start, end in pairwise([*starts, len(body)])]
+    parsed = [_parse_item(segment) for segment in segments]
+    pairs = [pair for pair, _ in parsed if pair is not None]
+    problems = [problem for _, problem in parsed if problem]
+    end = _closing_brace(segments[-1], skip_strings=True) if segments else None
+    rest = segments[-1][end:].strip(" \n\t\r,，") if end else ""
+    if rest.startswith("{"):  # 最后一条之后又开了一个 {，连第一个键都没写完
         problems.append(_problem("cut", "写到一半断了，丢掉", rest))
     says_none = re.search(r"\[\s*\]", body)  # 空数组：模型认为这一块没有可出的题
     if not pairs and not problems and not says_none:
@@ -230,29 +201,7 @@ def parse_response(text: str) -> tuple[list[dict], list[Problem]]:
     return pairs, problems
 
 
-def strip_wrapping(text: str) -> str:
-    """去掉思考过程和代码块标记，正文原样留下。"""
-    text = _THINK.sub("", text)
-    text = _THINK_END.sub("", text)  # 有的服务会漏掉开头的 <think>
-    text = _THINK_START.sub("", text)  # 想到一半就到了长度上限
-    return _FENCE.sub("", text)
-
-
-def _unfinished_start(body: str) -> str:
-    """最后一条问答之后又开了一个 {，连第一个键都没写完。"""
-    last = list(_segments(body))[-1:]
-    end = last and _closing_brace(last[0], skip_strings=True)
-    rest = last[0][end:].strip(" \n\t\r,，") if end else ""
-    return rest if rest.startswith("{") else ""
-
-
-def _segments(body: str) -> Iterator[str]:
-    starts = [m.start() for m in _ITEM.finditer(body)]
-    for start, end in pairwise([*starts, len(body)]):
-        yield body[start:end]
-
-
-def _parse_item(segment: str) -> tuple[dict | None, Problem | None]:
+def _parse_item(segment: str) -> tuple[dict | None, dict | None]:
     end = _closing_brace(segment, skip_strings=True) or _closing_brace(segment, skip_strings=False)
     if end is None:
         return None, _problem("cut", "写到一半断了，丢掉", segment)
@@ -281,7 +230,7 @@ def _load_or_repair(source: str) -> tuple[object, bool]:
         return json_repair.loads(source), True
 
 
-def _problem(kind: str, reason: str, text: str) -> Problem:
+def _problem(kind: str, reason: str, text: str) -> dict:
     return {"kind": kind, "reason": reason, "text": text.strip(), "fixed": kind == "fixed"}
 
 
