@@ -1,23 +1,7 @@
-"""模型服务的地址与密钥：用之前先查一遍，写错了用一句话说清楚。网页与造问答对都用。
+"""问哪台服务器、密钥在哪、出错怎么说、要花多少钱。讲解见 notebooks/01_build_dataset.ipynb。
 
-密钥只从环境变量取，报错时也不说出来。
-
-
-兼容 OpenAI 接口的服务器出错时，换成一句中文：哪台服务器、什么原因、怎么办。
-
-服务器的原话可能带着密钥的一部分，所以只说自己的话。
-
-
-问哪台服务器：按名字取 configs/api_presets.yaml 里的地址、密钥变量、模型和价格。
-
-密钥只从环境变量取，只交给 openai 的客户端，不存进这里的任何对象。讲解见 notebooks/01_build_dataset.ipynb。
-
-
-要花多少钱：发请求之前估算，超过上限先停下；之后按服务器报的用量结算。
-
-估算很简单，宁可偏高：一个汉字（含全角标点）算 1 个 token，别的字符算 0.3 个；
-每条问答的回复算 150 个 token（随仓库的 150 条平均 65 个汉字、163 个别的字符，合 114 个，另留缩进）。
-会思考的模型把思考也算进输出，可能是估算的几倍。
+密钥只从环境变量取，只交给 openai 的客户端，不存进这里的任何对象。服务器的原话可能带着密钥的一部分，
+所以出错时只说自己的话。
 """
 
 from __future__ import annotations
@@ -38,60 +22,9 @@ from labutils.base.files import CONFIGS, rel
 from labutils.base.settings import read_yaml
 from labutils.dataset.prompts import Request
 
-
-def check_url(url: str, where: str) -> httpx.URL:
-    """分好各部分的地址；不是 http(s) 地址、端口或主机名写错时引发 LabError。where：写在哪里。"""
-    try:
-        parts = httpx.URL(url)
-        parts.host.encode("idna")  # 主机名里连着两个点，到连接时才出错
-        good = parts.scheme in ("http", "https") and parts.host and (parts.port or 1) < 65536
-    except (httpx.InvalidURL, ValueError):
-        good = False
-    if not good:
-        raise LabError(f"{where}写得不对，应当像 http://127.0.0.1:8000/v1。")
-    return parts
-
-
-def read_key(variable: str) -> str:
-    """环境变量里的密钥，没有设就是空的；混进了请求头里不能有的字时引发 LabError。"""
-    key = os.environ.get(variable, "").strip()
-    if not all(32 < ord(letter) < 127 for letter in key):
-        raise LabError(f"环境变量 {variable} 里的密钥含有中文、空格或换行，请重新复制一遍。")
-    return key
-
-
-def explain(error: openai.APIError, model: str, client: openai.OpenAI,
-            address: str = "环境变量 OPENAI_BASE_URL", key_name: str = "OPENAI_API_KEY") -> str:
-    """出错原因的一句话，以分号结尾，调用者接着写别的；address 是用户在哪里写的服务器地址。"""
-    host = urlsplit(str(client.base_url)).hostname
-    code = getattr(error, "status_code", "")
-    if isinstance(error, openai.AuthenticationError):
-        return f"{host} 不认这个密钥（401），请检查环境变量 {key_name}；"
-    if out_of_money(error):
-        return f"{host} 说额度用完或余额不足（{code}），请充值或换一个服务；"
-    if isinstance(error, openai.PermissionDeniedError):
-        return f"这个密钥没有使用 {model} 的权限（403），请换模型或在服务商处开通；"
-    if isinstance(error, openai.NotFoundError):
-        return f"{host} 上没有模型 {model}（404），请检查模型名和{address}；"
-    if isinstance(error, openai.RateLimitError):
-        return f"{host} 说请求太频繁或额度用完（429），请稍后再试或检查余额；"
-    if isinstance(error, openai.APITimeoutError):
-        return f"{host} 超时没有回复，请稍后再试，或加大等待时间；"
-    if isinstance(error, openai.APIConnectionError):
-        return f"连不上 {host}，请检查网络和{address}；"
-    if code in (400, 413, 422):
-        return f"{host} 不接受这次请求，出错（{code}），多半是文字太长、内容被拦下或模型名不对；"
-    return f"{host} 出错（{code or type(error).__name__}），请稍后再试或检查模型是否可用；"
-
-
-def out_of_money(error: openai.APIError) -> bool:
-    """余额不足：402，或带着 insufficient_quota 的 429；等多久都没有用。"""
-    return getattr(error, "status_code", 0) == 402 or error.code == "insufficient_quota"
-
-
 PRESETS = CONFIGS / "api_presets.yaml"
-OPENAI_URL = "https://api.openai.com/v1"
-KEYS = {"title", "base_url", "key_env", "model", "extra_body", "currency", "priced_on", "prices"}
+DEFAULTS = {"title": "", "base_url": "", "key_env": "", "model": "", "extra_body": {}, "currency": "元",
+            "priced_on": "", "prices": {}}
 # 连着二十个字母数字、中间没有下划线的，多半是密钥本身
 VARIABLE = re.compile(r"(?!.*[A-Za-z0-9]{20})[A-Za-z_]\w*", re.ASCII)
 
@@ -120,24 +53,27 @@ class Service:
 
 
 def load_presets(path: str | Path = PRESETS) -> dict[str, dict]:
-    """读预设；写错的地方抛 LabError，说明是哪一条的哪一项。"""
-    presets = {str(name): values for name, values in read_yaml(Path(path)).items()}
-    for name, values in presets.items():
-        _check_preset(f"{rel(path)} 的 {name}", values)
-    return presets
+    """读预设，没有写的项补上 DEFAULTS；写错的地方抛 LabError，说明是哪一条的哪一项。"""
+    return {str(name): _preset(f"{rel(path)} 的 {name}", values)
+            for name, values in read_yaml(Path(path)).items()}
 
 
-def _check_preset(where: str, values: object) -> None:
+def _preset(where: str, values: object) -> dict:
     _check_group(where, values)
-    if unknown := values.keys() - KEYS:
+    if unknown := values.keys() - DEFAULTS.keys():
         raise LabError(f"{where} 有不认识的键 {'、'.join(map(str, unknown))}，请检查拼写。")
-    check_url(str(values.get("base_url") or ""), f"{where} 的 base_url ")
-    if not VARIABLE.fullmatch(str(values.get("key_env") or "none")):  # 写的可能是密钥，所以不照说一遍
+    values = DEFAULTS | {key: value for key, value in values.items() if value}
+    check_url(str(values["base_url"]), f"{where} 的 base_url ")
+    if not VARIABLE.fullmatch(str(values["key_env"] or "none")):  # 写的可能是密钥，所以不照说一遍
         raise LabError(f"{where} 的 key_env 应是环境变量的名字，例如 OPENAI_API_KEY；密钥不要写进文件。")
     for key in ("prices", "extra_body"):
-        _check_group(f"{where} 的 {key}", values.get(key) or {})
-    for model, price in (values.get("prices") or {}).items():
-        _check_price(f"{where} 的 prices 里 {model} 的价格", price)
+        _check_group(f"{where} 的 {key}", values[key])
+    for model, price in values["prices"].items():
+        if not (isinstance(price, dict) and price.keys() == {"input", "output"}
+                and all(type(number) in (int, float) and number >= 0 for number in price.values())):
+            raise LabError(f"{where} 的 prices 里 {model} 的价格应写成 {{input: 数, output: 数}}，"
+                           "是每百万 token 的价格。")
+    return values
 
 
 def _check_group(where: str, values: object) -> None:
@@ -145,11 +81,16 @@ def _check_group(where: str, values: object) -> None:
         raise LabError(f"{where} 应是一组“键: 值”，请照着文件里别的写。")
 
 
-def _check_price(where: str, price: object) -> None:
-    good = isinstance(price, dict) and price.keys() == {"input", "output"} and all(
-        isinstance(v, int | float) and not isinstance(v, bool) and v >= 0 for v in price.values())
-    if not good:
-        raise LabError(f"{where}应写成 {{input: 数, output: 数}}，是每百万 token 的价格。")
+def check_url(url: str, where: str) -> httpx.URL:
+    """分好各部分的地址；不是 http(s) 地址、端口或主机名写错时引发 LabError。where：写在哪里。"""
+    try:
+        parts = httpx.URL(url)
+        parts.host.encode("idna")  # 主机名里连着两个点，到连接时才出错
+        if parts.scheme in ("http", "https") and parts.host and (parts.port or 1) < 65536:
+            return parts
+    except (httpx.InvalidURL, ValueError):
+        pass
+    raise LabError(f"{where}写得不对，应当像 http://127.0.0.1:8000/v1。")
 
 
 def find_service(preset: str = "", model: str = "", path: str | Path = PRESETS) -> Service:
@@ -159,31 +100,35 @@ def find_service(preset: str = "", model: str = "", path: str | Path = PRESETS) 
     """
     presets = load_presets(path)
     if preset:
-        name = next((key for key, values in presets.items() if preset.strip().lower() in
-                     (key.lower(), str(values.get("title", "")).lower())), None)
+        names = {str(alias).lower(): name for name, v in presets.items() for alias in (v["title"], name)}
+        name = names.get(preset.strip().lower())
         if name is None:
             known = "、".join(presets)
             raise LabError(f"{rel(path)} 里没有预设 {preset}，有的是 {known}；可以照样子加一条。")
         return _service(presets[name], name, model, f"{rel(path)} 里 {name} 的 base_url")
-    url = os.environ.get("OPENAI_BASE_URL", "").strip() or OPENAI_URL
+    url = os.environ.get("OPENAI_BASE_URL", "").strip() or "https://api.openai.com/v1"
     host = check_url(url, f"{Service.where} ").host
-    known = next((v for v in presets.values() if v["base_url"].rstrip("/") == url.rstrip("/")), {})
-    values = {"prices": known.get("prices"), "currency": known.get("currency"),
-              "priced_on": known.get("priced_on"), "base_url": url, "key_env": "OPENAI_API_KEY"}
-    return _service(values, host, model, Service.where)
+    known = next((v for v in presets.values() if v["base_url"].rstrip("/") == url.rstrip("/")), DEFAULTS)
+    here = {"title": "", "base_url": url, "key_env": "OPENAI_API_KEY", "model": "", "extra_body": {}}
+    return _service(known | here, host, model, Service.where)
 
 
 def _service(values: dict, name: str, model: str, where: str) -> Service:
-    model = model or values.get("model") or ""
+    model = model or values["model"]
     if not model:
         raise LabError(f"没有说用 {name} 的哪个模型，请用 --api-model（notebook 里是 API_MODEL）写上。")
-    prices = values.get("prices") or {}
-    price = prices.get(model) or prices.get("*")
-    if price is not None:
-        date = str(values.get("priced_on") or "")
-        price = Price(price["input"], price["output"], values.get("currency") or "元", date)
-    return Service(values.get("title") or name, values["base_url"], values.get("key_env") or "",
-                   model, price, values.get("extra_body") or {}, where)
+    price = values["prices"].get(model) or values["prices"].get("*")
+    price = price and Price(**price, currency=values["currency"], date=str(values["priced_on"]))
+    return Service(values["title"] or name, values["base_url"], values["key_env"], model, price,
+                   values["extra_body"], where)
+
+
+def read_key(variable: str) -> str:
+    """环境变量里的密钥，没有设就是空的；混进了请求头里不能有的字时引发 LabError。"""
+    key = os.environ.get(variable, "").strip()
+    if not all(32 < ord(letter) < 127 for letter in key):
+        raise LabError(f"环境变量 {variable} 里的密钥含有中文、空格或换行，请重新复制一遍。")
+    return key
 
 
 def make_client(service: Service, timeout: float = 120.0) -> openai.OpenAI:
@@ -197,6 +142,32 @@ def make_client(service: Service, timeout: float = 120.0) -> openai.OpenAI:
                          timeout=openai.Timeout(timeout, connect=10.0))
 
 
+def explain(error: openai.APIError, model: str, client: openai.OpenAI,
+            address: str = "环境变量 OPENAI_BASE_URL", key_name: str = "OPENAI_API_KEY") -> str:
+    """出错原因的一句话，以分号结尾，调用者接着写别的；address 是用户在哪里写的服务器地址。"""
+    host, code = urlsplit(str(client.base_url)).hostname, getattr(error, "status_code", "")
+    if out_of_money(error):
+        return f"{host} 说额度用完或余额不足（{code}），请充值或换一个服务；"
+    if isinstance(error, openai.APITimeoutError):
+        return f"{host} 超时没有回复，请稍后再试，或加大等待时间；"
+    if isinstance(error, openai.APIConnectionError):
+        return f"连不上 {host}，请检查网络和{address}；"
+    if code in (400, 413, 422):
+        return f"{host} 不接受这次请求，出错（{code}），多半是文字太长、内容被拦下或模型名不对；"
+    by_code = {401: f"{host} 不认这个密钥（401），请检查环境变量 {key_name}；",
+               403: f"这个密钥没有使用 {model} 的权限（403），请换模型或在服务商处开通；",
+               404: f"{host} 上没有模型 {model}（404），请检查模型名和{address}；",
+               429: f"{host} 说请求太频繁或额度用完（429），请稍后再试或检查余额；"}
+    return by_code.get(code, f"{host} 出错（{code or type(error).__name__}），请稍后再试或检查模型是否可用；")
+
+
+def out_of_money(error: openai.APIError) -> bool:
+    """余额不足：402，或带着 insufficient_quota 的 429；等多久都没有用。"""
+    return getattr(error, "status_code", 0) == 402 or error.code == "insufficient_quota"
+
+
+# 估算宁可偏高：一个汉字（含全角标点）算 1 个 token，别的字符算 0.3 个；一条问答的回复算 150 个
+# （随仓库的 150 条平均 65 个汉字、163 个别的字符，合 114 个，另留缩进）。会思考的模型可能是估算的几倍
 OUTPUT_TOKENS_PER_PAIR = 150
 OVERRUN = 2  # 用户同意了估算的花费，实际到了它的两倍还是要停下
 _WIDE = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef\u2010-\u2027]")
@@ -216,8 +187,7 @@ class Bill:
     def money(self) -> float | None:
         if self.price is None:
             return None
-        return (self.input_tokens * self.price.input
-                + self.output_tokens * self.price.output) / 1_000_000
+        return (self.input_tokens * self.price.input + self.output_tokens * self.price.output) / 1_000_000
 
     @property
     def cost(self) -> str:
@@ -238,14 +208,13 @@ class Bill:
         self.output_tokens += usage["output"]
 
     def __str__(self) -> str:
-        text = f"{self.calls} 次调用，输入 {self.input_tokens}、输出 {self.output_tokens} 个 token"
-        if self.guessed:
-            text += f"（其中 {self.guessed} 次服务器没有报用量，按字数估）"
-        return f"{text}，{self.cost}"
+        guessed = f"（其中 {self.guessed} 次服务器没有报用量，按字数估）" if self.guessed else ""
+        tokens = f"输入 {self.input_tokens}、输出 {self.output_tokens} 个 token{guessed}"
+        return f"{self.calls} 次调用，{tokens}，{self.cost}"
 
 
 def count_tokens(text: str) -> int:
-    """一段文字大约几个 token；规则见本文件开头。"""
+    """一段文字大约几个 token；规则见上面。"""
     wide = len(_WIDE.findall(text))
     return math.ceil(wide + 0.3 * (len(text) - wide))
 
@@ -263,25 +232,19 @@ def estimate_cost(requests: Iterable[Request], price: Price | None) -> Bill:
     return bill
 
 
-def spending_cap(
-    service: Service, expected: Bill, max_cost: float | None,
-    confirm: Callable[[str], bool] | None = None,
-) -> float | None:
+def spending_cap(service: Service, expected: Bill, max_cost: float | None,
+                 confirm: Callable[[str], bool] | None = None) -> float | None:
     """这次运行最多花多少（与价格同一币种）；None 表示不设上限。
 
     估算超过 max_cost 时：给了 confirm 就用它问用户；没有给、或用户不同意就抛 LabError，一次也不调用。
     """
-    if max_cost is None:
-        return None
+    if max_cost is None or (expected.money is not None and expected.money <= max_cost):
+        return max_cost
+    problem, advice = f"估算 {expected.cost}，超过上限 {max_cost:g}", "请加大上限、减少题数或换便宜的模型"
     if expected.money is None:
         problem = f"{service.model} 的价格没有填，没法按金额控制"
         advice = (f"请在 {rel(PRESETS)} 的 prices 里填上价格，或不设上限"
                   "（notebook 里 MAX_COST = 0，labutils run 用 --max-cost 0，labutils dataset 加 --yes）")
-    elif expected.money <= max_cost:
-        return max_cost
-    else:
-        problem = f"估算 {expected.cost}，超过上限 {max_cost:g}"
-        advice = "请加大上限、减少题数或换便宜的模型"
     if confirm is None or not confirm(f"{problem}。"):
         raise LabError(f"{problem}，还没有调用，没有花钱；{advice}。")
     return None if expected.money is None else OVERRUN * expected.money
