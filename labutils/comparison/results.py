@@ -41,7 +41,6 @@ from labutils.base.figures import (
     without_blank_lines,
 )
 from labutils.base.files import one_sentence, write
-from labutils.dataset.review import is_formula
 
 CHANGES = {
     "better": "错 → 对",
@@ -191,6 +190,9 @@ def _write_csv(rows: list[dict], path: Path) -> None:
     write(path, text.getvalue().encode("utf-8-sig"))
 
 
+FORMULA_STARTS = tuple("=+-@＝＋－＠\t\r\n")
+
+
 def _cell(value: Any) -> Any:
     """一格的内容；模型答出 “=1+1” 这样的文字时前面加单引号，表格软件就不会当公式执行"""
     if value is None:
@@ -199,7 +201,7 @@ def _cell(value: Any) -> Any:
         return "✓" if value else "✗"
     if isinstance(value, list):
         value = "；".join(value)
-    if isinstance(value, str) and is_formula(value):
+    if isinstance(value, str) and value.lstrip(" \u3000").startswith(FORMULA_STARTS):
         return "'" + value
     return value
 

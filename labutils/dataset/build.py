@@ -136,7 +136,7 @@ def _checked(
     return good, refused
 
 
-REVIEW = "review.csv"
+REVIEW = "review.xlsx"
 
 
 @one_sentence()
@@ -176,7 +176,7 @@ def load_rows(folder: str | Path) -> tuple[list[dict], list[dict]]:
 
 
 def export_review(folder: str | Path) -> Path:
-    """把 folder 里的数据集写成审阅表 folder/review.csv。"""
+    """把 folder 里的数据集写成审阅表 folder/review.xlsx。"""
     rows, rejected = load_rows(folder)
     return export(rows, Path(folder) / REVIEW, rejected)
 
@@ -186,7 +186,7 @@ def apply_review(
 ) -> dict:
     """读回审阅表，让决定生效，重新划分并写回 folder；返回 finish 的报告，另有 counts。
 
-    table 默认是 folder/review.csv。有错时抛 LabError，folder 里的文件一个也不动。
+    table 默认是 folder/review.xlsx。有错时抛 LabError，folder 里的文件一个也不动。
     """
     folder = Path(folder)
     rows, rejected = load_rows(folder)

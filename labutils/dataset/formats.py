@@ -33,8 +33,8 @@ from labutils.dataset.pdf import read_pdf
 SAVE_AS_UTF8 = "请用记事本打开，“另存为”时把编码选成 UTF-8"
 PAGE_LENGTH = 1000  # 没有标题时约多少字算一页
 # 压缩包坏在哪里，zipfile 就在哪里报什么：连“加了密”“压缩方式不认识”（RuntimeError）都会有
-BROKEN = (PackageNotFoundError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError,
-          RuntimeError, LookupError, ValueError, AttributeError, etree.LxmlError)
+DAMAGED = (PackageNotFoundError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError,
+           RuntimeError, LookupError, ValueError, AttributeError, etree.LxmlError)
 Block = tuple[bool, str]  # (是不是一、二级标题, 一段文字)
 
 
@@ -136,7 +136,7 @@ def read_docx(path: Path, name: str) -> list[Page]:
         titles = {style.style_id for style in document.styles
                   if style.name in ("Title", "Heading 1", "Heading 2", "heading 1", "heading 2")}
         blocks = list(_blocks(document.element.body, titles))
-    except BROKEN as error:
+    except DAMAGED as error:
         raise LabError(f"{name} 已损坏或不是 Word 文档（{type(error).__name__}），"
                        "请在 Word 里打开后另存一份 .docx 再试。") from None
     if document.element.body.findall(".//" + qn("w:txbxContent")):

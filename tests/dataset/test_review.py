@@ -1,10 +1,13 @@
 """审阅表：Excel 打得开、不执行公式；读回来逐行逐列检查；同一张表用两次结果不变。"""
 
-import csv
+import contextlib
+import datetime
 import errno
-import io
 import json
+import random
+import zipfile
 
+import openpyxl
 import pytest
 
 from labutils.base.errors import LabError
@@ -39,24 +42,24 @@ REJECTED = [
 
 @pytest.fixture
 def sheet(tmp_path):
-    return sheet_module.export(ROWS, tmp_path / "review.csv", REJECTED)
+    return sheet_module.export(ROWS, tmp_path / "review.xlsx", REJECTED)
 
 
-def read(path, encoding="utf-8-sig"):
-    return list(csv.DictReader(io.StringIO(path.read_bytes().decode(encoding), newline="")))
+def read(path):
+    """{列名: 值} 的列表，值是 Excel 里存的（文字、数或 None）。"""
+    header, *rows = openpyxl.load_workbook(path).active.iter_rows(values_only=True)
+    return [dict(zip(header, row, strict=True)) for row in rows]
 
 
-def edit(path, changes, columns=COLUMNS, encoding="utf-8-sig", delimiter=",", newline="\r\n"):
-    """像人在 Excel 里那样改：changes 是 {第几条: {列: 文字}}，另存为某种编码。"""
+def edit(path, changes, columns=tuple(COLUMNS)):
+    """像人在 Excel 里那样改：changes 是 {第几条: {列: 值}}，只留 columns 这些列。"""
     records = read(path)
     for place, cells in changes.items():
         records[place].update(cells)
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", delimiter=delimiter,
-                            lineterminator=newline)
-    writer.writeheader()
-    writer.writerows(records)
-    path.write_bytes(text.getvalue().encode(encoding))
+    book = openpyxl.Workbook()
+    for row in [columns, *([record[name] for name in columns] for record in records)]:
+        book.active.append(row)
+    book.save(path)
 
 
 def apply(path):
@@ -66,33 +69,67 @@ def apply(path):
 # ---- 写出 ----
 
 def test_sheet_opens_in_excel(sheet):
-    assert sheet.read_bytes().startswith(b"\xef\xbb\xbf")
+    page = openpyxl.load_workbook(sheet).active
     records = read(sheet)
     assert list(records[0]) == list(COLUMNS) and len(records) == 5  # 没读出来的那条没有问答可审
-    assert records[0] == {"编号": "F01-1", "决定": "", "问题": "图书馆一周开几天？", "答案": "六天。",
-                          "要点": "六天", "证据": "每周开放六天", "页码": "1", "自动检查": "通过", "备注": ""}
+    assert records[0] == {"编号": "F01-1", "决定": None, "问题": "图书馆一周开几天？", "答案": "六天。",
+                          "要点": "六天", "证据": "每周开放六天", "页码": 1, "自动检查": "通过", "备注": None}
     assert records[4]["自动检查"] == "未通过（指代）：问题里的“本文”离开原文就不知所指"
+    assert page.freeze_panes == "C2" and page.column_dimensions["C"].width > 20
+    assert page["C2"].alignment.wrap_text and page["C2"].number_format == "@"
+    choices, = page.data_validations.dataValidation
+    assert choices.formula1 == '"接受,拒绝,修改"' and "B2" in choices.sqref and "B6" in choices.sqref
 
 
-def test_no_cell_runs_as_a_formula(tmp_path):
-    evil = {**ROWS[0], "question": "=HYPERLINK(\"http://x\")", "answer": "+1",
-            "key_points": ["@a", "b,\"c\""], "evidence": "\n-1", "id": "=1"}
-    path = sheet_module.export([evil], tmp_path / "r.csv")
-    for cell in next(csv.reader(io.StringIO(path.read_bytes().decode("utf-8-sig").split("\r\n", 1)[1]))):
-        assert not cell.lstrip().startswith(("=", "+", "-", "@")), cell
+RISKY = ["=1+1", " =cmd|' /C calc'!A0", "+8613", "-1", "@SUM(A1)", "＝HYPERLINK()", "=", "#N/A", "#DIV/0!",
+         "1", "2023-12-05", "1/2", "0012", "12345678901234567", "1E5", "3:30", "70%", "TRUE", "'引用",
+         "a\r\nb\rc", "\u3000全角空格 ", "<b>&amp;</b>", "\U0001f600", "控\x01制\x0b符\ufffe", "长" * 40_000]
+
+
+@pytest.mark.parametrize("text", RISKY)
+def test_any_text_stays_text_and_comes_back(tmp_path, text):
+    """不当公式、不变成数；写出再读回，什么也没有改。"""
+    evil = {**ROWS[0], "question": text, "answer": f"答{text}", "key_points": [text, "b,\"c\""],
+            "evidence": text, "id": text, "page": text}
+    path = sheet_module.export([evil], tmp_path / "r.xlsx")
+    stored = [cell for cell in openpyxl.load_workbook(path).active[2] if cell.value is not None]
+    assert {cell.data_type for cell in stored if cell.column_letter != "G"} == {"s"}
     assert sheet_module.apply(path, [evil]).rows == [evil]
+    sheet_module.export([evil], path)
+    assert [p.name for p in tmp_path.iterdir()] == ["r.xlsx"]
+
+
+def test_any_text_comes_back(tmp_path):
+    rng = random.Random(0)
+    letters = "'=+-@＝\t\r\n 　,;\"0129.:/%年月eETRUa课|_x<&\x00\x1f"
+    rows = [{**ROWS[0], "id": f"N{i}", "question": "".join(rng.choices(letters, k=rng.randrange(8)))}
+            for i in range(1000)]
+    path = sheet_module.export(rows, tmp_path / "r.xlsx")
+    assert sheet_module.apply(path, rows).rows == rows
 
 
 def test_same_sheet_is_kept_and_a_different_one_is_renamed(sheet, capsys):
     before = sheet.read_bytes()
     sheet_module.export(ROWS, sheet, REJECTED)
-    assert [p.name for p in sheet.parent.iterdir()] == ["review.csv"]
+    assert [p.name for p in sheet.parent.iterdir()] == ["review.xlsx"] and sheet.read_bytes() == before
     edit(sheet, {0: {"决定": "拒绝"}})
     mine = sheet.read_bytes()
     sheet_module.export(ROWS, sheet, REJECTED)
-    assert sheet.read_bytes() == before
-    assert (sheet.parent / "review-旧1.csv").read_bytes() == mine
+    assert read(sheet)[0]["决定"] is None
+    assert (sheet.parent / "review-旧1.xlsx").read_bytes() == mine
     assert "没有覆盖" in capsys.readouterr().out
+
+
+def test_unreadable_sheet_is_kept_too(sheet):
+    sheet.write_bytes(b"PK\x03\x04")
+    sheet_module.export(ROWS, sheet, REJECTED)
+    assert len(read(sheet)) == 5 and (sheet.parent / "review-旧1.xlsx").read_bytes() == b"PK\x03\x04"
+
+
+def test_old_csv_beside_is_pointed_out(sheet, capsys):
+    sheet.with_suffix(".csv").write_text("编号,决定", encoding="utf-8")
+    sheet_module.export(ROWS, sheet, REJECTED)
+    assert "review.csv 是从前的格式" in capsys.readouterr().out
 
 
 # ---- 读回 ----
@@ -178,7 +215,7 @@ def test_every_error_names_row_and_column(sheet, place, cells, row, column, word
     edit(sheet, {place: cells})
     with pytest.raises(LabError) as caught:
         apply(sheet)
-    assert f"review.csv 有要改的地方：第 {row} 行“{column}”列" in str(caught.value)
+    assert f"review.xlsx 有要改的地方：第 {row} 行“{column}”列" in str(caught.value)
     assert words in str(caught.value) and str(sheet.parent.parent) not in str(caught.value)
 
 
@@ -191,7 +228,7 @@ def test_many_errors_are_listed_together(sheet):
 def test_rescued_pair_still_needs_evidence(tmp_path):
     bare = [{"stage": "证据", "reason": "缺少证据（evidence）",
              "row": {"question": "迟还要交多少钱？", "answer": "两角。"}}]
-    path = sheet_module.export(ROWS, tmp_path / "r.csv", bare)
+    path = sheet_module.export(ROWS, tmp_path / "r.xlsx", bare)
     edit(path, {4: {"决定": "接受"}})
     with pytest.raises(LabError, match="第 6 行“证据”列：缺少证据"):
         sheet_module.apply(path, ROWS, PAGES, bare)
@@ -205,53 +242,95 @@ def test_changed_answer_of_one_phrasing_is_pointed_out(sheet, capsys):
 
 # ---- Excel 的各种另存 ----
 
-@pytest.mark.parametrize(
-    "options",
-    [{"encoding": "gb18030"}, {"encoding": "utf-8"}, {"delimiter": ";"},
-     {"delimiter": "\t"}, {"columns": COLUMNS[::-1]}, {"columns": ("决定", "问题", "编号")},
-     {"newline": "\n"}, {"encoding": "utf-16", "delimiter": "\t"}],
-)
-def test_saved_by_excel_in_other_ways(sheet, options):
-    edit(sheet, {1: {"决定": "拒绝"}, 2: {"决定": "修改", "问题": "一本书最多能借几天？"}}, **options)
+@pytest.mark.parametrize("columns", [tuple(COLUMNS)[::-1], ("决定", "问题", "编号")])
+def test_columns_in_another_order_or_missing(sheet, columns):
+    edit(sheet, {1: {"决定": "拒绝"}, 2: {"决定": "修改", "问题": "一本书最多能借几天？"}}, columns)
     review = apply(sheet)
     assert [row["id"] for row in review.rows] == ["F01-1", "F02-1", "F02-2"]
     assert review.rows[1]["question"] == "一本书最多能借几天？"
 
 
+@pytest.mark.parametrize(("value", "number_format", "text"), [
+    (6, "General", "6"), (6.0, "General", "6"), (0.1 + 0.2, "General", "0.3"), (0.7, "0%", "70%"),
+    (True, "General", "TRUE"), (datetime.date(2023, 12, 5), "yyyy-mm-dd", "2023-12-05"),
+    (datetime.date(2023, 12, 5), '[$-F800]yyyy"年"m"月"d"日"', "2023年12月5日"),
+    (datetime.time(3, 30), "h:mm", "03:30:00"), ("一行_x000D_\n两行 ", "@", "一行\n两行"),
+])
+def test_numbers_and_dates_are_read_as_a_person_sees_them(sheet, value, number_format, text):
+    book = openpyxl.load_workbook(sheet)
+    book.active["B2"], book.active["D2"] = "修改", value
+    book.active["D2"].number_format = number_format
+    book.save(sheet)
+    assert sheet_module.read_table(sheet)[0][1]["答案"] == text
+
+
+def test_notes_outside_the_table_are_ignored(sheet):
+    book = openpyxl.load_workbook(sheet)
+    book.active["K3"] = "我的记号"
+    book.create_sheet("统计")["A1"] = 5
+    book.active = 1
+    book.save(sheet)
+    assert apply(sheet).rows == ROWS
+
+
 def test_blank_and_missing_rows_are_not_reviewed(sheet):
-    lines = sheet.read_bytes().decode("utf-8-sig").split("\r\n")
-    kept = [lines[0], "", ",,,", lines[1].replace("F01-1,", "F01-1,拒绝"), ""]
-    sheet.write_text("\r\n".join(kept), encoding="utf-8-sig", newline="")
-    review = apply(sheet)
-    assert [row["id"] for row in review.rows] == ["F01-2", "F02-1", "F02-2"]
-    sheet.write_text("\r\n".join([*kept[:3], lines[1].replace("F01-1,", "F01-1,坏")]), encoding="utf-8")
+    header, first = list(COLUMNS), list(read(sheet)[0].values())
+    for decision in ("拒绝", "坏"):
+        book = openpyxl.Workbook()
+        first[1] = decision
+        for row in (header, [], ["", " "], first):
+            book.active.append(row)
+        book.save(sheet)
+        if decision == "拒绝":
+            assert [row["id"] for row in apply(sheet).rows] == ["F01-2", "F02-1", "F02-2"]
     with pytest.raises(LabError, match="第 4 行“决定”列"):  # 空行也占 Excel 的一行
         apply(sheet)
 
 
 @pytest.mark.parametrize(
-    ("data", "words"),
+    ("header", "words"),
     [
-        (b"PK\x03\x04zip", "Excel 工作簿.*CSV UTF-8"),
-        (b"\xff\xff\xff\x00", "编码认不出.*CSV UTF-8"),
-        (b"\x00\x00", "编码认不出.*CSV UTF-8"),
-        (b"", "没有“编号”这一列"),
-        ("编号,问题\r\n".encode(), "第 1 行没有“决定”这一列"),
-        ("编号,决定,决定\r\n".encode(), "第 1 行有 2 个“决定”"),
-        ("编号,决定\r\nF01-1,接受,多,出\r\n".encode(), "第 2 行比表头多出 2 格"),
-        ("编号,决定\r\nF01-1,接受\r\nF01-2,\"".encode() + b"x" * 140_000, "第 3 行.*引号"),
+        ([], "没有“编号”这一列"),
+        (["编号", "问题"], "第 1 行没有“决定”这一列"),
+        (["编号", "决定", "决定"], "第 1 行有 2 个“决定”"),
     ],
 )
-def test_unreadable_sheet_is_one_clear_sentence(tmp_path, data, words):
-    path = tmp_path / "r.csv"
-    path.write_bytes(data)
+def test_wrong_header_is_one_clear_sentence(tmp_path, header, words):
+    book = openpyxl.Workbook()
+    book.active.append(header)
+    book.save(tmp_path / "r.xlsx")
     with pytest.raises(LabError, match=words):
-        apply(path)
+        apply(tmp_path / "r.xlsx")
+
+
+@pytest.mark.parametrize("data", [b"", "编号,决定\r\n".encode("utf-8-sig"), "编号,决定".encode("gb18030"),
+                                  b"\xd0\xcf\x11\xe0" + b"\0" * 600])
+def test_csv_and_old_workbooks_must_be_saved_again(tmp_path, data):
+    (tmp_path / "review.csv").write_bytes(data)
+    with pytest.raises(LabError, match="review.csv 不是 .xlsx 工作簿.*另存为 .xlsx"):
+        apply(tmp_path / "review.csv")
+
+
+def test_damaged_workbook_is_one_clear_sentence(sheet):
+    whole, rng = sheet.read_bytes(), random.Random(0)
+    sheet.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(LabError, match="已损坏或不是 Excel 工作簿"):
+        apply(sheet)
+    with zipfile.ZipFile(sheet, "w") as other:
+        other.writestr("word/document.xml", "<w/>")
+    with pytest.raises(LabError, match="已损坏或不是 Excel 工作簿"):
+        apply(sheet)
+    for _ in range(100):  # 随便改坏一个字节：要么照样读得出，要么一句话说清楚
+        broken = bytearray(whole)
+        broken[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        sheet.write_bytes(broken)
+        with contextlib.suppress(LabError):
+            apply(sheet)
 
 
 def test_missing_sheet(tmp_path):
-    with pytest.raises(LabError, match="none.csv 不存在或打不开"):
-        apply(tmp_path / "none.csv")
+    with pytest.raises(LabError, match="none.xlsx 不存在或打不开"):
+        apply(tmp_path / "none.xlsx")
 
 
 # ---- 整个文件夹 ----
