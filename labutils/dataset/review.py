@@ -148,16 +148,15 @@ def read_table(path: str | Path) -> list[tuple[int, dict[str, str]]]:
     文件打不开、不是 .xlsx、缺少必需的列、列名重复时抛 LabError。
     """
     name = rel(path)
-    rows = [[_cell(_seen(cell)) for cell in row] for row in _sheet(Path(path), name).iter_rows()]
-    header = rows[0] if rows else []
-    for column in (ID, DECISION):
-        if column not in header:
-            raise LabError(f"{name} 第 1 行没有“{column}”这一列，请保留导出时的表头。")
+    sheet = _sheet(Path(path), name)
+    header, *rows = [[_cell(_seen(cell)) for cell in row] for row in sheet.iter_rows()] or [[]]
     for column in COLUMNS:
+        if column in (ID, DECISION) and column not in header:
+            raise LabError(f"{name} 第 1 行没有“{column}”这一列，请保留导出时的表头。")
         if header.count(column) > 1:
             raise LabError(f"{name} 第 1 行有 {header.count(column)} 个“{column}”，请只留一列。")
     return [(number, {key: text for key, text in zip(header, texts, strict=True) if key})
-            for number, texts in enumerate(rows[1:], 2) if any(texts)]
+            for number, texts in enumerate(rows, 2) if any(texts)]
 
 
 def _sheet(path: Path, name: str) -> Worksheet:
@@ -206,52 +205,45 @@ def apply(
     known = candidates(rows, rejected)
     decided, problems = _decide(path, known)
     kept, lost = _edit(known, decided)
-    touched = {name: decided[name][0] for name in kept if kept[name] is not known[name].row}
+    touched = {name: decided[name][0] for name in kept if kept[name] is not known[name].row}  # 编号 → 行号
     strict = all("evidence" in row for row in rows)  # 个个有证据的数据集，不收没有证据的
-    page_text, chinese = text_of(pages)
-    for name, number in touched.items():
-        must_cite = strict or "evidence" in known[name].row
-        kept[name], problem = recheck(kept[name], page_text, must_cite, chinese)
-        if problem:
-            problems.append(f"第 {number} 行“{EDITABLE.get(problem.field, ID)}”列：{problem.reason}")
+    must_cite = {name for name in touched if strict or "evidence" in known[name].row}
+    problems += _recheck(kept, touched, must_cite, pages)
     problems = problems or _repeated(kept, touched)
     if problems:
-        more = [f"等共 {len(problems)} 处"] if len(problems) > _SHOWN else []
-        shown = "；".join([*problems[:_SHOWN], *more])
-        raise LabError(f"{rel(path)} 有要改的地方：{shown}。改好保存后再读一次。")
+        shown = [f"第 {number} 行“{column}”列：{reason}" for number, column, reason in problems[:_SHOWN]]
+        shown += [f"等共 {len(problems)} 处"] if len(problems) > _SHOWN else []
+        raise LabError(f"{rel(path)} 有要改的地方：{'；'.join(shown)}。改好保存后再读一次。")
     _remind_other_phrasings(kept, touched)
     lost += [item for item in rejected or [] if not isinstance(item.get("row"), dict)]
-    counts = Counter(decided[name][1][DECISION] if name in decided else UNREVIEWED for name in known)
+    counts = Counter(record[DECISION] for _, record in decided.values())
     return Review(name_rows(list(kept.values())), lost, dict(counts))
 
 
-Decided = dict[str, tuple[int, dict[str, str]]]  # 编号 → (行号, 那一行)
+Decided = dict[str, tuple[int, dict[str, str]]]  # 编号 → (行号, 那一行)；表里没有的行号是 0
+Problems = list[tuple[int, str, str]]  # (行号, 列名, 哪里不对)
 
 
-def _decide(path: str | Path, known: dict[str, Candidate]) -> tuple[Decided, list[str]]:
+def _decide(path: str | Path, known: dict[str, Candidate]) -> tuple[Decided, Problems]:
     """读出表里的决定；返回 (决定, 行里不对的地方)。"""
-    decided: Decided = {}
-    problems: list[str] = []
+    decided: Decided = {name: (0, {DECISION: UNREVIEWED}) for name in known}
+    problems: Problems = []
     for number, record in read_table(path):
-        name = record[ID]
+        name, decision = record[ID], record[DECISION]
         if name not in known:
-            problems.append(f"第 {number} 行“{ID}”列：{name or '空的'}，数据里没有这个编号")
-        elif name in decided:
-            problems.append(f"第 {number} 行“{ID}”列：{name} 与第 {decided[name][0]} 行重复")
-        else:
-            decided[name] = number, record
-            problems += _row_problems(number, record, known[name])
+            problems.append((number, ID, f"{name or '空的'}，数据里没有这个编号"))
+            continue
+        if decided[name][0]:
+            problems.append((number, ID, f"{name} 与第 {decided[name][0]} 行重复"))
+            continue
+        decided[name] = number, record
+        if decision not in (ACCEPT, REJECT, EDIT, UNREVIEWED):
+            reason = f"“{decision}”不认识，请填 {ACCEPT}、{REJECT}、{EDIT} 或空着"
+            problems.append((number, DECISION, reason))
+        elif decision in (ACCEPT, UNREVIEWED):
+            reason = f"内容和导出时不同，“{DECISION}”却不是“{EDIT}”（不是你改的，就请重新导出）"
+            problems += [(number, EDITABLE[field], reason) for field in _changed(known[name].row, record)]
     return decided, problems
-
-
-def _row_problems(number: int, record: dict[str, str], candidate: Candidate) -> list[str]:
-    decision = record[DECISION]
-    if decision not in (ACCEPT, REJECT, EDIT, UNREVIEWED):
-        return [f"第 {number} 行“{DECISION}”列：“{decision}”不认识，请填 {ACCEPT}、{REJECT}、{EDIT} 或空着"]
-    if decision in (REJECT, EDIT):
-        return []
-    return [f"第 {number} 行“{EDITABLE[field]}”列：内容和导出时不同，“{DECISION}”却不是“{EDIT}”"
-            "（不是你改的，就请重新导出）" for field in _changed(candidate.row, record)]
 
 
 def _changed(row: dict, record: dict[str, str]) -> list[str]:
@@ -263,7 +255,7 @@ def _edit(known: dict[str, Candidate], decided: Decided) -> tuple[dict[str, dict
     kept: dict[str, dict] = {}
     lost: list[dict] = []
     for name, (row, refused) in known.items():
-        record = decided[name][1] if name in decided else {DECISION: UNREVIEWED}
+        _, record = decided[name]
         if record[DECISION] == EDIT:
             kept[name] = {**_edited(row, record), "id": name}
         elif refused is not None and record[DECISION] == ACCEPT:
@@ -290,12 +282,26 @@ def _edited(row: dict, record: dict[str, str]) -> dict:
     return tidy(new)
 
 
-def _repeated(kept: dict[str, dict], touched: dict[str, int]) -> list[str]:
+def _recheck(
+    kept: dict[str, dict], touched: dict[str, int], must_cite: set[str], pages: list[Page] | None
+) -> Problems:
+    """重新检查动过的，证据抄错几个字的就地改成原话；返回不合格的。"""
+    problems: Problems = []
+    page_text, chinese = text_of(pages)
+    for name, number in touched.items():
+        kept[name], problem = recheck(kept[name], page_text, name in must_cite, chinese)
+        if problem:
+            problems.append((number, EDITABLE.get(problem.field, ID), problem.reason))
+    return problems
+
+
+def _repeated(kept: dict[str, dict], touched: dict[str, int]) -> Problems:
     """改过的题和别的题重复了吗？没动过的排前面，重复了就怪动过的。"""
     order = sorted(kept, key=lambda name: name in touched)
     numbers = {id(kept[name]): number for name, number in touched.items()}
-    return [f"第 {numbers[id(item['row'])]} 行“{EDITABLE['question']}”列：{item['reason']}"
-            for item in drop_near_duplicates([kept[name] for name in order])[1] if id(item["row"]) in numbers]
+    _, dropped = drop_near_duplicates([kept[name] for name in order])
+    return [(numbers[id(item["row"])], EDITABLE["question"], item["reason"])
+            for item in dropped if id(item["row"]) in numbers]
 
 
 def _remind_other_phrasings(kept: dict[str, dict], touched: dict[str, int]) -> None:
