@@ -1,10 +1,4 @@
-"""命令行里与模型文件夹有关的两条：labutils export、labutils merge。由 cli 登记。
-
-命令行里造数据集的一条：labutils dataset。由 cli 登记。
-
-命令行里打开对话网页的一条：labutils demo。由 cli 登记。
-
-命令行：labutils run | dataset | finetune | infer | compare | demo | check | export | merge。
+"""命令行：labutils run | dataset | finetune | infer | compare | check | demo | export | merge。
 
 重的库（torch、transformers、gradio）都在命令里面才导入，所以 ``labutils --help`` 立刻出现。
 用户能改正的错误（LabError、OSError）只打印一句话，不打印调用栈，退出码 1；命令写错时退出码 2。
@@ -16,82 +10,79 @@ from collections.abc import Callable
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 from typer.exceptions import TyperException
 
-from labutils.base.errors import LabError
-from labutils.base.files import sentence
+from labutils.base import files
+from labutils.base.errors import FAIL, LabError
+from labutils.base.files import locate, locate_model, locate_output
 from labutils.lab import console
 
+app = typer.Typer(
+    name="labutils", help="教育行业大模型课程实验：PDF → 问答对 → LoRA 微调 → 对比 → 对话网页。",
+    add_completion=False, pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]})
 
-def register_models(app: typer.Typer) -> None:
-    """把这里的命令加进 app。"""
-    app.command()(export)
-    app.command()(merge)
+Seed = Annotated[int, Option(help="随机种子，同样的种子得到同样的结果")]
+Checkpoint = Annotated[str, Argument(help="checkpoint-N 文件夹、模型文件夹或 tiny；不写就用最近一次的结果")]
+NewFolder = Annotated[str, Argument(help="写到这个文件夹，必须是新的")]
 
 
-def export(
-    model: Annotated[str, typer.Argument(help="官方 ChatGLM3 文件夹，或在它上面训练的适配器")],
-    out: Annotated[str, typer.Argument(help="写到这个文件夹，必须是新的")],
+@app.command()
+def run(
+    model: Annotated[str, Option(help="tiny、模型文件夹或网上的“组织/名称”")] = "tiny",
+    config: Annotated[str, Option(help="微调配置")] = "configs/lora_tiny.yaml",
+    pdf: Annotated[str, Option(help="课程文档")] = "data/source/course_document.pdf",
+    qa: Annotated[str, Option(help="问答对（JSON Lines）")] = "data/qa.jsonl",
+    seed: Seed = 42,
+    out: Annotated[str, Option(help="结果放在这里的 <时间> 文件夹里")] = "runs",
+    api_model: Annotated[str, Option(help="造问答对的 API 模型名；空着且没有 --preset 就不调用 API")] = "",
+    preset: Annotated[str, Option(help="造问答对的服务，configs/api_presets.yaml 里的名字")] = "",
+    max_cost: Annotated[float, Option(min=0, help="造问答对最多花多少，估算超过就停下；0 不设上限")] = 5.0,
+    p: Annotated[list[str] | None, Option("-p", help="其他 notebook 参数，写成 名字=值，可重复")] = None,
 ) -> None:
-    """官方 ChatGLM3 文件夹换成原生格式；适配器换成官方的 query_key_value 写法。"""
-    from labutils.base.files import locate_model, locate_output
-    from labutils.models import export as exporter
+    """按顺序跑完 00–04 五个 notebook，写出报告 report.html 与摘要 summary.json。"""
+    from labutils.lab import report
+    from labutils.lab import run as lab_run
 
-    print(exporter.export(locate_model(model), locate_output(out)))
-
-
-def merge(
-    checkpoint: Annotated[str, typer.Argument(help="checkpoint-N 文件夹")],
-    out: Annotated[str, typer.Argument(help="写到这个文件夹，必须是新的")],
-    dtype: Annotated[
-        str, typer.Option(help="写成 float32、bfloat16 或 float16；不写就与基座相同")
-    ] = "",
-) -> None:
-    """把适配器合并进基座，写成 transformers 与 vLLM 直接能读的文件夹。"""
-    from labutils.base.files import locate_model, locate_output
-    from labutils.models import export as exporter
-
-    print(exporter.merge(locate_model(checkpoint), locate_output(out), dtype or None))
+    given = lab_run.split_assignments(p or [])
+    with console.progress() as (say, on_cell):
+        summary = lab_run.run(model, config, pdf, qa, seed, out, api_model, given,
+                              preset=preset, max_cost=max_cost, say=say, on_cell=on_cell)
+    if not summary["ok"]:
+        raise LabError(report.describe_failure(summary["failed"]))
+    print(report.verdict(summary)[1])
 
 
-def register_dataset(app: typer.Typer) -> None:
-    """把这里的命令加进 app。"""
-    app.command()(dataset)
-
-
+@app.command()
 def dataset(
-    pdf: Annotated[str, typer.Argument(help="要读的 PDF")] = "data/source/course_document.pdf",
-    qa: Annotated[str, typer.Option(help="现成的问答对（JSON Lines）")] = "data/qa.jsonl",
-    out: Annotated[str, typer.Option(help="实验文件夹；数据写进它的 data/")] = "output/lab",
-    api_model: Annotated[str, typer.Option(help="出题的大模型名；空着且没有 --preset 就用 --qa 的问答")] = "",
-    seed: Annotated[int, typer.Option(help="随机种子，同样的种子得到同样的结果")] = 42,
-    feedback: Annotated[
-        str, typer.Option(help="网页存下的评价与改正，例如 output/feedback.jsonl；合格的作为新问答加进来")
-    ] = "",
-    preset: Annotated[
-        str, typer.Option(help="用哪个服务：openai、zhipu、deepseek、qwen、ollama、vllm，"
-                               "或自己加进 configs/api_presets.yaml 的")
-    ] = "",
-    concurrency: Annotated[int, typer.Option(min=1, help="同时发几个请求")] = 4,
-    max_cost: Annotated[
-        float, typer.Option(min=0, help="估算超过这么多（币种见预设）或算不出多少钱，就先问一句")
-    ] = 5.0,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="超过 --max-cost 也不问，直接做")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="只再问上次失败的块")] = False,
-    unanswerable: Annotated[int, typer.Option(min=0, help="另出几个“没有写明”的问题，单独成文件")] = 0,
+    pdf: Annotated[str, Argument(help="要读的 PDF")] = "data/source/course_document.pdf",
+    qa: Annotated[str, Option(help="现成的问答对（JSON Lines）")] = "data/qa.jsonl",
+    out: Annotated[str, Option(help="实验文件夹；数据写进它的 data/")] = "output/lab",
+    api_model: Annotated[str, Option(help="出题的大模型名；空着且没有 --preset 就用 --qa 的问答")] = "",
+    seed: Seed = 42,
+    feedback: Annotated[str, Option(
+        help="网页存下的评价与改正，例如 output/feedback.jsonl；合格的作为新问答加进来")] = "",
+    preset: Annotated[str, Option(
+        help="用哪个服务：openai、zhipu、deepseek、qwen、ollama、vllm，"
+             "或自己加进 configs/api_presets.yaml 的")] = "",
+    concurrency: Annotated[int, Option(min=1, help="同时发几个请求")] = 4,
+    max_cost: Annotated[float, Option(
+        min=0, help="估算超过这么多（币种见预设）或算不出多少钱，就先问一句")] = 5.0,
+    yes: Annotated[bool, Option("--yes", "-y", help="超过 --max-cost 也不问，直接做")] = False,
+    retry_failed: Annotated[bool, Option("--retry-failed", help="只再问上次失败的块")] = False,
+    unanswerable: Annotated[int, Option(min=0, help="另出几个“没有写明”的问题，单独成文件")] = 0,
 ) -> None:
     """从 PDF 与问答对做出 train.json 和 dev.json（notebook 01）。
 
     给了 --preset 或 --api-model 就请大模型出题；随时可以按 Ctrl-C，再执行同样的命令会接着做，不重复花钱。
     """
-    from labutils.base.files import locate, locate_output
     from labutils.dataset import build
 
-    api = {"preset": preset, "concurrency": concurrency, "max_cost": max_cost,
-           "confirm": _confirm(yes), "retry_failed": retry_failed, "unanswerable": unanswerable}
     build.build_dataset(
         locate(pdf), locate(qa) if qa else None, locate_output(out), api_model, seed,
-        locate(feedback) if feedback else None, **api)
+        locate(feedback) if feedback else None, preset=preset, concurrency=concurrency, max_cost=max_cost,
+        confirm=_confirm(yes), retry_failed=retry_failed, unanswerable=unanswerable)
 
 
 def _confirm(yes: bool) -> Callable[[str], bool]:
@@ -107,132 +98,18 @@ def _confirm(yes: bool) -> Callable[[str], bool]:
     return ask
 
 
-def register_demo(app: typer.Typer) -> None:
-    """把这里的命令加进 app。"""
-    app.command()(demo)
-
-
-def demo(
-    checkpoint: Annotated[
-        str, typer.Argument(help="checkpoint-N 文件夹、模型文件夹或 tiny；不写就用最近一次的结果")
-    ] = "",
-    adapter: Annotated[str, typer.Option(help="适配器文件夹，与直接写检查点相同")] = "",
-    port: Annotated[int, typer.Option(help="端口；0 是 8080 或它后面第一个空的")] = 0,
-    host: Annotated[str, typer.Option(help="0.0.0.0 让局域网能访问，要密码")] = "127.0.0.1",
-    share: Annotated[bool, typer.Option("--share", help="生成临时的公网链接，要密码")] = False,
-    auth: Annotated[
-        str, typer.Option(help="用户名:密码；同一台机器上的人看得到命令行，改用 LAB_DEMO_AUTH 更稳妥")
-    ] = "",
-    endpoint: Annotated[str, typer.Option(help="不载入模型，问这个兼容 OpenAI 接口的服务器")] = "",
-    model: Annotated[str, typer.Option(help="服务器上的模型名，与 --endpoint 一起写")] = "",
-    qa: Annotated[
-        str, typer.Option(help="问答数据：出处和例子从这里来；不写就用适配器旁边 data 里的，没有就用自带的")
-    ] = "",
-    feedback: Annotated[
-        str, typer.Option(help="评价与改正存进这个文件")
-    ] = "output/feedback.jsonl",
-) -> None:
-    """打开对话网页（notebook 04）。
-
-    也认课程原来的环境变量 MODEL_PATH、TOKENIZER_PATH、CG_APP_ROUTE_PATH；密码也可以用
-    LAB_DEMO_AUTH=用户名:密码 指定，用 --share 或 --host 对外开放时不指定就自动生成；
-    服务器的密钥用 OPENAI_API_KEY。
-    """
-    if adapter and checkpoint:
-        raise LabError("检查点与 --adapter 只写一个。")
-    checkpoint = checkpoint or adapter
-    if bool(endpoint) != bool(model) or (endpoint and checkpoint):
-        raise LabError("--endpoint 与 --model 要一起写，而且不能再写检查点。")
-    source = None if endpoint else _source(checkpoint)
-    qa = qa or f"{console.data_beside(source) if source else 'data'}/qa.jsonl"
-    from labutils.base.files import locate
-    from labutils.demo import server
-    from labutils.demo.endpoint import Endpoint
-
-    server.serve(
-        source,
-        os.environ.get("TOKENIZER_PATH"),
-        host=host,
-        port=port or None,
-        root_path=os.environ.get("CG_APP_ROUTE_PATH"),
-        share=share,
-        auth=server.parse_auth(auth, "--auth"),
-        endpoint=Endpoint(endpoint, model) if endpoint else None,
-        qa=locate(qa),
-        feedback=locate(feedback),
-    )
-
-
-def _source(checkpoint: str) -> str:
-    if checkpoint or not os.environ.get("MODEL_PATH"):
-        return console.checkpoint_or_newest(checkpoint)
-    return os.environ["MODEL_PATH"]
-
-
-app = typer.Typer(
-    name="labutils",
-    help="教育行业大模型课程实验：PDF → 问答对 → LoRA 微调 → 对比 → 对话网页。",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-Seed = Annotated[int, typer.Option(help="随机种子，同样的种子得到同样的结果")]
-ApiModel = Annotated[str, typer.Option(help="造问答对的 API 模型名；空着且没有 --preset 就不调用 API")]
-Checkpoint = Annotated[
-    str, typer.Argument(help="checkpoint-N 文件夹、模型文件夹或 tiny；不写就用最近一次的结果")
-]
-
-
-@app.command()
-def run(
-    model: Annotated[str, typer.Option(help="tiny、模型文件夹或网上的“组织/名称”")] = "tiny",
-    config: Annotated[str, typer.Option(help="微调配置")] = "configs/lora_tiny.yaml",
-    pdf: Annotated[str, typer.Option(help="课程文档")] = "data/source/course_document.pdf",
-    qa: Annotated[str, typer.Option(help="问答对（JSON Lines）")] = "data/qa.jsonl",
-    seed: Seed = 42,
-    out: Annotated[str, typer.Option(help="结果放在这里的 <时间> 文件夹里")] = "runs",
-    api_model: ApiModel = "",
-    preset: Annotated[str, typer.Option(help="造问答对的服务，configs/api_presets.yaml 里的名字")] = "",
-    max_cost: Annotated[
-        float, typer.Option(min=0, help="造问答对最多花多少，估算超过就停下；0 不设上限")
-    ] = 5.0,
-    p: Annotated[
-        list[str] | None, typer.Option("-p", help="其他 notebook 参数，写成 名字=值，可重复")
-    ] = None,
-) -> None:
-    """按顺序跑完 00–04 五个 notebook，写出报告 report.html 与摘要 summary.json。"""
-    from labutils.lab import report
-    from labutils.lab import run as lab_run
-
-    given = lab_run.split_assignments(p or [])
-    with console.progress() as (say, on_cell):
-        summary = lab_run.run(
-            model, config, pdf, qa, seed, out, api_model, given,
-            preset=preset, max_cost=max_cost, say=say, on_cell=on_cell,
-        )  # fmt: skip
-    if not summary["ok"]:
-        raise LabError(report.describe_failure(summary["failed"]))
-    print(report.verdict(summary)[1])
-
-
-register_dataset(app)  # 在这里登记，帮助里就排在 run 之后
-
-
 @app.command()
 def finetune(
-    data: Annotated[str, typer.Argument(help="含 train.json 与 dev.json 的文件夹")],
-    model: Annotated[str, typer.Argument(help="tiny、模型文件夹或网上的“组织/名称”")],
-    config: Annotated[str, typer.Argument(help="微调配置（YAML）")],
-    resume: Annotated[
-        str, typer.Argument(help="auto 自动接着训练；yes 也是，还可把步数改大；no 从头；或检查点的步数")
-    ] = "auto",
-    out: Annotated[str, typer.Option(help="结果文件夹；不写就用配置里的 output_dir")] = "",
-    seed: Annotated[int | None, typer.Option(help="随机种子；不写就用配置里的")] = None,
+    data: Annotated[str, Argument(help="含 train.json 与 dev.json 的文件夹")],
+    model: Annotated[str, Argument(help="tiny、模型文件夹或网上的“组织/名称”")],
+    config: Annotated[str, Argument(help="微调配置（YAML）")],
+    resume: Annotated[str, Argument(
+        help="auto 自动接着训练；yes 也是，还可把步数改大；no 从头；或检查点的步数")] = "auto",
+    out: Annotated[str, Option(help="结果文件夹；不写就用配置里的 output_dir")] = "",
+    seed: Annotated[int | None, Option(help="随机种子；不写就用配置里的")] = None,
 ) -> None:
     """LoRA 微调（notebook 02）。中断后再执行一次同样的命令就接着训练。"""
     choice = _resume_choice(resume)
-    from labutils.base.files import locate, locate_model, locate_output
     from labutils.training import finetune as trainer
 
     folder = locate_output(out) if out else None
@@ -241,23 +118,33 @@ def finetune(
         print(result)
 
 
+def _resume_choice(text: str) -> str | bool | int:
+    """课程原命令的第四个参数：yes（没有检查点时从头训练，与原来相同）或步数；另有 auto 与 no。"""
+    choices = {"auto": "auto", "": "auto", "yes": "yes", "no": False}
+    if text.lower() in choices:
+        return choices[text.lower()]
+    if text.isdecimal():
+        return int(text)
+    raise LabError(f"第四个参数 {text} 不对，可以写 auto、yes、no 或检查点的步数，例如 3000。")
+
+
 @app.command()
 def infer(
     checkpoint: Checkpoint = "",
-    prompt: Annotated[str, typer.Option(help="要问的话；不写就进入多轮对话")] = "",
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="回答最多多少个 token")] = 128,
-    temperature: Annotated[float, typer.Option(min=0, help="0 为贪心，每次回答相同")] = 0.0,
+    prompt: Annotated[str, Option(help="要问的话；不写就进入多轮对话")] = "",
+    max_new_tokens: Annotated[int, Option(min=1, help="回答最多多少个 token")] = 128,
+    temperature: Annotated[float, Option(min=0, help="0 为贪心，每次回答相同")] = 0.0,
 ) -> None:
     """用微调后的模型回答（对应课程里的 inference_hf.py）。"""
     source = console.checkpoint_or_newest(checkpoint)
     from labutils.models import generate, loader
 
     model, tokenizer = loader.load(source)
-    options = {"max_new_tokens": max_new_tokens, "temperature": temperature}
 
     def reply(messages: list[dict]) -> str:
         pieces = []
-        for piece in generate.stream(model, tokenizer, messages, **options):
+        for piece in generate.stream(model, tokenizer, messages, max_new_tokens=max_new_tokens,
+                                     temperature=temperature):
             print(piece, end="", flush=True)
             pieces.append(piece)
         print()
@@ -271,27 +158,22 @@ def infer(
 
 @app.command()
 def compare(
-    checkpoint: Annotated[
-        str, typer.Argument(help="checkpoint-N 文件夹（适配器）；不写就用最近一次的结果")
-    ] = "",
-    data: Annotated[
-        str, typer.Option(help="含 train.json 与 dev.json 的文件夹；不写就用适配器旁边的，没有就用 data")
-    ] = "",
-    qa: Annotated[str, typer.Option(help="带要点的问答对；不写就用数据文件夹里的 qa.jsonl")] = "",
-    out: Annotated[str, typer.Option(help="结果文件夹")] = "output/comparison",
+    checkpoint: Annotated[str, Argument(
+        help="checkpoint-N 文件夹（适配器）；不写就用最近一次的结果")] = "",
+    data: Annotated[str, Option(
+        help="含 train.json 与 dev.json 的文件夹；不写就用适配器旁边的，没有就用 data")] = "",
+    qa: Annotated[str, Option(help="带要点的问答对；不写就用数据文件夹里的 qa.jsonl")] = "",
+    out: Annotated[str, Option(help="结果文件夹")] = "output/comparison",
 ) -> None:
     """同一批问题在微调前后各答一遍，打分并列表（notebook 03）。"""
     source = console.checkpoint_or_newest(checkpoint)
-    from labutils.base import files
-    from labutils.base.files import locate, locate_output
     from labutils.comparison import evaluate
     from labutils.models import loader
 
     folder = files.ROOT / locate(data or console.data_beside(source))
     print(f"数据：{files.rel(folder)}")
-    groups = evaluate.load_groups(
-        files.ROOT / locate(qa) if qa else folder / "qa.jsonl", folder, files.DATA / "probes"
-    )
+    groups = evaluate.load_groups(files.ROOT / locate(qa) if qa else folder / "qa.jsonl", folder,
+                                  files.DATA / "probes")
     model, tokenizer = loader.load(source)
     target = locate_output(out)
     result = evaluate.compare(model, tokenizer, groups, target)
@@ -302,43 +184,87 @@ def compare(
 
 @app.command()
 def check(
-    model: Annotated[str, typer.Argument(help="要核对的模型文件夹或 tiny；不写就检查环境")] = "",
-    config: Annotated[str, typer.Argument(help="微调配置；写了就估算内存")] = "",
-    length: Annotated[int, typer.Option(min=0, help="样本的 token 数；0 按配置允许的最长算")] = 0,
-    gpu: Annotated[float, typer.Option(min=0, help="按这么大（GiB）的显卡估算；0 是这台机器")] = 0,
+    model: Annotated[str, Argument(help="要核对的模型文件夹或 tiny；不写就检查环境")] = "",
+    config: Annotated[str, Argument(help="微调配置；写了就估算内存")] = "",
+    length: Annotated[int, Option(min=0, help="样本的 token 数；0 按配置允许的最长算")] = 0,
+    gpu: Annotated[float, Option(min=0, help="按这么大（GiB）的显卡估算；0 是这台机器")] = 0,
 ) -> None:
     """检查环境；写了模型就核对它的文件、说出它是什么，再写配置就估算微调要多少内存。"""
-    from labutils.base import errors
-    from labutils.lab import preflight
-
     if model:
-        from labutils.base.files import locate, locate_model
         from labutils.models import identify
         from labutils.training import memory
 
         checks = identify.check_folder(locate_model(model))
-        if config and checks[0].status != errors.FAIL:
+        if config and checks[0].status != FAIL:
             checks += memory.memory_report(locate_model(model), locate(config), length, gpu)
     else:
+        from labutils.lab import preflight
+
         checks = preflight.check_environment()
-    for item in checks:
-        print(item)
-    if any(item.status == errors.FAIL for item in checks):
+    print(*checks, sep="\n")
+    if any(item.status == FAIL for item in checks):
         raise LabError(f"{'模型' if model else '环境'}还不能用，请先处理上面带 ✗ 的项目。")
 
 
-register_demo(app)
-register_models(app)
+@app.command()
+def demo(
+    checkpoint: Checkpoint = "",
+    adapter: Annotated[str, Option(help="适配器文件夹，与直接写检查点相同")] = "",
+    port: Annotated[int, Option(help="端口；0 是 8080 或它后面第一个空的")] = 0,
+    host: Annotated[str, Option(help="0.0.0.0 让局域网能访问，要密码")] = "127.0.0.1",
+    share: Annotated[bool, Option("--share", help="生成临时的公网链接，要密码")] = False,
+    auth: Annotated[str, Option(
+        help="用户名:密码；同一台机器上的人看得到命令行，改用 LAB_DEMO_AUTH 更稳妥")] = "",
+    endpoint: Annotated[str, Option(help="不载入模型，问这个兼容 OpenAI 接口的服务器")] = "",
+    model: Annotated[str, Option(help="服务器上的模型名，与 --endpoint 一起写")] = "",
+    qa: Annotated[str, Option(
+        help="问答数据：出处和例子从这里来；不写就用适配器旁边 data 里的，没有就用自带的")] = "",
+    feedback: Annotated[str, Option(help="评价与改正存进这个文件")] = "output/feedback.jsonl",
+) -> None:
+    """打开对话网页（notebook 04）。
+
+    也认课程原来的环境变量 MODEL_PATH、TOKENIZER_PATH、CG_APP_ROUTE_PATH；密码也可以用
+    LAB_DEMO_AUTH=用户名:密码 指定，用 --share 或 --host 对外开放时不指定就自动生成；
+    服务器的密钥用 OPENAI_API_KEY。
+    """
+    if adapter and checkpoint:
+        raise LabError("检查点与 --adapter 只写一个。")
+    checkpoint = checkpoint or adapter
+    if bool(endpoint) != bool(model) or (endpoint and checkpoint):
+        raise LabError("--endpoint 与 --model 要一起写，而且不能再写检查点。")
+    wanted = checkpoint or os.environ.get("MODEL_PATH", "")
+    source = None if endpoint else console.checkpoint_or_newest(wanted)
+    qa = qa or f"{console.data_beside(source) if source else 'data'}/qa.jsonl"
+    from labutils.demo import server
+    from labutils.demo.endpoint import Endpoint
+
+    server.serve(
+        source, os.environ.get("TOKENIZER_PATH"), host=host, port=port or None, share=share,
+        root_path=os.environ.get("CG_APP_ROUTE_PATH"), auth=server.parse_auth(auth, "--auth"),
+        endpoint=Endpoint(endpoint, model) if endpoint else None, qa=locate(qa), feedback=locate(feedback))
 
 
-def _resume_choice(text: str) -> str | bool | int:
-    """课程原命令的第四个参数：yes（没有检查点时从头训练，与原来相同）或步数；另有 auto 与 no。"""
-    choices = {"auto": "auto", "": "auto", "yes": "yes", "no": False}
-    if text.lower() in choices:
-        return choices[text.lower()]
-    if text.isdecimal():
-        return int(text)
-    raise LabError(f"第四个参数 {text} 不对，可以写 auto、yes、no 或检查点的步数，例如 3000。")
+@app.command()
+def export(
+    model: Annotated[str, Argument(help="官方 ChatGLM3 文件夹，或在它上面训练的适配器")],
+    out: NewFolder,
+) -> None:
+    """官方 ChatGLM3 文件夹换成原生格式；适配器换成官方的 query_key_value 写法。"""
+    from labutils.models import export as exporter
+
+    print(exporter.export(locate_model(model), locate_output(out)))
+
+
+@app.command()
+def merge(
+    checkpoint: Annotated[str, Argument(help="checkpoint-N 文件夹")],
+    out: NewFolder,
+    dtype: Annotated[str, Option(help="写成 float32、bfloat16 或 float16；不写就与基座相同")] = "",
+) -> None:
+    """把适配器合并进基座，写成 transformers 与 vLLM 直接能读的文件夹。"""
+    from labutils.models import export as exporter
+
+    print(exporter.merge(locate_model(checkpoint), locate_output(out), dtype or None))
 
 
 def main() -> None:
@@ -352,11 +278,9 @@ def main() -> None:
     try:
         # typer 自己接住 Ctrl-C，只给出退出码 130
         code = command(sys.argv[1:] or ["--help"], standalone_mode=False)
-    except LabError as error:
-        typer.secho(f"{console.process_name()}{error}", fg="red", err=True)
-        code = 1
-    except OSError as error:
-        typer.secho(f"{console.process_name()}{sentence(error)}", fg="red", err=True)
+    except (LabError, OSError) as error:
+        text = files.sentence(error) if isinstance(error, OSError) else error
+        typer.secho(f"{console.process_name()}{text}", fg="red", err=True)
         code = 1
     except TyperException as error:
         typer.secho(console.usage_sentence(error), fg="red", err=True)
