@@ -114,46 +114,53 @@ def one_sentence(path: str | Path = "", note: str = "") -> Iterator[None]:
         raise LabError(sentence(error, path, note)) from None
 
 
-def read_json(path: str | Path) -> list[tuple[str, object]]:
-    """读 JSON Lines 或 JSON 数组，返回 [(位置, 内容)]，位置如 “第 3 行”。
+def read_rows(path: str | Path, torn: str = "error") -> list[tuple[str, Any]]:
+    """读一行一个 JSON 的文件（JSON Lines），返回 [(位置, 内容)]，位置如 “第 3 行”。坏行只有两种处理：
 
-    文件不存在、不是 UTF-8、不是 JSON、没有内容时抛 LabError，说明文件和行号。
+    torn="error"，用户给的数据：文件不存在、不是 UTF-8、没有内容、哪一行不是 JSON，都抛 LabError，说明
+    文件和行号；整个文件是一个 JSON 数组也行。torn="skip"，本程序自己逐行追加的记录：断电、磁盘满、
+    进程被杀会留下半行，略过它，完整的行都要；文件还没有就是 []，打不开照常抛 OSError。
     """
-    name = rel(path)
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")  # 有的编辑器会在开头加 BOM
-    except OSError:
-        raise LabError(f"{name} 不存在或打不开，请检查路径和文件名。") from None
+    path, name, own = Path(path), rel(path), torn == "skip"
+    if own and not path.exists():
+        return []
+    try:  # 有的编辑器会在开头加 BOM；记录里解不开的字节变成残缺字符，那一行就成了坏行
+        text = path.read_text("utf-8-sig", "surrogateescape" if own else "strict")
     except UnicodeDecodeError:
         raise LabError(
-            f"{name} 不是 UTF-8 编码（可能是 GBK/ANSI），请用编辑器“另存为”，编码选 UTF-8。"
-        ) from None
-    if not text.strip():
+            f"{name} 不是 UTF-8 编码（可能是 GBK/ANSI），请用编辑器“另存为”，编码选 UTF-8。") from None
+    except OSError:
+        if own:
+            raise
+        raise LabError(f"{name} 不存在或打不开，请检查路径和文件名。") from None
+    if not own and not text.strip():
         raise LabError(f"{name} 是空文件，请检查上一步有没有写出数据。")
-    if text.lstrip().startswith("["):
-        items = _loads(text, name, 1)
-        return [(f"第 {i} 条", item) for i, item in enumerate(items, 1)]
-    lines = enumerate(text.split("\n"), 1)  # 不用 splitlines：它会在字符串里的 U+2028 处断开
-    return [(f"第 {i} 行", _loads(line, name, i)) for i, line in lines if line.strip()]
+    if not own and text.lstrip().startswith("["):
+        return [(f"第 {i} 条", item) for i, item in enumerate(_loads(text, name, 1), 1)]
+    rows = []
+    for i, line in enumerate(text.split("\n"), 1):  # 不用 splitlines：它会在字符串里的 U+2028 处断开
+        try:
+            rows += [(f"第 {i} 行", _loads(line, name, i))] if line.strip() else []
+        except LabError:
+            if not own:
+                raise
+    return rows
 
 
-def _loads(text: str, name: str, first_line: int) -> object:
+def _loads(text: str, name: str, first_line: int) -> Any:
     try:
         value = json.loads(text)
         json.dumps(value, ensure_ascii=False).encode("utf-8")
         return value
     except UnicodeEncodeError:
-        raise LabError(
-            f"{name} 第 {first_line} 行起有残缺的字符（只有半个的 \\uD… 转义），请删掉它。"
-        ) from None
+        raise LabError(f"{name} 第 {first_line} 行起有残缺的字符（只有半个的 \\uD… 转义），请删掉它。"
+                       ) from None
     except RecursionError:
         raise LabError(f"{name} 第 {first_line} 行起括号套得太深，请检查文件内容。") from None
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
-        raise LabError(
-            f"{name} 第 {line} 行第 {error.colno} 列不是合法的 JSON，"
-            "每行应是一个完整的 JSON 对象，或整个文件是一个数组。"
-        ) from None
+        raise LabError(f"{name} 第 {line} 行第 {error.colno} 列不是合法的 JSON，"
+                       "每行应是一个完整的 JSON 对象，或整个文件是一个数组。") from None
     except ValueError:  # json 不是语法错的 ValueError 只有一种：整数超过几千位
         raise LabError(f"{name} 第 {first_line} 行起有一个几千位的整数，请检查文件内容。") from None
 

@@ -25,7 +25,7 @@ from typing import Any
 import pandas as pd
 
 from labutils.base.errors import LabError
-from labutils.base.files import one_sentence, read_json, rel, write
+from labutils.base.files import one_sentence, read_rows, rel, write
 from labutils.comparison import results
 from labutils.comparison.metrics import bleu_4, fact_correct, lexical_baseline, rouge_l
 from labutils.dataset.rows import load_conversations, load_qa
@@ -76,7 +76,7 @@ def _rejoin(path: Path, known: dict[str, dict], qa_file: str | Path) -> list[dic
 def load_probes(path: str | Path) -> list[dict]:
     """读探针题：每行有 id、question 或 messages、answer、key_points；缺项由 compare 指出"""
     rows = []
-    for where, item in read_json(path):
+    for where, item in read_rows(path):
         if not isinstance(item, dict):
             raise LabError(f'{rel(path)} {where}不是 JSON 对象，应形如 {{"question": …}}。')
         rows.append(item)
@@ -117,7 +117,7 @@ class KeptAnswers:
 
     @one_sentence()
     def _begin(self, made_by: str) -> None:
-        rows = _rows(self.path)
+        rows = [row for _, row in read_rows(self.path, torn="skip")]
         if rows and rows[0].get("made_by") == made_by:
             self._known = {(row["stage"], row["prompt"]): row["reply"] for row in rows[1:]}
         head = _line({"made_by": made_by})
@@ -138,19 +138,6 @@ def fingerprint(model: Any, generation: dict) -> str:
         if "lora_" in name or tensor.numel() <= _SMALL:
             digest.update(tensor.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _rows(path: Path) -> list[dict]:
-    """读回完整的行；断在半行上的，那一行不要"""
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            rows.append(json.loads(line))
-        except ValueError:  # 写到一半的行，或文件末尾的空行
-            break
-    return rows
 
 
 def _key(prompt: str | list[dict]) -> str:

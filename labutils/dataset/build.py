@@ -25,7 +25,7 @@ import json
 from pathlib import Path
 
 from labutils.base.errors import LabError
-from labutils.base.files import DATA, OUTPUT, one_sentence, read_json, rel, resolve, write_json_lines
+from labutils.base.files import DATA, OUTPUT, one_sentence, read_rows, rel, resolve, write_json_lines
 from labutils.base.text import normalize
 from labutils.dataset.checks import begins_on, funnel, name_rows, recheck, text_of, validate
 from labutils.dataset.clean import Chunk, Page, chunks
@@ -172,7 +172,7 @@ def load_rows(folder: str | Path) -> tuple[list[dict], list[dict]]:
     folder = Path(folder)
     refused = folder / "rejected.jsonl"
     has_any = refused.is_file() and refused.stat().st_size > 0
-    return load_qa(folder / "qa.jsonl"), [item for _, item in read_json(refused)] if has_any else []
+    return load_qa(folder / "qa.jsonl"), [item for _, item in read_rows(refused)] if has_any else []
 
 
 def export_review(folder: str | Path) -> Path:
@@ -418,7 +418,7 @@ def read_pairs(path: str | Path = FEEDBACK) -> list[tuple[str, dict]]:
     后来的 👎 也会撤掉先前的 👍。文件不存在、某行不对时引发 LabError，说明第几行。
     """
     answers: dict[str, tuple[str, dict]] = {}
-    for where, row in read_json(path):
+    for where, row in read_rows(path):
         texts = [row.get(key) for key in ("question", "model_answer", "vote", "correction")] \
             if isinstance(row, dict) else [None]
         if not all(isinstance(text, str) for text in texts):

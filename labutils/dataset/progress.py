@@ -11,11 +11,12 @@ import os
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import filelock
 
 from labutils.base.errors import LabError
-from labutils.base.files import one_sentence, rel, sentence
+from labutils.base.files import one_sentence, read_rows, rel, sentence
 from labutils.dataset.prompts import Request
 
 KEPT = "，已收到的回复都还在，会接着做"
@@ -111,26 +112,22 @@ class Progress:
         self.entry(request).note(record)
 
     def _load(self) -> None:
+        records = [row for _, row in read_rows(self.path, torn="skip") if _is_record(row)]
+        for record in records:
+            key = (record["chunk"], record["prompt"], record["model"])
+            self.entries.setdefault(key, Entry()).note(record)
         data = self.path.read_bytes() if self.path.exists() else b""
-        for line in data.split(b"\n"):
-            record = _record(line)
-            if record:
-                key = (record["chunk"], record["prompt"], record["model"])
-                self.entries.setdefault(key, Entry()).note(record)
-            else:
-                self.torn += bool(line.strip())
+        self.torn = sum(bool(line.strip()) for line in data.split(b"\n")) - len(records)
         if data and not data.endswith(b"\n"):  # 补上换行，新的一行才不会接在半行后面
             with open(self.path, "ab") as file:
                 file.write(b"\n")
 
 
-def _record(line: bytes) -> dict | None:
-    """一行 → 记录；半行、别的东西是 None。"""
-    try:
-        record = json.loads(line)
-        names = (record["chunk"], record["prompt"], record["model"])
-        kinds = {"reply": ("text", "pairs", "final", "usage"), "failed": ("reason", "unusable")}
-        whole = all(key in record for key in kinds[record["event"]])
-        return record if whole and all(isinstance(name, str) for name in names) else None
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None
+def _is_record(row: Any) -> bool:
+    """是不是一条完整的记录（别的程序写的、缺了键的不是）。"""
+    kinds = {"reply": ("text", "pairs", "final", "usage"), "failed": ("reason", "unusable")}
+    if not isinstance(row, dict):
+        return False
+    names = [row.get(key) for key in ("chunk", "prompt", "model", "event")]
+    return (all(isinstance(name, str) for name in names) and row["event"] in kinds
+            and all(key in row for key in kinds[row["event"]]))

@@ -24,7 +24,7 @@ import re
 from pathlib import Path
 
 from labutils.base.errors import LabError
-from labutils.base.files import read_json, rel, write_json_lines
+from labutils.base.files import read_rows, rel, write_json_lines
 from labutils.base.text import normalize
 
 LETTERS = {"system": "s", "user": "u", "assistant": "a", "observation": "o", "tool": "o"}
@@ -208,7 +208,7 @@ def load_qa(path: str | Path) -> list[dict]:
     内容好坏由 validate 判断；这里只要求每条是 JSON 对象，否则 LabError 指出第几行。
     """
     rows = []
-    for where, item in read_json(path):
+    for where, item in read_rows(path):
         if not isinstance(item, dict):
             raise LabError(f"{rel(path)} {where}不是 JSON 对象，应形如 {{\"question\": …}}。")
         rows.append(flatten(item))
@@ -322,7 +322,7 @@ def load_conversations(path: str | Path) -> list[dict]:
     官方的 tools 与 tool 消息换成渲染器认识的写法，见 conversations。
     """
     items = []
-    for where, item in read_json(path):
+    for where, item in read_rows(path):
         if not isinstance(item, dict) or not isinstance(item.get("conversations"), list):
             raise LabError(f"{rel(path)} {where}缺少 conversations 列表，请对照 data/train.json。")
         messages, problem = read(item)

@@ -94,25 +94,8 @@ def _read_json(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def _read_lines(path: Path) -> list[dict]:
-    """读 JSON Lines；不用 splitlines：它会在字符串里的 U+2028 处断开。
-
-    磁盘写满、进程被杀时最后一行只有一半：那一行不要，前面的照样进报告。
-    """
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
-    lines = [line for line in lines if line.strip()]
-    rows = []
-    for line in lines:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            if line is not lines[-1]:
-                raise
-    return rows
-
-
 def _count_lines(path: Path) -> int | None:
-    return len(_read_lines(path)) if path.is_file() else None
+    return len(files.read_rows(path, torn="skip")) if path.is_file() else None
 
 
 def verdict(summary: dict) -> tuple[str, str]:
@@ -162,6 +145,7 @@ def render(folder: Path, summary: dict, options: dict, road: list[str]) -> str:
 
     comparison = _read_json(folder / "output" / "comparison" / "comparison.json")
     level, sentence = verdict(summary)
+    log = files.read_rows(folder / "output" / "lora" / "training_log.jsonl", torn="skip")
     return template("lab/report.html.j2", percent=percent).render(
         summary=summary,
         level=level,
@@ -169,7 +153,7 @@ def render(folder: Path, summary: dict, options: dict, road: list[str]) -> str:
         groups=GROUPS,
         baseline=comparison.get("lexical_baseline", {}).get("unseen"),
         examples=pick_examples(comparison.get("rows", [])),
-        chart=loss_chart(_read_lines(folder / "output" / "lora" / "training_log.jsonl")),
+        chart=loss_chart([row for _, row in log]),
         options=options,
         steps=_steps(folder, road, summary),
         written=datetime.now().strftime("%Y-%m-%d %H:%M"),

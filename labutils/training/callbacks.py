@@ -19,14 +19,8 @@ from labutils.base.errors import LabError
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """读 training_log.jsonl；最后一行若在写的时候被打断，就不要它。"""
-    rows = []
-    for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+    """读 training_log.jsonl；写的时候被打断的半行略过，还没有这个文件就是 []。"""
+    return [row for _, row in files.read_rows(path, torn="skip")]
 
 
 class TrainingLog(TrainerCallback):

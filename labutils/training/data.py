@@ -131,7 +131,7 @@ def _source(name: str, path: Path) -> Source:
 def _read_questions(path: Path) -> list[dict]:
     """读 {"question", "answer"} 的 JSON Lines，变成单轮对话；错误说出第几行。"""
     rows = []
-    for where, row in files.read_json(path):
+    for where, row in files.read_rows(path):
         texts = [row.get(key) for key in ("question", "answer")] if isinstance(row, dict) else []
         if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
             raise LabError(f"{files.rel(path)} {where}应当有不空的 question 和 answer，请改正")
