@@ -79,7 +79,7 @@ def _todo(requests: list[Request], progress: Progress, retry_failed: bool) -> li
     todo = {}  # 一字不差的两块只问一次
     for request in requests:
         entry = progress.entry(request)
-        wanted = bool(entry.failure) if retry_failed else not (entry.failure and entry.unusable)
+        wanted = bool(entry.failure) if retry_failed else not entry.unusable
         if wanted and not entry.done:
             todo.setdefault((request.chunk_hash, request.prompt_hash), request)
     return list(todo.values())
@@ -87,7 +87,7 @@ def _todo(requests: list[Request], progress: Progress, retry_failed: bool) -> li
 
 def _announce(requests: list[Request], todo: list[Request], progress: Progress, expected: Bill) -> None:
     done = sum(progress.entry(request).done for request in requests)
-    failed = sum(bool(progress.entry(r).failure and not progress.entry(r).done) for r in requests)
+    failed = sum(bool(progress.entry(request).failure) for request in requests)
     if progress.torn:
         print(f"提醒：{rel(progress.path)} 有 {progress.torn} 行没写完（上次中断时留下的），已略过。")
     print(f"共 {len(requests)} 次提问，已有 {done} 次的回复，{failed} 次上次失败；还要调用 {len(todo)} 次。")
@@ -172,13 +172,13 @@ def _write(folder: Path, requests: list[Request], progress: Progress, bill: Bill
     result = Generation(bill=bill)
     for request in requests:
         entry, answerable = progress.entry(request), request.kind == "qa"
-        if entry.usable:
+        if entry.best is not None:
             path = folder / f"{'' if answerable else 'unanswerable-'}{request.number:03d}.txt"
             with one_sentence(path, KEPT):
                 write(path, entry.best.encode("utf-8", errors="replace"))
             (result.files if answerable else result.unanswerable_files).append(path)
             result.chunks += [request.chunk] if answerable else []
-        if entry.failure and not entry.done:
+        if entry.failure:
             result.failures.append({"kind": request.kind, "chunk": request.number,
                                     "pages": list(request.chunk.pages), "reason": entry.failure})
     path = folder / "failures.jsonl"

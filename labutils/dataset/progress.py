@@ -1,7 +1,6 @@
 """进度文件：每收到一个回复就在末尾追加一行（JSON Lines），任何时候被杀掉都不丢已付钱的回复。
 
-一行认得它属于哪一问：块的指纹 + 提示词的指纹 + 模型。文件只增不改；
-断电留下的半行读的时候略过。在 notebooks/01_build_dataset.ipynb 讲解。
+一行属于哪一问，看块的指纹、提示词的指纹和模型。文件只增不改，半行读的时候略过。讲解见 notebook 01。
 """
 
 from __future__ import annotations
@@ -36,14 +35,10 @@ class Entry:
         return any(reply["final"] for reply in self.replies)
 
     @property
-    def usable(self) -> bool:
-        """有没有取得出问答的回复；写到一半、没来得及再问的也算，它也是花了钱的。"""
-        return self.done or any(reply["pairs"] for reply in self.replies)
-
-    @property
-    def best(self) -> str:
-        """取得出问答最多的那份回复；一样多时要后来的。"""
-        return max(reversed(self.replies), key=lambda r: (r["pairs"], r["final"]))["text"]
+    def best(self) -> str | None:
+        """取得出问答最多的那份回复，一样多时要后来的；没有就是 None。写到一半的也算，它也是花了钱的。"""
+        usable = [reply for reply in reversed(self.replies) if reply["pairs"] or reply["final"]]
+        return max(usable, key=lambda r: (r["pairs"], r["final"]))["text"] if usable else None
 
     def note(self, record: dict) -> None:
         if record["event"] == "failed":
@@ -56,7 +51,7 @@ class Entry:
 
 
 class Progress:
-    """用 with 打开：锁住文件，别的程序就不会同时对同一批块付钱。几个线程一起用时，谁写谁先拿 lock。
+    """用 with 打开：锁住文件，别的程序就不会同时对同一批块付钱；几个线程一起用时，谁写谁先拿 lock。
 
     同一个文件夹正被使用、磁盘满了、没有写权限时抛 LabError。
     """
@@ -75,8 +70,8 @@ class Progress:
             self._load()
             self._file = open(self.path, "ab", buffering=0)  # 在 __exit__ 里关
         except filelock.Timeout:
-            raise LabError(f"另一个程序正在往 {rel(self.path)} 里写，请等它结束或换一个输出文件夹。"
-                           ) from None
+            busy = f"另一个程序正在往 {rel(self.path)} 里写，请等它结束或换一个输出文件夹。"
+            raise LabError(busy) from None
         except OSError as error:
             self._file_lock.release()
             raise LabError(sentence(error, self.path, KEPT)) from None
@@ -93,18 +88,16 @@ class Progress:
 
     def reply(self, request: Request, text: str, usage: dict | None, pairs: int, final: bool) -> None:
         """记下一份回复。final：这一问到此为止，不必再问。"""
-        self._append(request, {"event": "reply", "pairs": pairs, "final": final, "usage": usage,
-                               "text": text})
+        self._append(request, dict(event="reply", pairs=pairs, final=final, usage=usage, text=text))
 
     def fail(self, request: Request, reason: str, unusable: bool = False) -> None:
-        self._append(request, {"event": "failed", "reason": reason, "unusable": unusable})
+        self._append(request, dict(event="failed", reason=reason, unusable=unusable))
 
     def _append(self, request: Request, record: dict) -> None:
         names = {"chunk": request.chunk_hash, "prompt": request.prompt_hash, "model": self.model,
                  "kind": request.kind, "pages": list(request.chunk.pages)}
-        line = json.dumps(names | record, ensure_ascii=False) + "\n"
         # 服务器偶尔会给半个表情符号，换成问号也要存下来：这是花了钱的回复
-        data = line.encode("utf-8", errors="replace")
+        data = (json.dumps(names | record, ensure_ascii=False) + "\n").encode("utf-8", errors="replace")
         with one_sentence(self.path, KEPT):
             while data:
                 data = data[self._file.write(data):]
