@@ -1,32 +1,230 @@
-"""三十份有毛病的模型回复：要么取得出问答，要么被拒并说明原因；没有一份使程序崩溃，没有一份蒙混过关。"""
+"""出题与解析：提示词写错说得出来；回复怎么坏都不崩、不编，一条也取不出就说原因，没有一份蒙混过关。"""
 
 import json
 
 import pytest
 
+from labutils.base.errors import LabError
+from labutils.base.text import normalize
 from labutils.dataset.build import collect
-from labutils.dataset.clean import Page
-from labutils.dataset.prompts import parse_response
+from labutils.dataset.clean import Chunk, Page
+from labutils.dataset.prompts import (
+    Prompts,
+    fill,
+    load_prompts,
+    messages_for,
+    parse_response,
+    unanswerable_requests,
+)
+
+
+def item(question="计划多少门？", answer="4000门左右。", **extra):
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"conversations": messages, "fact_id": "F01", "key_points": ["4000门"], "page": 1,
+            "evidence": "计划4000门", **extra}
+
+
+def dump(*items):
+    return json.dumps(items, ensure_ascii=False, indent=1)
+
+
+# ---- 解析 ----
+
+def test_clean_array():
+    pairs, problems = parse_response(dump(item(), item("总共建几门？")))
+    assert [p["question"] for p in pairs] == ["计划多少门？", "总共建几门？"] and not problems
+    assert pairs[0] == {"fact_id": "F01", "key_points": ["4000门"], "page": 1,
+                        "evidence": "计划4000门", "question": "计划多少门？",
+                        "answer": "4000门左右。"}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        "好的，下面是结果：\n{}\n希望有帮助！",
+        "```json\n{}\n```",
+        "<think>\n先出一题 {{\"conversations\": []}} 再说\n</think>\n{}",
+        "没有开头标记的思考</think>\n```\n{}\n```\n以上。",
+        '{{"data": {}}}',
+    ],
+)
+def test_wrapping_is_removed(wrap):
+    pairs, problems = parse_response(wrap.format(dump(item())))
+    assert len(pairs) == 1 and not problems
+
+
+def test_one_object_per_line_without_array():
+    text = "\n".join(json.dumps(item(f"第{i}问是什么？"), ensure_ascii=False) for i in range(3))
+    assert len(parse_response(text)[0]) == 3
+
+
+@pytest.mark.parametrize("position", range(20, len(dump(item("第二题是什么？"))) - 2, 7))
+def test_cut_off_last_item_is_dropped_wherever_it_breaks(position):
+    whole, second = dump(item()), dump(item("第二题是什么？"))
+    text = whole.rstrip("]\n") + ",\n" + second.lstrip("[\n")[:position]
+    pairs, problems = parse_response(text)
+    if len(pairs) == 2:  # 刚好断在最后一个 } 之后，内容是全的
+        assert pairs[1]["evidence"] == "计划4000门"
+        return
+    assert [p["question"] for p in pairs] == ["计划多少门？"]
+    assert len(problems) == 1 and problems[0]["kind"] == "cut" and not problems[0]["fixed"]
+    assert "断" in problems[0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"计划4000门"', '"计划4000门",'), ('["4000门"]', '["4000门",]'), ('"page": 1', "'page': 1"),
+     ('"page"', "page"), ("4000门左右。", '约"4000门"。'), ("4000门左右。", "4000门\n左右。")],
+)
+def test_small_defects_are_repaired_and_reported(old, new):
+    text = json.dumps([item()], ensure_ascii=False).replace(old, new)
+    pairs, problems = parse_response(text)
+    assert len(pairs) == 1 and pairs[0]["page"] == 1
+    assert new.strip('",[]') in text
+    assert all(p["fixed"] and "已修好" in p["reason"] for p in problems)
+
+
+@pytest.mark.parametrize("answer", ['线上,"4000门",左右', '甲","乙', "4000门\\"])
+def test_repair_must_not_lose_or_move_a_word(answer):
+    text = dump(item()).replace("4000门左右。", answer)
+    pairs, problems = parse_response(text)
+    kept = [normalize(p["answer"]) for p in pairs]  # 标点不论，字一个也不能少
+    assert kept in ([], [normalize(answer)]) and (kept or not problems[0]["fixed"])
+
+
+def test_broken_item_does_not_swallow_the_next():
+    bad = '{"conversations": [{"role": "user", "content": "没有下文'
+    text = "[" + bad + ",\n" + dump(item()).lstrip("[")
+    pairs, problems = parse_response(text)
+    assert [p["question"] for p in pairs] == ["计划多少门？"] and len(problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("conversations", "reason"),
+    [([], "不是一问一答"), ([{"role": "user", "content": "只有问"}], "不是一问一答"),
+     ([{"role": "human", "content": "问"}, {"role": "gpt", "content": "答"}], "不是一问一答")],
+)
+def test_wrong_shape_is_dropped_with_reason(conversations, reason):
+    pairs, problems = parse_response(dump({"conversations": conversations}))
+    assert pairs == [] and reason in problems[0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("", "空的"), ("<think>想到一半", "空的"), ("抱歉，我不能。", "没有问答"),
+     ('{"error": 1}', "没有问答")],
+)
+def test_nothing_found_is_a_problem(text, reason):
+    pairs, problems = parse_response(text)
+    assert pairs == [] and reason in problems[0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [('{"conversations": ' + "[" * 100_000 + "]" * 100_000 + "}", "太深"),
+     (dump(item("\ud83d 是什么？")).encode("ascii", "backslashreplace").decode(), "残缺")],
+)
+def test_hostile_replies_are_dropped_not_fatal(text, reason):
+    pairs, problems = parse_response("[" + text + "]")
+    assert pairs == [] and reason in problems[0]["reason"]
+
+
+def test_enormous_page_number_is_not_fatal():
+    text = dump(item()).replace('"page": 1', '"page": ' + "9" * 5000)
+    pairs, problems = parse_response(text)
+    assert len(pairs) + len(problems) >= 1
+
+
+def test_empty_array_means_nothing_to_ask():
+    assert parse_response("这一段没有可出的题：\n[]") == ([], [])
+
+
+# ---- 提示词 ----
+
+def test_shipped_prompts():
+    prompts = load_prompts()
+    system, user = messages_for(Chunk("原文{a}", (2, 3)), prompts)
+    assert "不得编造" in system["content"] and "conversations" in user["content"]
+    assert "原文{a}" in user["content"] and "2、3" in user["content"]
+    assert "构造 3 个问答对" in user["content"] and "{{" not in user["content"]
+
+
+def test_longer_chunks_get_more_questions():
+    prompts = Prompts("出题", "{{事实数}}×{{问法数}}={{问答对数}}：{{文本}}", chars_per_fact=100, phrasings=2)
+    asked = [messages_for(Chunk("字" * n, (1,)), prompts)[1]["content"] for n in (1, 160, 400)]
+    assert [text.split("：")[0] for text in asked] == ["1×2=2", "2×2=4", "4×2=8"]
+
+
+def test_unanswerable_requests_are_spread_and_enough():
+    chunks = [Chunk(f"第{i}块", (i,)) for i in range(1, 11)]
+    got = unanswerable_requests(chunks, 7, load_prompts())
+    assert [r.number for r in got] == [1, 4, 7] and sum(r.pairs for r in got) >= 7
+    assert "写 3 个" in got[0].messages[1]["content"] and "{{" not in got[0].messages[1]["content"]
+    assert sum(r.pairs for r in unanswerable_requests(chunks, 100, load_prompts())) == 100
+    assert unanswerable_requests(chunks, 0, load_prompts()) == []
+
+
+def test_unanswerable_without_a_prompt():
+    with pytest.raises(LabError, match="没有 unanswerable"):
+        unanswerable_requests([Chunk("甲", (1,))], 1, Prompts("出题", "{{文本}}"))
+
+
+def test_markers_inside_the_document_stay():
+    text = "代码 {x} {{页码}} %s $HOME {{别的}}"
+    assert fill("第{{页码}}页：{{文本}}", {"页码": 1, "文本": text}) == "第1页：" + text
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("user: '{{文本}}'", "缺少文字 system"),
+        ("system: 甲\nuser: 没有文本", "看不到文档"),
+        ("system: 甲\nuser: '{{文本}} {{页数}}'", "不认识的占位符 页数"),
+        ("system: 甲\nuser: '{{文本}}'\ntemprature: 1", "不认识的键 temprature"),
+        ("system: 甲\nuser: '{{文本}}'\nchunk_size: 大", "应是数字"),
+        ("system: 甲\nuser: '{{文本}}'\nphrasings: 0", "应大于 0"),
+        ("system: 甲\nuser: '{{文本}}'\nphrasings: 1.5", "应是整数"),
+        ("system: 甲\nuser: '{{文本}}'\nunanswerable: '{{事实数}}'", "不认识的占位符 事实数"),
+        ("system: 甲\nuser: '{{文本}}'\nunanswerable: 五个", "看不到文档"),
+        ("system: [", "第 1 行写法有误"),
+        ("system: 甲\nuser: {{文本}}", "第 2 行写法有误.*加引号"),
+        ("只是文字", "键: 值"),
+    ],
+)
+def test_bad_prompt_file(tmp_path, content, reason):
+    path = tmp_path / "prompt.yaml"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(LabError, match=reason) as caught:
+        load_prompts(path)
+    assert "prompt.yaml" in str(caught.value)
+
+
+def test_missing_prompt_file(tmp_path):
+    with pytest.raises(LabError, match="找不到"):
+        load_prompts(tmp_path / "none.yaml")
+
+
+# ---- 有毛病的回复 ----
 
 TEXT = "图书馆每周开放六天。借书期限是三十天。"
 PAGE = [Page(1, TEXT)]
 
 
-def item(**changes):
+def loan(**changes):
     question, answer = changes.pop("question", "书可以借多久？"), changes.pop("answer", "三十天。")
     messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     return {"conversations": messages, "fact_id": "F01", "key_points": ["三十天"], "page": 1,
             "evidence": "借书期限是三十天"} | changes
 
 
-def dump(*items):
+def wrapped(*items):
     return json.dumps({"pairs": list(items)}, ensure_ascii=False)
 
 
-GOOD = dump(item())
+GOOD = wrapped(loan())
 FLAT = {"page": "1", "evidence": "借书期限是三十天", "key_points": ["三十天"], "answer": "三十天。",
         "question": "书可以借多久？"}
-CUT = dump(item(), item(question="图书馆一周开几天？", answer="六天。"))
+CUT = wrapped(loan(), loan(question="图书馆一周开几天？", answer="六天。"))
 ODD = {"conversations": [{"role": "human", "content": "甲"}]}
 
 # (名称, 回复, 留下几条, 说明原因的几个字；留下的条数与 GOOD 相同就不必有原因)
@@ -50,21 +248,21 @@ REPLIES = [
     ("键没有引号", GOOD.replace('"page"', "page"), 1, "已修好"),
     ("字符串里有没转义的引号", GOOD.replace("三十天。", '"三十天"。'), 1, "已修好"),
     ("字符串里有真的换行", GOOD.replace("三十天。", "三十天\n。"), 1, ""),
-    ("不包在数组里，一行一个", json.dumps(item()) + "\n" + json.dumps(item(question="借期是几天？")), 2, ""),
-    ("键的次序倒过来", dump(dict(reversed(item().items())), item(question="借期是几天？")), 2, ""),
-    ("问题写在页码、证据后面", dump(FLAT), 1, ""),
+    ("不包在数组里，一行一个", json.dumps(loan()) + "\n" + json.dumps(loan(question="借期是几天？")), 2, ""),
+    ("键的次序倒过来", wrapped(dict(reversed(loan().items())), loan(question="借期是几天？")), 2, ""),
+    ("问题写在页码、证据后面", wrapped(FLAT), 1, ""),
     ("外层也有页码", GOOD.replace('{"pairs"', '{"page": 1, "pairs"'), 1, ""),
-    ("页码开头，断在第二条", dump(FLAT, FLAT)[:-30], 1, "断"),
-    ("键名全错", dump({"Q": "借多久？", "A": "三十天"}), 0, "没有问答"),
-    ("角色名错", dump(ODD), 0, "不是一问一答"),
+    ("页码开头，断在第二条", wrapped(FLAT, FLAT)[:-30], 1, "断"),
+    ("键名全错", wrapped({"Q": "借多久？", "A": "三十天"}), 0, "没有问答"),
+    ("角色名错", wrapped(ODD), 0, "不是一问一答"),
     ("只有问题的列表", '{"questions": ["借多久？", "开几天？"]}', 0, "没有问答"),
-    ("问题是数字", dump(item(question=3)), 0, "不是"),
-    ("没有证据", dump(item(evidence="")), 0, "缺少证据"),
-    ("证据是编的", dump(item(evidence="逾期每天交费两角")), 0, "证据不在"),
-    ("要点不在答案里", dump(item(key_points=["四十天"])), 0, "要点"),
-    ("答案写在问题里", dump(item(question="三十天是不是借书期限？")), 0, "已经说出了答案"),
-    ("一字不差地重复", dump(item(), item(), item()), 1, "重复"),
-    ("半个表情符号", dump(item(question="书能借多久\\ud83d？")).replace("\\\\u", "\\u"), 0, "残缺"),
+    ("问题是数字", wrapped(loan(question=3)), 0, "不是"),
+    ("没有证据", wrapped(loan(evidence="")), 0, "缺少证据"),
+    ("证据是编的", wrapped(loan(evidence="逾期每天交费两角")), 0, "证据不在"),
+    ("要点不在答案里", wrapped(loan(key_points=["四十天"])), 0, "要点"),
+    ("答案写在问题里", wrapped(loan(question="三十天是不是借书期限？")), 0, "已经说出了答案"),
+    ("一字不差地重复", wrapped(loan(), loan(), loan()), 1, "重复"),
+    ("半个表情符号", wrapped(loan(question="书能借多久\\ud83d？")).replace("\\\\u", "\\u"), 0, "残缺"),
     ("括号套得极深", '{"conversations": ' + "[" * 50_000 + "]" * 50_000 + "}", 0, "太深"),
     ("页码大得离谱", GOOD.replace('"page": 1', '"page": ' + "9" * 5000), 0, "大得离谱"),
 ]

@@ -1,15 +1,43 @@
-"""测试用的真服务器：兼容 OpenAI 接口，跑在本机，按脚本逐段回答（SSE）或出错。"""
+"""测试用的真服务器：兼容 OpenAI 接口，跑在本机，按脚本逐段回答（SSE）或出错；共用的部分也在这里。"""
 
 import json
+import threading
 import time
 from contextlib import contextmanager
-from http.server import ThreadingHTTPServer
-
-from fakes.local_http import QuietHandler, serving
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 KEY = "sk-secret-654321"
 MODEL = "glm-merged"
 ANSWER = "\n 有效期五年，到期重新认定。"  # ChatGLM3 的回答以换行和空格开头
+
+
+class QuietHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def send(self, data, code=200, *headers, kind="application/json"):
+        self.send_response(code)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(data)))
+        for name, value in headers:
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args):
+        pass
+
+
+@contextmanager
+def serving(server):
+    """在另一个线程里跑 server，给出它；url 是兼容 OpenAI 接口的地址。"""
+    server.url = f"http://127.0.0.1:{server.server_port}/v1"
+    server.handle_error = lambda *args: None  # 客户端先挂断、被杀掉，都不必打印
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 class Handler(QuietHandler):

@@ -17,13 +17,17 @@ import time
 from contextlib import contextmanager
 from http.server import ThreadingHTTPServer
 
-from fakes.local_http import QuietHandler, serving
+from fakes.openai_fake import QuietHandler, serving
 
 from labutils.dataset.clean import Chunk
 from labutils.dataset.generation import generate
-from labutils.dataset.prompts import load_prompts
+from labutils.dataset.prompts import Prompts, load_prompts
 
 KEY = "sk-sentinel-8f3a9c1d7e"
+PROMPTS = Prompts(system="出题 JSON", user="第 {{页码}} 页，{{问答对数}} 对：\n{{文本}}",
+                  unanswerable="写 {{问题数}} 个：\n{{文本}}", chars_per_fact=100)
+CHUNKS = [Chunk(f"第{i}号事项的办理期限是{i + 10}天。", (i,)) for i in range(1, 7)]
+ONE = CHUNKS[:1]
 TEMPORARY = ("429", "500", "slow", "reset", "empty", "truncated", "wrong_schema", "html")
 LASTING = ("duplicated", "ungrounded")
 FACT = re.compile(r"第(\d+)号事项的办理期限是(\d+)天")
@@ -120,6 +124,7 @@ class Handler(QuietHandler):
         message = f"Incorrect API key provided: {KEY} {self.headers['Authorization']}"
         self.send(json.dumps({"error": {"message": message, **extra}}).encode(), code, *headers)
 
+
 class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
@@ -161,6 +166,12 @@ def serve(monkeypatch=None, **settings):
             monkeypatch.setenv("OPENAI_API_KEY", KEY)
             monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         yield server
+
+
+def records(folder):
+    """进度文件里的每一行。"""
+    lines = (folder / "responses" / "progress.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def generate_in_child(url, source, out):
