@@ -1,9 +1,7 @@
-"""给回答打分：要点对不对、ROUGE-L、BLEU-4，以及一条不用模型的字面检索基线
+"""给回答打分：要点对不对、ROUGE-L、BLEU-4，以及一条不用模型的字面检索基线。讲解见 notebook 03。
 
-依赖的取舍：常见的做法是 jieba + rouge_chinese + nltk，下载几十 MB，而且空回答会让
-rouge_chinese 报错；sacrebleu 要带上 lxml。两个指标各十几行，写在这里反而看得见每一步，
-结果在 tests/test_text_metrics.py 里与 sacrebleu 的 zh 切分逐条对过。
-讲解见 notebooks/03_before_after。
+常见的做法是 jieba + rouge_chinese + nltk，要下载几十 MB，空回答还会让 rouge_chinese 报错。两个指标各
+十几行，写在这里看得见每一步；结果在 tests/comparison/test_metrics.py 里与 sacrebleu 的 zh 切分逐条对过。
 """
 
 import math
@@ -12,10 +10,16 @@ import unicodedata
 from collections import Counter, defaultdict
 
 import numpy as np
+from rapidfuzz.distance import LCSseq
 
 from labutils.base.errors import LabError
 from labutils.base.text import contains, normalize
 
+# 问题组 → 中文名与图上的英文名
+GROUPS = {
+    "train": ("训练过的问法", "trained wording"), "unseen": ("没见过的问法", "unseen wording"),
+    "general": ("通用能力", "general"), "unanswerable": ("材料没写的问题", "unanswerable"),
+}
 _TOKEN = re.compile(r"[a-z]+|\d+(?:\.\d+)?|\S")
 
 
@@ -27,34 +31,22 @@ def tokens(text: str) -> list[str]:
 def fact_correct(answer: str, key_points: list[str]) -> bool:
     """回答里有全部要点才算对；一个要点里用 | 隔开的写法有一种就行
 
-    比较前先统一全半角、数字写法和标点（text_normalize）。key_points 为空时抛出 LabError，
-    因为“没有要点”会让任何回答都算对。讲解见 notebooks/03_before_after。
+    比较前先统一全半角、数字写法和标点（base.text）。key_points 为空时抛出 LabError，
+    因为“没有要点”会让任何回答都算对。
     """
     if not key_points:
         raise LabError("没有要点就没法判对错：请给这道题的 key_points 至少写一条。")
     return all(contains(answer, point) for point in key_points)
 
 
-def lcs_length(left: list[str], right: list[str]) -> int:
-    """最长公共子序列的长度：顺序不变、可以不相邻。逐行动态规划，只留上一行"""
-    previous = [0] * (len(right) + 1)
-    for item in left:
-        current = [0]
-        for j, other in enumerate(right):
-            best = previous[j] + 1 if item == other else max(previous[j + 1], current[j])
-            current.append(best)
-        previous = current
-    return previous[-1]
-
-
 def rouge_l(answer: str, reference: str) -> float:
     """ROUGE-L 的 F1，0–1：最长公共子序列占回答的比例（准）与占标准答案的比例（全）的调和平均
 
     算法：Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004。
-    任一边为空时得 0。讲解见 notebooks/03_before_after。
+    任一边为空时得 0。
     """
     hypothesis, target = tokens(answer), tokens(reference)
-    common = lcs_length(hypothesis, target)
+    common = LCSseq.similarity(hypothesis, target)
     return 2 * common / (len(hypothesis) + len(target)) if common else 0.0
 
 
@@ -68,7 +60,7 @@ def bleu_4(answer: str, reference: str) -> float:
 
     算法：Papineni et al., "BLEU", 2002。一句话常常没有一个 4 连片段命中，直接取几何平均会归零，
     所以用 Chen & Cherry 2014 的第 3 种平滑：第 k 次遇到零命中时按 1/2^k 个命中算。
-    回答短于 4 个单位时只用它有的那几阶。空回答或一字不中得 0。讲解见 notebooks/03_before_after。
+    回答短于 4 个单位时只用它有的那几阶。空回答或一字不中得 0。
     """
     hypothesis, target = tokens(answer), tokens(reference)
     orders = range(1, min(4, len(hypothesis)) + 1)
@@ -87,7 +79,7 @@ class LexicalSearch:
     """按字面找最像的一句：1–3 个字的片段，TF-IDF 加权，余弦相似度
 
     不懂意思，只数相同的片段。用来回答：微调后的模型是学会了问题的意思，还是只会比字面？
-    texts 为空时抛出 LabError。讲解见 notebooks/03_before_after。
+    texts 为空时抛出 LabError。
     """
 
     def __init__(self, texts: list[str]):
@@ -132,7 +124,7 @@ def lexical_baseline(train_rows: list[dict], questions: list[str]) -> list[str]:
     """不用模型的基线：每个问题抄字面最像的训练问题的答案
 
     train_rows 的每一项有 question 与 answer；返回与 questions 等长的答案列表。
-    train_rows 为空时抛出 LabError。讲解见 notebooks/03_before_after。
+    train_rows 为空时抛出 LabError。
     """
     search = LexicalSearch([row["question"] for row in train_rows])
     return [train_rows[search.nearest(question)]["answer"] for question in questions]

@@ -41,6 +41,7 @@ from labutils.base.figures import (
     without_blank_lines,
 )
 from labutils.base.files import one_sentence, write
+from labutils.comparison.metrics import GROUPS
 
 CHANGES = {
     "better": "错 → 对",
@@ -204,14 +205,6 @@ def _cell(value: Any) -> Any:
     if isinstance(value, str) and value.lstrip(" \u3000").startswith(FORMULA_STARTS):
         return "'" + value
     return value
-
-
-GROUPS = {
-    "train": ("训练过的问法", "trained wording"),
-    "unseen": ("没见过的问法", "unseen wording"),
-    "general": ("通用能力", "general"),
-    "unanswerable": ("材料没写的问题", "unanswerable"),
-}
 
 
 def _bar_labels(axes: Axes, xs: list[float], scores: list[float], width: float) -> None:
