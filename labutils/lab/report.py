@@ -3,6 +3,7 @@
 两份文件里的每个数字都来自 notebook 写下的文件，这里不做任何估计。
 """
 
+import base64
 import json
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -10,59 +11,43 @@ from pathlib import Path
 from platform import python_version
 
 from labutils.base import files
+from labutils.comparison import metrics
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "gradio", "labutils")
-GROUPS = {
-    "train": "训练过的问法",
-    "unseen": "没见过的问法",
-    "general": "通用能力",
-    "unanswerable": "材料没写的问题",
-}
-TRAINING_KEYS = (
-    "steps",
-    "samples_per_second",
-    "final_train_loss",
-    "final_dev_loss",
-    "trainable_parameters",
-)
+GROUPS = {group: chinese for group, (chinese, _) in metrics.GROUPS.items()}
+TRAINING_KEYS = ("steps", "samples_per_second", "final_train_loss", "final_dev_loss", "trainable_parameters")
+RESULT, COMPARISON = "output/lora/result.json", "output/comparison/comparison.json"  # 在运行文件夹里
+_EXPECTED = {"01_build_dataset": "output/data/train.json", "02_lora_finetune": RESULT,
+             "03_before_after": COMPARISON}
 _CLEAR_GAIN, _CLEAR_LOSS = 0.2, 0.1  # 判断“有明显效果”“忘了旧本领”的门槛
 
 
-def summarize(
-    folder: Path, model: str, seed: int, seconds: dict[str, float], failed: dict | None
-) -> dict:
-    """从 folder/output 里的文件汇总 summary.json 的内容。
+def summarize(folder: Path, model: str, seed: int, seconds: dict[str, float], failed: dict | None) -> dict:
+    """从 folder/output 里的文件汇总 summary.json 的内容；seconds 是 {notebook: 秒}。
 
     运行没有报错、但该有的结果文件缺了，也算失败，并写明缺哪个文件。
     """
-    output = folder / "output"
-    result = _read_json(output / "lora" / "result.json")
-    comparison = _read_json(output / "comparison" / "comparison.json")
-    if failed is None:
-        failed = _missing_results(output)
+    result, comparison = _read_json(folder / RESULT), _read_json(folder / COMPARISON)
+    data = {"pairs": "qa.jsonl", "train": "train.json", "dev": "dev.json"}
+    failed = failed or next(
+        ({"notebook": notebook, "cell": None, "error": f"运行完了，却没有写出 {name}。"}
+         for notebook, name in _EXPECTED.items() if not (folder / name).is_file()), None)
     return {
         "ok": failed is None,
         "model": model,
         "seed": seed,
         "versions": versions(),
         "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
-        "qa": {
-            "pairs": _count_lines(output / "data" / "qa.jsonl"),
-            "train": _count_lines(output / "data" / "train.json"),
-            "dev": _count_lines(output / "data" / "dev.json"),
-        },
+        "qa": {key: _count_lines(folder / "output" / "data" / name) for key, name in data.items()},
         "training": {key: result.get(key) for key in TRAINING_KEYS},
-        "accuracy": {
-            when: {
-                group: {key: comparison[when].get(group, {}).get(key) for key in ("accuracy", "n")}
-                for group in GROUPS
-            }
-            for when in ("before", "after")
-            if when in comparison
-        },
+        "accuracy": {when: _accuracy(comparison[when]) for when in ("before", "after") if when in comparison},
         "adapter": result.get("adapter"),
         "failed": failed,
     }
+
+
+def _accuracy(scores: dict[str, dict]) -> dict[str, dict]:
+    return {group: {key: scores.get(group, {}).get(key) for key in ("accuracy", "n")} for group in GROUPS}
 
 
 def versions() -> dict[str, str]:
@@ -74,19 +59,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:  # 没有安装、直接从源码文件夹运行时
             found[name] = "未安装"
     return found
-
-
-def _missing_results(output: Path) -> dict | None:
-    expected = {
-        "01_build_dataset": output / "data" / "train.json",
-        "02_lora_finetune": output / "lora" / "result.json",
-        "03_before_after": output / "comparison" / "comparison.json",
-    }
-    for notebook, path in expected.items():
-        if not path.is_file():
-            error = f"运行完了，却没有写出 {path.relative_to(output.parent).as_posix()}。"
-            return {"notebook": notebook, "cell": None, "error": error}
-    return None
 
 
 def _read_json(path: Path) -> dict:
@@ -104,16 +76,12 @@ def verdict(summary: dict) -> tuple[str, str]:
         return "bad", "运行没有完成：" + describe_failure(summary["failed"])
     before, after = (
         {group: item["accuracy"] for group, item in summary["accuracy"][when].items()}
-        for when in ("before", "after")
-    )
+        for when in ("before", "after"))
     change = f"没见过的问法答对率 {percent(before['unseen'])} → {percent(after['unseen'])}"
     if after["unseen"] - before["unseen"] < _CLEAR_GAIN:
         return "warn", f"微调没有明显效果：{change}。可以加大步数、学习率或秩，再跑一次。"
-    forgot = [
-        GROUPS[group]
-        for group in ("general", "unanswerable")
-        if after[group] is not None and before[group] - after[group] > _CLEAR_LOSS
-    ]
+    forgot = [GROUPS[group] for group in ("general", "unanswerable")
+              if after[group] is not None and before[group] - after[group] > _CLEAR_LOSS]
     if forgot:
         return "warn", f"学会了文档（{change}），但「{'」「'.join(forgot)}」明显变差。"
     kept = f"通用能力 {percent(before['general'])} → {percent(after['general'])}"
@@ -132,8 +100,7 @@ def percent(value: float | None) -> str:
 
 def write(folder: Path, summary: dict, options: dict, road: list[str]) -> Path:
     """写 folder/summary.json 与 folder/report.html，返回报告的路径。"""
-    text = json.dumps(summary, ensure_ascii=False, indent=2)
-    files.write(folder / "summary.json", text + "\n")
+    files.write(folder / "summary.json", json.dumps(summary, ensure_ascii=False, indent=2) + "\n")
     target = folder / "report.html"
     files.write(target, render(folder, summary, options, road))
     return target
@@ -143,35 +110,26 @@ def render(folder: Path, summary: dict, options: dict, road: list[str]) -> str:
     """报告的 HTML：一个文件、不引用外部资源；一切文字都转义，模型的输出不会变成标记。"""
     from labutils.base.figures import template
 
-    comparison = _read_json(folder / "output" / "comparison" / "comparison.json")
+    comparison = _read_json(folder / COMPARISON)
     level, sentence = verdict(summary)
-    log = files.read_rows(folder / "output" / "lora" / "training_log.jsonl", torn="skip")
+    curve = folder / "output/lora/loss.png"  # notebook 02 画的
     return template("lab/report.html.j2", percent=percent).render(
-        summary=summary,
-        level=level,
-        verdict=sentence,
-        groups=GROUPS,
+        summary=summary, level=level, verdict=sentence, groups=GROUPS, options=options,
         baseline=comparison.get("lexical_baseline", {}).get("unseen"),
         examples=pick_examples(comparison.get("rows", [])),
-        chart=loss_chart([row for _, row in log]),
-        options=options,
-        steps=_steps(folder, road, summary),
-        written=datetime.now().strftime("%Y-%m-%d %H:%M"),
-        folder=files.rel(folder),
-    )
+        curve=base64.b64encode(curve.read_bytes()).decode() if curve.is_file() else None,
+        steps=_steps(folder, road, summary), written=datetime.now().strftime("%Y-%m-%d %H:%M"),
+        folder=files.rel(folder))
 
 
 def _steps(folder: Path, road: list[str], summary: dict) -> list[dict]:
-    bad = (summary["failed"] or {}).get("notebook")
-    return [
-        {
-            "name": name,
-            "seconds": summary["seconds"].get(name),
-            "state": "失败" if name == bad else "完成" if name in summary["seconds"] else "未运行",
-            "link": f"{name}.html" if (folder / f"{name}.html").is_file() else None,
-        }
-        for name in road
-    ]
+    bad, seconds = (summary["failed"] or {}).get("notebook"), summary["seconds"]
+    return [{
+        "name": name,
+        "seconds": seconds.get(name),
+        "state": "失败" if name == bad else "完成" if name in seconds else "未运行",
+        "link": f"{name}.html" if (folder / f"{name}.html").is_file() else None,
+    } for name in road]
 
 
 def pick_examples(rows: list[dict], per_group: int = 4) -> list[dict]:
@@ -179,33 +137,8 @@ def pick_examples(rows: list[dict], per_group: int = 4) -> list[dict]:
     chosen = []
     for group in GROUPS:
         mine = [row for row in rows if row.get("group") == group]
-        fixed = [r for r in mine if r.get("after_correct") and not r.get("before_correct")]
-        wrong = [r for r in mine if not r.get("after_correct")]
-        rest = [r for r in mine if r not in fixed and r not in wrong]
-        order = fixed[: per_group - 1] + wrong[:1] + rest + fixed[per_group - 1 :]
-        chosen += order[:per_group]
+        wrong = [row for row in mine if not row.get("after_correct")]
+        fixed = [row for row in mine if row.get("after_correct") and not row.get("before_correct")]
+        rest = [row for row in mine if row.get("after_correct") and row.get("before_correct")]
+        chosen += (fixed[: per_group - 1] + wrong[:1] + rest + fixed[per_group - 1 :])[:per_group]
     return chosen
-
-
-def loss_chart(log: list[dict], width: int = 640, height: int = 240) -> dict | None:
-    """损失曲线的 SVG 坐标：{"train": 点串，"dev": 点串，刻度…}；记录不到两点时返回 None。"""
-    series = {
-        "train": [(row["step"], row["loss"]) for row in log if "loss" in row],
-        "dev": [(row["step"], row["eval_loss"]) for row in log if "eval_loss" in row],
-    }
-    points = [p for line in series.values() for p in line]
-    if len(series["train"]) < 2:
-        return None
-    last, top = max(s for s, _ in points), max(v for _, v in points) or 1.0
-
-    def place(step: float, loss: float) -> str:
-        return f"{46 + step / last * (width - 62):.1f},{12 + (1 - loss / top) * (height - 44):.1f}"
-
-    return {
-        "width": width,
-        "height": height,
-        "last": last,
-        "lines": {name: " ".join(place(*p) for p in line) for name, line in series.items()},
-        "dots": [place(*p).split(",") for p in series["dev"]],
-        "ticks": [(place(0, top * k / 4).split(",")[1], f"{top * k / 4:.2f}") for k in range(5)],
-    }

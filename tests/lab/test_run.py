@@ -54,14 +54,12 @@ def work(name: str) -> str:
     comparison["lexical_baseline"] = {"unseen": {"accuracy": 0.4, "n": 20}}
     result = {"steps": 30, "samples_per_second": 12.5, "final_train_loss": 0.1}
     result |= {"final_dev_loss": 0.2, "trainable_parameters": 1000, "adapter": "x/checkpoint-30"}
-    log = [{"step": s, "loss": 3 / s} for s in (1, 10, 30)] + [{"step": 30, "eval_loss": 0.2}]
-    lines = "\n".join(json.dumps(row) for row in log)
     return {
         "01_build_dataset": "write('data/qa.jsonl', '{}\\n' * 3)\n"
         "write('data/train.json', '{}\\n' * 2)\nwrite('data/dev.json', '{}\\n')\n"
         "write('seen.json', json.dumps([PDF, QA_FILE, SEED]))",
         "02_lora_finetune": f"write('lora/result.json', {json.dumps(result)!r})\n"
-        f"write('lora/training_log.jsonl', {lines!r})",
+        "(out / 'lora' / 'loss.png').write_bytes(b'PNG')",
         "03_before_after": f"write('comparison/comparison.json', {json.dumps(comparison)!r})\n"
         "write('qa_file.txt', QA_FILE)",
     }.get(name, "print('你好')")
@@ -111,6 +109,7 @@ def test_full_run_writes_everything(road, tmp_path):
     assert summary["training"]["steps"] == 30 and summary["adapter"] == "x/checkpoint-30"
     assert summary["accuracy"]["after"]["unseen"] == {"accuracy": 0.8, "n": 20}
     assert set(summary["seconds"]) == {*run.ROAD, "total"} and summary["seed"] == 7
+    assert drawn(folder / "report.html").startswith("损失随训练步数的变化")
     # 参数真的进了 notebook；QA_FILE 只给 01
     seen = json.loads((folder / "output" / "seen.json").read_text(encoding="utf-8"))
     assert seen == ["data/source/course_document.pdf", "data/qa.jsonl", 7]
@@ -134,13 +133,20 @@ def test_line_separators_inside_an_answer_do_not_break_the_report(tmp_path):
     assert report.summarize(tmp_path, "tiny", 1, {}, None)["qa"]["pairs"] == 2
 
 
-def test_half_a_line_in_the_log_still_gives_a_report(tmp_path):
-    """训练时磁盘写满，日志的最后一行只有一半：正是老师最需要报告的时候。"""
-    log = tmp_path / "output" / "lora" / "training_log.jsonl"
-    log.parent.mkdir(parents=True)
-    log.write_text('{"step": 10, "loss": 2.0}\n{"step": 20, "loss": 1.0}\n{"step": 30, "ep', encoding="utf-8")
-    report.write(tmp_path, report.summarize(tmp_path, "tiny", 1, {}, None), {}, [])
-    assert "损失随训练步数的变化" in (tmp_path / "report.html").read_text(encoding="utf-8")
+def test_half_a_line_in_the_data_still_gives_a_report(tmp_path):
+    """磁盘写满，最后一行只有一半：正是老师最需要报告的时候。"""
+    data = tmp_path / "output" / "data" / "qa.jsonl"
+    data.parent.mkdir(parents=True)
+    data.write_text('{"question": "一"}\n{"question": "二"}\n{"question": "三', encoding="utf-8")
+    summary = report.summarize(tmp_path, "tiny", 1, {}, None)
+    report.write(tmp_path, summary, {}, [])
+    assert summary["qa"]["pairs"] == 2 and "损失" not in drawn(tmp_path / "report.html")
+
+
+def drawn(page: Path) -> str:
+    """报告里图的说明文字。"""
+    found = re.findall(r'<img alt="(.*?)" src="data:image/png;base64,', page.read_text(encoding="utf-8"))
+    return "".join(found)
 
 
 def test_interrupted_summary_keeps_the_old_one(tmp_path, interrupted):
@@ -199,12 +205,12 @@ def test_page_that_cannot_be_written_is_a_failure(road, tmp_path, monkeypatch):
     assert "只写了一半" in run._publish(path)["error"]
 
 
-def test_missing_result_file_is_a_failure(road, tmp_path):
-    make_notebook(road, "03_before_after", "print('什么也没写')")
-    summary = run.run(notebooks=road, out=tmp_path / "runs", say=lambda line: None)
-    assert not summary["ok"]
-    assert summary["failed"]["notebook"] == "03_before_after"
-    assert "comparison.json" in summary["failed"]["error"]
+def test_missing_result_file_is_a_failure(tmp_path):
+    for name in ("output/data/train.json", report.RESULT):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("{}", encoding="utf-8")
+    failed = report.summarize(tmp_path, "tiny", 1, {}, None)["failed"]
+    assert failed["notebook"] == "03_before_after" and "comparison.json" in failed["error"]
 
 
 def test_executed_html_is_self_contained(road, tmp_path):
@@ -352,12 +358,3 @@ def test_examples_show_failures_too():
     ]
     picked = report.pick_examples(rows)
     assert len(picked) == 4 and sum(not row["after_correct"] for row in picked) == 1
-
-
-def test_loss_chart_stays_inside_its_frame():
-    log = [{"step": s, "loss": 5.0 / s} for s in range(1, 50)] + [{"step": 49, "eval_loss": 0.2}]
-    chart = report.loss_chart(log)
-    points = [tuple(map(float, p.split(","))) for p in chart["lines"]["train"].split()]
-    assert all(0 <= x <= chart["width"] and 0 <= y <= chart["height"] for x, y in points)
-    assert points[0][1] < points[-1][1]  # 损失下降，SVG 的 y 向下增大
-    assert report.loss_chart([{"step": 1, "loss": 1.0}]) is None
