@@ -157,17 +157,17 @@ def test_interrupted_summary_keeps_the_old_one(tmp_path, interrupted):
 
 def test_failing_cell_is_named_and_reported(road, tmp_path):
     code = "from labutils.base.errors import LabError\nraise LabError('第 3 行少了答案，请补上。')"
-    make_notebook(road, "02_lora_finetune", code)
+    make_notebook(road, "01_build_dataset", code)
     summary = run.run(notebooks=road, out=tmp_path / "runs", say=lambda line: None)
     assert summary["ok"] is False
     failed = summary["failed"]
-    assert failed["notebook"] == "02_lora_finetune" and failed["cell"] == 4
+    assert failed["notebook"] == "01_build_dataset" and failed["cell"] == 4
     assert failed["error"] == "第 3 行少了答案，请补上。"  # LabError 不带类型名与调用栈
     (folder,) = (tmp_path / "runs").iterdir()
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "第 3 行少了答案" in page and "未运行" in page and "失败" in page
-    assert (folder / "02_lora_finetune.ipynb").is_file()  # 留下做了一半的 notebook
-    assert not (folder / "03_before_after.ipynb").exists()
+    assert (folder / "01_build_dataset.ipynb").is_file()  # 留下做了一半的 notebook
+    assert not (folder / "02_lora_finetune.ipynb").exists()
 
 
 def test_other_errors_keep_their_type(road, tmp_path):
@@ -237,6 +237,12 @@ def test_two_runs_in_one_second_do_not_share_a_folder(tmp_path):
     assert first != second and first.is_dir() and second.is_dir()
 
 
+def test_folder_that_cannot_be_made_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(LabError, match="路径中间有一段不是文件夹，不能读写 .*file"):
+        run.make_run_folder(tmp_path / "file")
+
+
 def test_missing_notebook_is_named(tmp_path):
     with pytest.raises(LabError, match="02_lora_finetune.ipynb"):
         run.find_road(tmp_path)
@@ -273,6 +279,15 @@ def test_parameter_goes_to_every_notebook_that_has_it(road):
     plan = run.plan_parameters(run.find_road(road), {}, {"SEED": "9", "PORT": "7000"})
     assert all(values["SEED"] == 9 for values in plan.values())
     assert [p.stem for p, values in plan.items() if "PORT" in values] == ["04_web_demo"]
+
+
+def test_pairs_from_outside_go_to_the_first_notebook_only(road):
+    def having(given):
+        plan = run.plan_parameters(run.find_road(road), {"QA_FILE": "mine.jsonl"}, given)
+        return [path.stem for path, values in plan.items() if "QA_FILE" in values]
+
+    assert having({}) == ["01_build_dataset"]
+    assert having({"QA_FILE": "other.jsonl"}) == ["01_build_dataset", "03_before_after"]
 
 
 @pytest.mark.parametrize(
