@@ -9,12 +9,16 @@ from typing import Any
 
 from typer.exceptions import TyperException
 
+from labutils.base import files
 from labutils.base.errors import LabError
+from labutils.base.files import locate, locate_model
+
+_WEIGHTS = "checkpoint-*/adapter_model.safetensors"
 
 
 @contextmanager
 def progress():
-    """终端里显示进度条，其他地方（日志、持续集成）每个 notebook 打印一行。"""
+    """终端里显示进度条，其他地方（日志、持续集成）每个 notebook 打印一行。给出 run.run 的 say 与 on_cell。"""
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
@@ -38,6 +42,7 @@ def print_anything() -> None:
 
 
 def converse(reply: Callable[[list[dict]], str]) -> None:
+    """一问一答，直到用户退出；reply 由全部对话得到回答，并自己打印它。"""
     print("多轮对话：直接输入问题；输入 清空 重新开始，输入 退出 或按 Ctrl+D 结束。")
     messages: list[dict] = []
     while True:
@@ -57,25 +62,13 @@ def converse(reply: Callable[[list[dict]], str]) -> None:
 
 def newest_checkpoint() -> str | None:
     """output/ 与 runs/ 里最近一次微调的最后一个检查点，相对仓库根目录；没有时返回 None。"""
-    from labutils.base import files
-    from labutils.base.files import locate
-
-    patterns = {
-        files.OUTPUT: ("*/checkpoint-*", "*/lora/checkpoint-*"),
-        files.RUNS: ("*/output/lora/checkpoint-*",),
-    }
-    found = [path for base, texts in patterns.items() for t in texts for path in base.glob(t)]
-    whole = [path for path in found if (path / "adapter_model.safetensors").is_file()]
-    if not whole:
-        return None
-    latest = max(whole, key=lambda p: (p / "adapter_model.safetensors").stat().st_mtime)
-    return locate(latest)
+    found = [*files.OUTPUT.glob(f"*/{_WEIGHTS}"), *files.OUTPUT.glob(f"*/lora/{_WEIGHTS}"),
+             *files.RUNS.glob(f"*/output/lora/{_WEIGHTS}")]
+    return locate(max(found, key=lambda path: path.stat().st_mtime).parent) if found else None
 
 
 def checkpoint_or_newest(checkpoint: str) -> str:
     """用户指定的位置；没有指定时是最近一次微调的检查点，一个也没有就抛 LabError。"""
-    from labutils.base.files import locate_model
-
     if checkpoint:
         return locate_model(checkpoint)
     newest = newest_checkpoint()
@@ -87,9 +80,6 @@ def checkpoint_or_newest(checkpoint: str) -> str:
 
 def data_beside(source: str) -> str:
     """训练这个适配器用的数据：output/甲/lora/checkpoint-N 用 output/甲/data；没有就用仓库自带的 data。"""
-    from labutils.base import files
-    from labutils.base.files import locate
-
     folder = files.resolve(source)
     run = folder.parent if folder.name.startswith("checkpoint-") else folder
     beside = run.parent / "data"
@@ -105,23 +95,21 @@ def process_name() -> str:
 
 def usage_sentence(error: TyperException) -> str:
     """命令写错时的一句中文；认不出的情形保留原文。"""
-    kind, command = type(error).__name__, getattr(getattr(error, "ctx", None), "command_path", "")
-    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    kind, message = type(error).__name__, error.format_message()
     if kind == "NoSuchOption":
         near = "、".join(error.possibilities or [])
-        hint = f"，是不是想写 {near}？" if near else "。"
-        message = f"没有 {error.option_name} 这个选项{hint}"
+        message = f"没有 {error.option_name} 这个选项" + (f"，是不是想写 {near}？" if near else "。")
     elif kind == "MissingParameter":
         message = f"缺少参数 {error.param.name.upper()}。"
     elif kind == "BadParameter" and error.param is not None:
         wanted = "整数" if "valid integer" in message else "数" if "valid number" in message else ""
-        reason = f"应当是{wanted}" if wanted else error.message
-        message = f"{error.param.opts[0]} 的值不对：{reason}。"
+        message = f"{error.param.opts[0]} 的值不对：{f'应当是{wanted}' if wanted else error.message}。"
     elif found := re.match(r"No such command '(.*?)'", message):
         message = f"没有 {found[1]} 这个命令。"
     elif found := re.match(r"Got unexpected extra arguments?.*\((.*)\)", message):
         message = f"多出了参数 {found[1]}。"
-    return f"{message}用法见 {command or 'labutils'} --help"
+    context = getattr(error, "ctx", None)  # 不是每种错误都有
+    return f"{message}用法见 {context.command_path if context else 'labutils'} --help"
 
 
 def let_help_wrap(command: Any) -> Any:

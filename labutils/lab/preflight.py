@@ -1,7 +1,6 @@
-"""开跑之前的检查：环境够不够用，输入对不对。
+"""开跑之前的检查：环境够不够用（notebook 00 与 ``labutils check``），输入对不对（``labutils run``）。
 
-环境检查由 notebook 00 和 ``labutils check`` 使用；输入检查由 ``labutils run`` 使用，
-这样写错一个路径在一秒内就能知道，而不是等到第三个 notebook。
+写错一个路径在一秒内就能知道，而不是等到第三个 notebook。
 """
 
 import os
@@ -24,26 +23,15 @@ _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
 
 def check_environment() -> list[Check]:
     """全部环境检查。不联网，不打印密钥，不改动任何文件。讲解见 notebook 00。"""
-    return [
-        check_python(),
-        check_packages(),
-        check_disk(),
-        check_memory(),
-        check_cores(),
-        check_gpu(),
-        check_font(),
-        check_port(),
-        check_api(),
-        check_hub(),
-    ]
+    return [check_python(), check_packages(), check_disk(), check_memory(), check_cores(), check_gpu(),
+            check_font(), check_port(), check_api(), check_hub()]
 
 
 def check_python(running: tuple[int, int] = sys.version_info[:2]) -> Check:
     name, text = "Python", f"{running[0]}.{running[1]}"
-    if running < TESTED_PYTHON:
-        return Check(name, FAIL, f"{text} 太旧", "请安装 Python 3.11–3.14")
-    if running >= TOO_NEW_PYTHON:
-        return Check(name, FAIL, f"{text} 太新，依赖的包还不支持", "请安装 Python 3.11–3.14")
+    if not TESTED_PYTHON <= running < TOO_NEW_PYTHON:
+        what = "太旧" if running < TESTED_PYTHON else "太新，依赖的包还不支持"
+        return Check(name, FAIL, f"{text} {what}", "请安装 Python 3.11–3.14")
     if running > TESTED_PYTHON:
         return Check(name, WARN, f"{text}，本实验在 3.11 上实测", "遇到问题时先换 Python 3.11 再试")
     return Check(name, OK, text)
@@ -56,8 +44,7 @@ def requirements() -> list[Requirement]:
         texts = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
     else:
         texts = requires("labutils") or []
-    found = [Requirement(text) for text in texts]
-    return [r for r in found if r.marker is None or r.marker.evaluate({"extra": ""})]
+    return [r for r in map(Requirement, texts) if r.marker is None or r.marker.evaluate({"extra": ""})]
 
 
 def check_packages(wanted: list[Requirement] | None = None) -> Check:
@@ -67,11 +54,10 @@ def check_packages(wanted: list[Requirement] | None = None) -> Check:
     for requirement in wanted:
         try:
             have = version(requirement.name)
+            if not requirement.specifier.contains(have, prereleases=True):
+                outside.append(f"{requirement.name} {have}（需要 {requirement.specifier}）")
         except PackageNotFoundError:
             missing.append(requirement.name)
-            continue
-        if not requirement.specifier.contains(have, prereleases=True):
-            outside.append(f"{requirement.name} {have}（需要 {requirement.specifier}）")
     todo = "请重新安装：make lab，或 python -m pip install -c constraints.txt -e ."
     if missing:
         return Check(name, FAIL, "缺少 " + "、".join(missing), todo)
@@ -154,26 +140,20 @@ def check_inputs(model: str, config: Path, pdf: Path, qa: Path, api_model: str =
 
     没有 api_model 时问答对来自 qa 文件，所以还要看它是否真的出自这份 PDF。
     """
+    from labutils.dataset.checks import validate
     from labutils.dataset.formats import read_pages
+    from labutils.dataset.rows import load_qa
     from labutils.training.config import load_config
 
     check_model_name(model)
     load_config(config)
     pages = read_pages(pdf)
-    if not api_model:
-        _check_pairs(qa, pdf, pages)
-
-
-def _check_pairs(qa: Path, pdf: Path, pages: list) -> None:
-    from labutils.dataset.checks import validate
-    from labutils.dataset.rows import load_qa
-
+    if api_model:
+        return
     good, rejected = validate(load_qa(qa), pages, require_evidence=False)
     if not good:
-        raise LabError(
-            f"{files.rel(qa)} 的 {len(rejected)} 条问答在 {files.rel(pdf)} 里都找不到依据；"
-            "换了 PDF 就要同时用 --qa 给出它的问答对，或用 --api-model 指定生成问答对的模型。"
-        )
+        raise LabError(f"{files.rel(qa)} 的 {len(rejected)} 条问答在 {files.rel(pdf)} 里都找不到依据；"
+                       "换了 PDF 就要同时用 --qa 给出它的问答对，或用 --api-model 指定生成问答对的模型。")
 
 
 def check_model_name(model: str) -> None:
@@ -184,11 +164,8 @@ def check_model_name(model: str) -> None:
     if model == "tiny":
         return
     folder = next((p for p in (Path(model).expanduser(), files.ROOT / model) if p.is_dir()), None)
-    if folder is not None:
-        if not any((folder / n).is_file() for n in ("config.json", "adapter_config.json")):
-            name = files.rel(folder)
-            raise LabError(f"{name} 里没有 config.json，不是模型文件夹，请检查 --model。")
-    elif Path(Path(model).parts[0]).is_dir() or not _HUB_NAME.fullmatch(model):
-        raise LabError(
-            f"找不到模型 {model}；--model 可以是 tiny、一个模型文件夹，或网上的“组织/名称”。"
-        )
+    if folder is None:
+        if Path(Path(model).parts[0]).is_dir() or not _HUB_NAME.fullmatch(model):
+            raise LabError(f"找不到模型 {model}；--model 可以是 tiny、一个模型文件夹，或网上的“组织/名称”。")
+    elif not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise LabError(f"{files.rel(folder)} 里没有 config.json，不是模型文件夹，请检查 --model。")
