@@ -36,6 +36,7 @@ from labutils.dataset.report import NAME, summary, write
 from labutils.dataset.review import Review, apply, export
 from labutils.dataset.rows import (
     NEAR_DUPLICATE,
+    NOT_STATED,
     check_no_leak,
     drop_leaked,
     drop_near_duplicates,
@@ -45,7 +46,6 @@ from labutils.dataset.rows import (
     split,
 )
 
-NOT_STATED = "没有写明"
 FEEDBACK = OUTPUT / "feedback.jsonl"  # 网页上的评价与改正写在这里，下次造数据时读回来
 UP, DOWN = "up", "down"
 

@@ -1,19 +1,7 @@
-"""一条对话的检查与统一：官方微调数据的写法 → 渲染器认识的消息列表。讲解见 notebook 01。
+"""问答与对话两种数据：读写、互换，去掉重复的问题，按事实划分，检查泄漏。讲解见 notebook 01。
 
-官方格式见 ChatGLM3 finetune_demo 的说明：``conversations`` 是消息列表，可以另有 ``tools``；
-消息可带 ``loss``；``tool`` 消息写着函数名、参数和返回值，这里拆成“调用”与“结果”两条。
-
-
-重复的问题：同一批里的，以及训练集和验证集之间的。
-
-在 notebooks/01_build_dataset.ipynb 讲解。来源：Broder (1997),
-On the resemblance and containment of documents。
-
-
-问答数据集：读写文件、按事实划分、检查泄漏。在 notebooks/01_build_dataset.ipynb 讲解。
-
-两种文件：qa.jsonl 一行一条问答，带要点、页码、证据，供检查和评测；
-train.json、dev.json 是 ChatGLM3 官方微调程序要的对话格式，只有 conversations 一个键。
+qa.jsonl 一行一条问答，带要点、页码、证据，供检查和评测；train.json、dev.json 是 ChatGLM3 官方
+微调程序要的对话格式：``conversations`` 是消息列表，可以另有 ``tools``。
 """
 
 from __future__ import annotations
@@ -27,179 +15,7 @@ from labutils.base.errors import LabError
 from labutils.base.files import read_rows, rel, write_json_lines
 from labutils.base.text import normalize
 
-LETTERS = {"system": "s", "user": "u", "assistant": "a", "observation": "o", "tool": "o"}
-ORDER = re.compile(r"s?(ua(o+a)*)+")
-
-
-def read(item: dict) -> tuple[list[dict], str]:
-    """一条数据 → (消息列表, 问题)。问题不空时说出第几条消息哪里不对，消息列表不能用。
-
-    返回的消息是 ``{"role", "content"}``，可带 ``loss``；工具写法同 transformers：system 的
-    ``tools``、assistant 的 ``tool_calls``，结果的角色是 tool 或 observation。
-    """
-    messages: list[dict] = []
-    for number, message in enumerate(item["conversations"], 1):
-        if problem := _problem(message):
-            return [], f"第 {number} 条消息{problem}"
-        if message["role"] == "tool" and "parameters" in message:
-            if problem := _add_tool(messages, message):
-                return [], f"第 {number} 条消息{problem}"
-        else:
-            messages.append(message)
-    roles = [message["role"] for message in messages]
-    if not ORDER.fullmatch("".join(LETTERS.get(role, "?") for role in roles)):
-        shown = "、".join(str(m["role"]) for m in item["conversations"]) or "没有消息"
-        return [], (f"角色应是 user、assistant 轮流并以 assistant 结尾，现在是 {shown}"
-                    "（system 只能在最前，工具的结果接在 assistant 之后）")
-    return _with_tools(messages, item.get("tools"))
-
-
-def _problem(message: object) -> str:
-    """一条消息自己的问题，没有时是空字符串。"""
-    if not isinstance(message, dict) or "role" not in message:
-        return "应有 role 和 content"
-    if not isinstance(message["role"], str):
-        return (f"的 role 应是文字，现在是 {message['role']!r}；"
-                "角色应是 user、assistant 轮流并以 assistant 结尾")
-    if message["role"] == "tool" and "parameters" in message:
-        if not isinstance(message.get("name"), str) or not isinstance(message["parameters"], dict):
-            return "是工具调用，应有 name（文字）和 parameters（键值对）"
-        if "observation" not in message:
-            return "是工具调用，应有 observation（工具返回的结果）"
-    elif "content" not in message:
-        return "应有 role 和 content"
-    elif not isinstance(message["content"], str) or not message["content"].strip():
-        return "的 content 应是不空的文字"
-    if not isinstance(message.get("metadata", ""), str):
-        return f"的 metadata 应是文字，现在是 {message['metadata']!r}"
-    if not isinstance(message.get("loss", True), bool):
-        return f"的 loss 应是 true 或 false，现在是 {message['loss']!r}"
-    if message.get("loss") and message["role"] not in ("assistant", "tool"):
-        return f"的 loss 不能是 true：只学助手的回答，不学 {message['role']}"
-    return ""
-
-
-def _add_tool(messages: list[dict], message: dict) -> str:
-    """把官方的 tool 消息接到 messages 后面；函数调用并入它前面的“想法”。返回问题。"""
-    call = {"type": "function", "function": {"name": message["name"], "arguments": message["parameters"]}}
-    loss = {"loss": message["loss"]} if "loss" in message else {}
-    thought = messages[-1] if messages and messages[-1]["role"] == "assistant" else None
-    if thought and thought.get("loss", True) != message.get("loss", True):
-        return "的 loss 应与它前面那条 assistant 的一致"
-    if thought:
-        messages[-1] = {**thought, "tool_calls": [call]}
-    else:
-        messages.append({"role": "assistant", "content": "", "tool_calls": [call], **loss})
-    result = message["observation"]
-    if not isinstance(result, str):
-        result = json.dumps(result, ensure_ascii=False)
-    messages.append({"role": "tool", "name": message["name"], "content": result})
-    return ""
-
-
-def _with_tools(messages: list[dict], tools: object) -> tuple[list[dict], str]:
-    """把 tools 放进 system 消息；没有 system 时加一条内容为空的。"""
-    if not tools:
-        return messages, ""
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        return [], "tools 应是列表，每一项是一个工具的说明（JSON 对象）"
-    if messages[0]["role"] != "system":
-        messages = [{"role": "system", "content": ""}, *messages]
-    return [{**messages[0], "tools": tools}, *messages[1:]], ""
-
-
-NEAR_DUPLICATE = 0.8  # 三字组重合到这个程度，只差一两个字，算同一种问法
-STAGE = "去重"
-
-
-def similarity(left: str, right: str, n: int = 3) -> float:
-    """两句话的 n 字组 Jaccard 相似度：共有的字组数 ÷ 全部字组数，0–1。"""
-    return overlap(grams(left, n), grams(right, n))
-
-
-def grams(text: str, n: int = 3) -> set[str]:
-    """统一写法之后的全部 n 字组；同一句话要比很多次时，先算好它。"""
-    text = normalize(text)
-    return {text[i : i + n] for i in range(max(1, len(text) - n + 1))} - {""}
-
-
-def overlap(a: set[str], b: set[str]) -> float:
-    """两组字组的 Jaccard 相似度，0–1。"""
-    return len(a & b) / len(a | b) if a | b else 1.0
-
-
-def drop_near_duplicates(
-    rows: list[dict], threshold: float = NEAR_DUPLICATE
-) -> tuple[list[dict], list[dict]]:
-    """去掉重复的问题，保留先出现的；返回 (留下的, 去掉的)，去掉的是 {"stage", "reason", "row"}。
-
-    问题完全相同（标点、全半角不算）就算重复；答案要点不同的另报“矛盾”。
-    差一两个字的，只有要点也相同才算重复：“线上”和“线下”只差一字，问的却是两件事。
-    """
-    kept: list[dict] = []
-    dropped: list[dict] = []
-    by_question: dict[str, dict] = {}
-    by_points: dict[frozenset, list[dict]] = {}
-    for row in rows:
-        points = _points(row)
-        same = by_question.get(normalize(row["question"]))
-        close = same or _closest(row, by_points.get(points, []), threshold)
-        if close is None:
-            kept.append(row)
-            by_question[normalize(row["question"])] = row
-            by_points.setdefault(points, []).append(row)
-            continue
-        what = "与 {} 的问题重复" if points == _points(close) else "与 {} 问题相同、答案矛盾"
-        reason = what.format(close.get("id", close["question"]))
-        dropped.append({"stage": STAGE, "reason": reason, "row": row})
-    return kept, dropped
-
-
-def _points(row: dict) -> frozenset:
-    return frozenset(normalize(point) for point in row["key_points"])
-
-
-def _closest(row: dict, others: list[dict], threshold: float) -> dict | None:
-    close = (old for old in others if similarity(old["question"], row["question"]) >= threshold)
-    return next(close, None)
-
-
-def leaked(train: list[dict], dev: list[dict]) -> list[tuple[dict, dict]]:
-    """验证集里和训练集几乎一样的题：[(验证集的, 训练集的)]。
-
-    问题相同就算；同一个事实（编号、要点或答案相同）里只差一两个字的也算，
-    比 drop_near_duplicates 严：多留一道相近的训练题无妨，考学过的原题就不公平了。
-    """
-    by_key: dict[object, list[dict]] = {}
-    for row in train:
-        for key in _leak_keys(row):
-            by_key.setdefault(key, []).append(row)
-    found = []
-    for row in dev:
-        asked = normalize(row["question"])
-        alike = [old for key in _leak_keys(row) for old in by_key.get(key, [])]
-        twin = next((old for old in alike if normalize(old["question"]) == asked), None)
-        twin = twin or _closest(row, alike, NEAR_DUPLICATE)
-        if twin is not None:
-            found.append((row, twin))
-    return found
-
-
-def _leak_keys(row: dict) -> list[object]:
-    question, answer = normalize(row["question"]), normalize(row["answer"])
-    return [_points(row), ("答案", answer), ("问题", question), ("事实", row.get("fact_id", question))]
-
-
-def drop_leaked(train: list[dict], dev: list[dict]) -> tuple[list[dict], list[dict]]:
-    """从验证集去掉和训练集几乎一样的题；返回 (留下的验证集, 去掉的)。"""
-    pairs = leaked(train, dev)
-    twins = {id(row) for row, _ in pairs}
-    dropped = [
-        {"stage": STAGE, "reason": f"与训练集的 {twin.get('id', twin['question'])} 几乎一样，"
-         "留在验证集会让分数虚高", "row": row}
-        for row, twin in pairs
-    ]
-    return [row for row in dev if id(row) not in twins], dropped
+NOT_STATED = "没有写明"  # 文件答不出的问题，回答里都有这几个字
 
 
 def load_qa(path: str | Path) -> list[dict]:
@@ -219,13 +35,214 @@ def load_qa(path: str | Path) -> list[dict]:
 
 def flatten(item: dict) -> dict:
     """{"conversations": [用户, 助手], …} → {"question", "answer", …}；别的样子原样返回。"""
-    if not isinstance(item.get("conversations"), list):
+    try:
+        messages = to_messages(item) if isinstance(item.get("conversations"), list) else []
+    except LabError:
         return item
-    messages, problem = read(item)
-    if problem or len(messages) != 2:
+    if len(messages) != 2:
         return item
-    rest = {k: v for k, v in item.items() if k != "conversations"}
+    rest = {key: value for key, value in item.items() if key != "conversations"}
     return {**rest, "question": messages[0]["content"], "answer": messages[1]["content"]}
+
+
+def to_conversations(rows: list[dict]) -> list[dict]:
+    """问答 → 官方格式，只留 conversations：多余的键官方程序不认。已经是对话的也只留这一个键。"""
+    return [{"conversations": row["conversations"] if "conversations" in row else [
+        {"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]},
+    ]} for row in rows]
+
+
+def save_conversations(rows: list[dict], path: str | Path) -> Path:
+    """写成官方格式的 JSON Lines；rows 可以是问答，也可以已经是对话。空的抛 LabError。"""
+    if not rows:
+        raise LabError(f"要写入 {rel(path)} 的数据是空的，请检查划分之前的问答数据。")
+    return write_json_lines(to_conversations(rows), path)
+
+
+def load_conversations(path: str | Path) -> list[dict]:
+    """读官方格式（JSON Lines 或 JSON 数组），逐条检查；LabError 指出文件和第几行。
+
+    官方的 tools 与 tool 消息换成渲染器认识的写法，见 to_messages。
+    """
+    items = []
+    for where, item in read_rows(path):
+        if not isinstance(item, dict) or not isinstance(item.get("conversations"), list):
+            raise LabError(f"{rel(path)} {where}缺少 conversations 列表，请对照 data/train.json。")
+        try:
+            items.append({"conversations": to_messages(item)})
+        except LabError as error:
+            raise LabError(f"{rel(path)} {where}：{error}。") from None
+    if not items:
+        raise LabError(f"{rel(path)} 里一条对话也没有，训练集和验证集都不能是空的。")
+    return items
+
+
+LETTERS = {"system": "s", "user": "u", "assistant": "a", "observation": "o", "tool": "o"}
+ORDER = re.compile(r"s?(ua(o+a)*)+")
+
+
+def to_messages(item: dict) -> list[dict]:
+    """官方的一条数据 → 渲染器认识的消息列表；写得不对时抛 LabError，说出第几条消息。
+
+    返回的消息是 ``{"role", "content"}``，可带 ``loss``。官方的 ``tool`` 消息写着函数名、参数和返回值，
+    这里拆成“调用”与“结果”两条，写法同 transformers：system 的 ``tools``、assistant 的 ``tool_calls``，
+    结果的角色是 tool 或 observation。
+    """
+    messages: list[dict] = []
+    for number, message in enumerate(item["conversations"], 1):
+        thought = messages[-1] if messages and messages[-1]["role"] == "assistant" else None
+        if problem := _problem(message, thought):
+            raise LabError(f"第 {number} 条消息{problem}")
+        if not _is_call(message):
+            messages.append(message)
+            continue
+        if thought:
+            messages.pop()
+        messages += _call_and_result(message, thought)
+    roles = "".join(LETTERS.get(message["role"], "?") for message in messages)
+    if not ORDER.fullmatch(roles):
+        shown = "、".join(str(message["role"]) for message in item["conversations"]) or "没有消息"
+        raise LabError(f"角色应是 user、assistant 轮流并以 assistant 结尾，现在是 {shown}"
+                       "（system 只能在最前，工具的结果接在 assistant 之后）")
+    return _with_tools(messages, item["tools"]) if item.get("tools") else messages
+
+
+def _with_tools(messages: list[dict], tools: object) -> list[dict]:
+    """把 tools 放进 system 消息；没有 system 时加一条内容为空的。"""
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise LabError("tools 应是列表，每一项是一个工具的说明（JSON 对象）")
+    if messages[0]["role"] != "system":
+        messages = [{"role": "system", "content": ""}, *messages]
+    return [{**messages[0], "tools": tools}, *messages[1:]]
+
+
+def _is_call(message: dict) -> bool:
+    return message["role"] == "tool" and "parameters" in message
+
+
+def _problem(message: object, thought: dict | None) -> str:
+    """一条消息的问题，没有时是空字符串。thought 是紧挨在前面的 assistant 消息。"""
+    if not isinstance(message, dict) or "role" not in message:
+        return "应有 role 和 content"
+    role, content, call = message["role"], message.get("content", ""), _is_call(message)
+    loss, metadata = message.get("loss", True), message.get("metadata", "")
+    named = isinstance(message.get("name"), str) and isinstance(message.get("parameters"), dict)
+    checks = (
+        (isinstance(role, str), f"的 role 应是文字，现在是 {role!r}；"
+                                "角色应是 user、assistant 轮流并以 assistant 结尾"),
+        (not call or named, "是工具调用，应有 name（文字）和 parameters（键值对）"),
+        (not call or "observation" in message, "是工具调用，应有 observation（工具返回的结果）"),
+        (call or "content" in message, "应有 role 和 content"),
+        (call or isinstance(content, str) and content.strip(), "的 content 应是不空的文字"),
+        (isinstance(metadata, str), f"的 metadata 应是文字，现在是 {metadata!r}"),
+        (isinstance(loss, bool), f"的 loss 应是 true 或 false，现在是 {loss!r}"),
+        (not message.get("loss") or role in ("assistant", "tool"),
+         f"的 loss 不能是 true：只学助手的回答，不学 {role}"),
+        (not call or not thought or thought.get("loss", True) == loss,
+         "的 loss 应与它前面那条 assistant 的一致"),
+    )
+    return next((words for fine, words in checks if not fine), "")
+
+
+def _call_and_result(message: dict, thought: dict | None) -> list[dict]:
+    """官方的 tool 消息 → “调用”与“结果”两条；调用并入它前面的“想法”。"""
+    call = {"type": "function", "function": {"name": message["name"], "arguments": message["parameters"]}}
+    loss = {"loss": message["loss"]} if "loss" in message else {}
+    asked = thought or {"role": "assistant", "content": "", **loss}
+    result = message["observation"]
+    text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
+    return [{**asked, "tool_calls": [call]}, {"role": "tool", "name": message["name"], "content": text}]
+
+
+NEAR_DUPLICATE = 0.8  # 三字组重合到这个程度，只差一两个字，算同一种问法
+STAGE = "去重"
+
+
+def similarity(left: str, right: str, n: int = 3) -> float:
+    """两句话的 n 字组 Jaccard 相似度：共有的字组数 ÷ 全部字组数，0–1。
+
+    来源：Broder (1997), On the resemblance and containment of documents。
+    """
+    return overlap(grams(left, n), grams(right, n))
+
+
+def grams(text: str, n: int = 3) -> set[str]:
+    """统一写法之后的全部 n 字组；同一句话要比很多次时，先算好它。"""
+    text = normalize(text)
+    return {text[i : i + n] for i in range(max(1, len(text) - n + 1))} - {""}
+
+
+def overlap(a: set[str], b: set[str]) -> float:
+    """两组字组的 Jaccard 相似度，0–1。"""
+    return len(a & b) / len(a | b) if a | b else 1.0
+
+
+def drop_near_duplicates(rows: list[dict]) -> tuple[list[dict], list[dict]]:
+    """去掉重复的问题，保留先出现的；返回 (留下的, 去掉的)，去掉的是 {"stage", "reason", "row"}。
+
+    问题完全相同（标点、全半角不算）就算重复；答案要点不同的另报“矛盾”。
+    差一两个字的，只有要点也相同才算重复：“线上”和“线下”只差一字，问的却是两件事。
+    """
+    kept: list[dict] = []
+    dropped: list[dict] = []
+    by_question: dict[str, dict] = {}
+    by_points: dict[frozenset, list[dict]] = {}
+    for row in rows:
+        question, points = normalize(row["question"]), _points(row)
+        close = by_question.get(question) or _closest(row, by_points.get(points, []))
+        if close is None:
+            kept.append(row)
+            by_question[question] = row
+            by_points.setdefault(points, []).append(row)
+            continue
+        what = "与 {} 的问题重复" if points == _points(close) else "与 {} 问题相同、答案矛盾"
+        reason = what.format(close.get("id", close["question"]))
+        dropped.append({"stage": STAGE, "reason": reason, "row": row})
+    return kept, dropped
+
+
+def _points(row: dict) -> frozenset:
+    return frozenset(normalize(point) for point in row["key_points"])
+
+
+def _closest(row: dict, others: list[dict]) -> dict | None:
+    """others 里第一条问题只差一两个字的。"""
+    asked = row["question"]
+    return next((old for old in others if similarity(old["question"], asked) >= NEAR_DUPLICATE), None)
+
+
+def leaked(train: list[dict], dev: list[dict]) -> list[tuple[dict, dict]]:
+    """验证集里和训练集几乎一样的题：[(验证集的, 训练集的)]。
+
+    问题相同就算；同一个事实（编号、要点或答案相同）里只差一两个字的也算，
+    比 drop_near_duplicates 严：多留一道相近的训练题无妨，考学过的原题就不公平了。
+    """
+    by_key: dict[object, list[dict]] = {}
+    for row in train:
+        for key in _leak_keys(row):
+            by_key.setdefault(key, []).append(row)
+    found = []
+    for row in dev:
+        asked = normalize(row["question"])
+        alike = [old for key in _leak_keys(row) for old in by_key.get(key, [])]
+        same = next((old for old in alike if normalize(old["question"]) == asked), None)
+        if twin := same or _closest(row, alike):
+            found.append((row, twin))
+    return found
+
+
+def _leak_keys(row: dict) -> list[object]:
+    question, answer = normalize(row["question"]), normalize(row["answer"])
+    return [_points(row), ("答案", answer), ("问题", question), ("事实", row.get("fact_id", question))]
+
+
+def drop_leaked(train: list[dict], dev: list[dict]) -> tuple[list[dict], list[dict]]:
+    """从验证集去掉和训练集几乎一样的题；返回 (留下的验证集, 去掉的)。"""
+    pairs = leaked(train, dev)
+    twins = {id(row) for row, _ in pairs}
+    dropped = [{"stage": STAGE, "reason": f"与训练集的 {twin.get('id', twin['question'])} 几乎一样，"
+                "留在验证集会让分数虚高", "row": row} for row, twin in pairs]
+    return [row for row in dev if id(row) not in twins], dropped
 
 
 def split(rows: list[dict], seed: int = 42, by: str = "fact") -> tuple[list[dict], list[dict]]:
@@ -239,34 +256,22 @@ def split(rows: list[dict], seed: int = 42, by: str = "fact") -> tuple[list[dict
         raise LabError(f"划分方式 by={by!r} 不认识，请用 \"fact\" 或 \"random\"。")
     if len(rows) < 2:
         raise LabError(f"只有 {len(rows)} 条问答，分不出训练集和验证集，请至少准备 2 条。")
-    rng = random.Random(seed)
-    if by == "random":
-        in_dev = set(rng.sample(range(len(rows)), max(1, len(rows) // 3)))
-    else:
-        in_dev = _dev_by_fact(rows, rng)
-    train = [row for i, row in enumerate(rows) if i not in in_dev]
-    return train, [row for i, row in enumerate(rows) if i in in_dev]
-
-
-def _dev_by_fact(rows: list[dict], rng: random.Random) -> set[int]:
     facts: dict[str, list[int]] = {}
     for i, row in enumerate(rows):
-        facts.setdefault(row["fact_id"], []).append(i)
-    in_dev: set[int] = set()
-    for members in facts.values():
-        if len(members) > 1:
-            in_dev.update(rng.sample(members, max(1, len(members) // 3)))
+        facts.setdefault(row["fact_id"] if by == "fact" else "", []).append(i)
+    rng = random.Random(seed)
+    in_dev = {i for members in facts.values() if len(members) > 1
+              for i in rng.sample(members, max(1, len(members) // 3))}
     if not in_dev:
-        in_dev.update(rng.sample(range(len(rows)), max(1, len(rows) // 10)))
-        print(
-            f"提醒：每个事实都只有一种问法，只好抽 {len(in_dev)} 条作验证集；"
-            "这些事实训练时没见过，验证集的正确率会偏低。请给每个事实多写几种问法。"
-        )
-    return in_dev
+        in_dev = set(rng.sample(range(len(rows)), max(1, len(rows) // 10)))
+        print(f"提醒：每个事实都只有一种问法，只好抽 {len(in_dev)} 条作验证集；"
+              "这些事实训练时没见过，验证集的正确率会偏低。请给每个事实多写几种问法。")
+    return ([row for i, row in enumerate(rows) if i not in in_dev],
+            [row for i, row in enumerate(rows) if i in in_dev])
 
 
 def check_no_leak(train: list[dict], dev: list[dict]) -> dict:
-    """确认验证集的问题一条也没在训练集出现过，否则 LabError。
+    """确认验证集的问题一条也没在训练集出现过，否则 LabError。两边都可以是问答或对话。
 
     返回 {"train", "dev", "dev_facts", "dev_facts_in_train"}；事实数要有 fact_id 才能数。
     """
@@ -274,61 +279,16 @@ def check_no_leak(train: list[dict], dev: list[dict]) -> dict:
         if not rows:
             raise LabError(f"{name}是空的，请检查划分之前的问答数据。")
     asked = {normalize(_question(row)) for row in train}
-    leaked = [q for row in dev if normalize(q := _question(row)) in asked]
-    if leaked:
-        raise LabError(
-            f"验证集有 {len(leaked)} 个问题在训练集里出现过，例如“{leaked[0]}”，请去重后重新划分。"
-        )
-    learned = {row.get("fact_id") for row in train} - {None}
-    tested = {row.get("fact_id") for row in dev} - {None}
-    return {
-        "train": len(train), "dev": len(dev),
-        "dev_facts": len(tested), "dev_facts_in_train": len(tested & learned),
-    }
+    repeated = [q for row in dev if normalize(q := _question(row)) in asked]
+    if repeated:
+        raise LabError(f"验证集有 {len(repeated)} 个问题在训练集里出现过，例如“{repeated[0]}”，"
+                       "请去重后重新划分。")
+    learned, tested = ({row.get("fact_id") for row in rows} - {None} for rows in (train, dev))
+    return {"train": len(train), "dev": len(dev), "dev_facts": len(tested),
+            "dev_facts_in_train": len(tested & learned)}
 
 
 def _question(row: dict) -> str:
     if "question" in row:
         return row["question"]
     return "\n".join(m["content"] for m in row["conversations"] if m["role"] == "user")
-
-
-def to_conversations(rows: list[dict]) -> list[dict]:
-    """问答 → 官方格式，只留 conversations：多余的键官方程序不认。"""
-    return [
-        {"conversations": [
-            {"role": "user", "content": row["question"]},
-            {"role": "assistant", "content": row["answer"]},
-        ]}
-        for row in rows
-    ]
-
-
-def save_conversations(rows: list[dict], path: str | Path) -> Path:
-    """写成官方格式的 JSON Lines；rows 可以是问答，也可以已经是对话。空的抛 LabError。"""
-    if not rows:
-        raise LabError(f"要写入 {rel(path)} 的数据是空的，请检查划分之前的问答数据。")
-    items = [
-        {"conversations": row["conversations"]} if "conversations" in row
-        else to_conversations([row])[0]
-        for row in rows
-    ]
-    return write_json_lines(items, path)
-
-
-def load_conversations(path: str | Path) -> list[dict]:
-    """读官方格式（JSON Lines 或 JSON 数组），逐条检查；LabError 指出文件和第几行。
-
-    官方的 tools 与 tool 消息换成渲染器认识的写法，见 conversations。
-    """
-    items = []
-    for where, item in read_rows(path):
-        if not isinstance(item, dict) or not isinstance(item.get("conversations"), list):
-            raise LabError(f"{rel(path)} {where}缺少 conversations 列表，请对照 data/train.json。")
-        messages, problem = read(item)
-        if problem:
-            raise LabError(f"{rel(path)} {where}：{problem}。")
-        items.append({"conversations": messages})
-    if not items:
-        raise LabError(f"{rel(path)} 里一条对话也没有，训练集和验证集都不能是空的。")
-    return items

@@ -1,4 +1,4 @@
-"""问答质检的新关口：语言、指代、抄错几个字的证据、要点在不在证据里、训练与验证之间的重复。"""
+"""问答质检：格式、长度、语言、指代、抄错几个字的证据、要点在不在证据里；坏的挑得出、原因写得清。"""
 
 import pytest
 
@@ -6,7 +6,7 @@ from labutils.base.files import DATA
 from labutils.dataset.checks import funnel, is_chinese, nearest_span, outside_reference, validate
 from labutils.dataset.clean import Page
 from labutils.dataset.formats import read_pages
-from labutils.dataset.rows import drop_leaked, leaked, load_qa
+from labutils.dataset.rows import load_qa
 
 TEXT = (
     "线上一流课程计划认定4000门左右，课程须在全国性公开课程平台上向社会学习者开放。\n"
@@ -176,24 +176,109 @@ def test_key_points_must_be_in_the_evidence(changes, passes):
     assert passes or "证据里没有要点" in item["reason"]
 
 
-# ---- 训练与验证 ----
+# ---- 格式与编号 ----
 
-LONG = "据第三批国家级一流本科课程认定工作的通知，线上一流课程的总计划大约是多少门"
+TWO_PAGES = [
+    Page(1, "线上一流课程计划4000门左右。\n认定后要继续建设五年。"),
+    Page(2, "社会实践类课程要有70%以上的\n学时到基层去。"),
+]
+COUNT = {
+    "id": "F01-1", "fact_id": "F01", "question": "线上一流课程计划多少门？",
+    "answer": "计划4000门左右。", "key_points": ["4000门"], "page": 1,
+    "evidence": "线上一流课程计划4000门左右",
+}
 
 
-def pair(name, question, fact="F1", point="4000门"):
-    return {"id": name, "fact_id": fact, "question": question, "answer": f"{point}。",
-            "key_points": [point]}
+def changed(**changes):
+    return {k: v for k, v in {**COUNT, **changes}.items() if v is not ...}
 
 
-def test_near_duplicates_between_train_and_dev():
-    train = [pair("a", LONG + "呢？")]
-    same_fact = pair("b", LONG + "？", point="4000")  # 要点写法不同，仍是同一个事实
-    other_fact = pair("c", LONG.replace("线上", "线下") + "呢？", fact="F2", point="3000门")
-    fresh = pair("d", "线上类一共打算认定几门课？")
-    dev = [same_fact, other_fact, fresh, pair("e", LONG + "呢", fact="F9", point="不同")]
-    assert [(row["id"], twin["id"]) for row, twin in leaked(train, dev)] == [("b", "a"), ("e", "a")]
-    kept, dropped = drop_leaked(train, dev)
-    assert [row["id"] for row in kept] == ["c", "d"]
-    assert [item["stage"] for item in dropped] == ["去重", "去重"]
-    assert "与训练集的 a 几乎一样" in dropped[0]["reason"] and dropped[0]["row"] == same_fact
+def test_good_row_passes_unchanged():
+    good, rejected = validate([COUNT], TWO_PAGES)
+    assert good == [COUNT] and rejected == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"question": ...}, "缺少问题"),
+        ({"answer": None}, "缺少答案"),
+        ({"question": 5}, "不是文字"),
+        ({"answer": ["a"]}, "不是文字"),
+        ({"question": "谁"}, "长 1 字"),
+        ({"answer": "长" * 501}, "长 501 字"),
+        ({"key_points": {"a": 1}}, "key_points"),
+        ({"key_points": ["4000门", " "]}, "key_points"),
+        ({"key_points": ["5000门"]}, "答案里没有要点“5000门”"),
+        ({"question": "线上一流课程计划4000门吗？"}, "问题里已经说出了答案"),
+        ({"page": 0}, "不是正整数"),
+        ({"page": True}, "不是正整数"),
+        ({"page": "第一页"}, "不是正整数"),
+        ({"page": "1" * 5000}, "不是正整数"),
+        ({"page": 9}, "超出文档（共 2 页）"),
+        ({"page": ...}, "缺少页码"),
+        ({"evidence": ...}, "缺少证据"),
+        ({"evidence": 3}, "evidence 不是文字"),
+        ({"page": 2}, "证据不在第 2 页，它在第 1 页"),
+        ({"evidence": "计划5000门"}, "文档里没有这句话"),
+        ({"answer": "共6000门。", "key_points": ["6000门"]}, "数字在第 1 页找不到"),
+        ({"fact_id": 1}, "fact_id 不是文字"),
+    ],
+)
+def test_bad_row_is_rejected_with_reason(changes, reason):
+    bad = changed(**changes)
+    good, rejected = validate([bad], TWO_PAGES)
+    assert good == [] and rejected[0]["row"] == bad
+    assert reason in rejected[0]["reason"]
+
+
+def test_not_an_object_and_repeated_id():
+    good, rejected = validate(["文字", COUNT, changed(question="线上类的计划数是多少？")], TWO_PAGES)
+    assert [r["reason"] for r in rejected] == ["不是一个 JSON 对象", "id F01-1 与前面的重复"]
+    assert len(good) == 1
+
+
+def test_evidence_ignores_line_breaks_and_page_as_text():
+    ok = changed(question="学时要求是多少？", answer="70%以上。", key_points=["百分之七十"], page="2",
+             evidence="70%以上的学时 到基层去")
+    good, rejected = validate([ok], TWO_PAGES)
+    assert not rejected and good[0]["page"] == 2
+
+
+def test_alternatives_in_key_points():
+    ok = changed(answer="四千门左右", key_points=["5000门|4000门"])
+    assert validate([ok], TWO_PAGES)[0]
+
+
+def test_chinese_numeral_is_the_same_number():
+    ok = changed(question="要继续建设多久？", answer="5年。", key_points=["5年"],
+             evidence="继续建设五年")
+    assert validate([ok], TWO_PAGES)[0]
+
+
+def test_without_pages_evidence_is_not_checked():
+    assert validate([changed(evidence="别处的话", page=77)])[0]
+
+
+def test_user_rows_may_lack_everything_but_question_and_answer():
+    rows = [{"question": "要继续建设多久？", "answer": "五年。"},
+            {"question": "建设期有多长？", "answer": "五年"},
+            {"question": "线上计划多少门？", "answer": "4000门"}]
+    good, rejected = validate(rows, TWO_PAGES, require_evidence=False)
+    assert not rejected
+    assert [r["fact_id"] for r in good] == ["F01", "F01", "F02"]  # 答案相同的归到一起
+    assert [r["id"] for r in good] == ["F01-1", "F01-2", "F02-1"]
+    assert good[0]["key_points"] == ["五年。"] and "key_points" not in rows[0]
+
+
+def test_user_rows_with_wrong_evidence_are_still_rejected():
+    _, rejected = validate([changed(evidence="没有的话")], TWO_PAGES, require_evidence=False)
+    assert "文档里没有" in rejected[0]["reason"]
+
+
+def test_generated_names_avoid_taken_ones():
+    rows = [changed(id=...), changed(id="F01-1", question="第二种问法是什么？"),
+            {"question": "另一件事是什么？", "answer": "别的"}]
+    good, _ = validate(rows)
+    assert len({r["id"] for r in good}) == 3
+    assert good[2]["fact_id"] != "F01"

@@ -1,16 +1,17 @@
-"""问答数据：坏的挑得出、原因写得清；划分不泄漏；文件读写对得上官方格式。"""
+"""问答与对话：重复与泄漏找得出，划分不漏题，文件读写对得上官方格式。"""
 
 import json
 
 import pytest
+from fakes.chat_fakes import build_tokenizer
 
 from labutils.base.errors import LabError
 from labutils.base.files import write_json_lines
-from labutils.dataset.checks import validate
-from labutils.dataset.clean import Page
 from labutils.dataset.rows import (
     check_no_leak,
+    drop_leaked,
     drop_near_duplicates,
+    leaked,
     load_conversations,
     load_qa,
     save_conversations,
@@ -18,11 +19,11 @@ from labutils.dataset.rows import (
     split,
     to_conversations,
 )
+from labutils.models import chat
+from labutils.training import data
+from labutils.training.config import Config
+from tools.tiny_base.vocab import build_tokenizer as tiny_tokenizer
 
-PAGES = [
-    Page(1, "线上一流课程计划4000门左右。\n认定后要继续建设五年。"),
-    Page(2, "社会实践类课程要有70%以上的\n学时到基层去。"),
-]
 GOOD = {
     "id": "F01-1", "fact_id": "F01", "question": "线上一流课程计划多少门？",
     "answer": "计划4000门左右。", "key_points": ["4000门"], "page": 1,
@@ -40,99 +41,6 @@ def facts(count, phrasings=3):
          "answer": f"答案{f}。", "key_points": [f"答案{f}"]}
         for f in range(count) for p in range(phrasings)
     ]
-
-
-# ---- 质检 ----
-
-def test_good_row_passes_unchanged():
-    good, rejected = validate([GOOD], PAGES)
-    assert good == [GOOD] and rejected == []
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"question": ...}, "缺少问题"),
-        ({"answer": None}, "缺少答案"),
-        ({"question": 5}, "不是文字"),
-        ({"answer": ["a"]}, "不是文字"),
-        ({"question": "谁"}, "长 1 字"),
-        ({"answer": "长" * 501}, "长 501 字"),
-        ({"key_points": {"a": 1}}, "key_points"),
-        ({"key_points": ["4000门", " "]}, "key_points"),
-        ({"key_points": ["5000门"]}, "答案里没有要点“5000门”"),
-        ({"question": "线上一流课程计划4000门吗？"}, "问题里已经说出了答案"),
-        ({"page": 0}, "不是正整数"),
-        ({"page": True}, "不是正整数"),
-        ({"page": "第一页"}, "不是正整数"),
-        ({"page": "1" * 5000}, "不是正整数"),
-        ({"page": 9}, "超出文档（共 2 页）"),
-        ({"page": ...}, "缺少页码"),
-        ({"evidence": ...}, "缺少证据"),
-        ({"evidence": 3}, "evidence 不是文字"),
-        ({"page": 2}, "证据不在第 2 页，它在第 1 页"),
-        ({"evidence": "计划5000门"}, "文档里没有这句话"),
-        ({"answer": "共6000门。", "key_points": ["6000门"]}, "数字在第 1 页找不到"),
-        ({"fact_id": 1}, "fact_id 不是文字"),
-    ],
-)
-def test_bad_row_is_rejected_with_reason(changes, reason):
-    bad = row(**changes)
-    good, rejected = validate([bad], PAGES)
-    assert good == [] and rejected[0]["row"] == bad
-    assert reason in rejected[0]["reason"]
-
-
-def test_not_an_object_and_repeated_id():
-    good, rejected = validate(["文字", GOOD, row(question="线上类的计划数是多少？")], PAGES)
-    assert [r["reason"] for r in rejected] == ["不是一个 JSON 对象", "id F01-1 与前面的重复"]
-    assert len(good) == 1
-
-
-def test_evidence_ignores_line_breaks_and_page_as_text():
-    ok = row(question="学时要求是多少？", answer="70%以上。", key_points=["百分之七十"], page="2",
-             evidence="70%以上的学时 到基层去")
-    good, rejected = validate([ok], PAGES)
-    assert not rejected and good[0]["page"] == 2
-
-
-def test_alternatives_in_key_points():
-    ok = row(answer="四千门左右", key_points=["5000门|4000门"])
-    assert validate([ok], PAGES)[0]
-
-
-def test_chinese_numeral_is_the_same_number():
-    ok = row(question="要继续建设多久？", answer="5年。", key_points=["5年"],
-             evidence="继续建设五年")
-    assert validate([ok], PAGES)[0]
-
-
-def test_without_pages_evidence_is_not_checked():
-    assert validate([row(evidence="别处的话", page=77)])[0]
-
-
-def test_user_rows_may_lack_everything_but_question_and_answer():
-    rows = [{"question": "要继续建设多久？", "answer": "五年。"},
-            {"question": "建设期有多长？", "answer": "五年"},
-            {"question": "线上计划多少门？", "answer": "4000门"}]
-    good, rejected = validate(rows, PAGES, require_evidence=False)
-    assert not rejected
-    assert [r["fact_id"] for r in good] == ["F01", "F01", "F02"]  # 答案相同的归到一起
-    assert [r["id"] for r in good] == ["F01-1", "F01-2", "F02-1"]
-    assert good[0]["key_points"] == ["五年。"] and "key_points" not in rows[0]
-
-
-def test_user_rows_with_wrong_evidence_are_still_rejected():
-    _, rejected = validate([row(evidence="没有的话")], PAGES, require_evidence=False)
-    assert "文档里没有" in rejected[0]["reason"]
-
-
-def test_generated_names_avoid_taken_ones():
-    rows = [row(id=...), row(id="F01-1", question="第二种问法是什么？"),
-            {"question": "另一件事是什么？", "answer": "别的"}]
-    good, _ = validate(rows)
-    assert len({r["id"] for r in good}) == 3
-    assert good[2]["fact_id"] != "F01"
 
 
 # ---- 去重 ----
@@ -313,3 +221,140 @@ def test_load_qa_takes_both_forms(tmp_path):
     path.write_text(GOOD_LINE + '\n{"page": ' + "9" * 5000 + "}\n", encoding="utf-8")
     with pytest.raises(LabError, match="qa.jsonl 第 2 行起有一个几千位的整数"):
         load_qa(path)
+
+
+# ---- 训练与验证 ----
+
+ASKED = "据第三批国家级一流本科课程认定工作的通知，线上一流课程的总计划大约是多少门"
+
+
+def pair(name, question, fact="F1", point="4000门"):
+    return {"id": name, "fact_id": fact, "question": question, "answer": f"{point}。",
+            "key_points": [point]}
+
+
+def test_near_duplicates_between_train_and_dev():
+    train = [pair("a", ASKED + "呢？")]
+    same_fact = pair("b", ASKED + "？", point="4000")  # 要点写法不同，仍是同一个事实
+    other_fact = pair("c", ASKED.replace("线上", "线下") + "呢？", fact="F2", point="3000门")
+    fresh = pair("d", "线上类一共打算认定几门课？")
+    dev = [same_fact, other_fact, fresh, pair("e", ASKED + "呢", fact="F9", point="不同")]
+    assert [(row["id"], twin["id"]) for row, twin in leaked(train, dev)] == [("b", "a"), ("e", "a")]
+    kept, dropped = drop_leaked(train, dev)
+    assert [row["id"] for row in kept] == ["c", "d"]
+    assert [item["stage"] for item in dropped] == ["去重", "去重"]
+    assert "与训练集的 a 几乎一样" in dropped[0]["reason"] and dropped[0]["row"] == same_fact
+
+
+# ---- 官方格式的各种写法：学的正好是该学的，写错的说得出第几条 ----
+
+USER = {"role": "user", "content": "北京天气"}
+THOUGHT = {"role": "assistant", "content": "我来查"}
+TOOL = {"role": "tool", "name": "weather", "parameters": {"city": "北京", "days": 2},
+        "observation": {"晴": 20}}
+REPLY = {"role": "assistant", "content": "晴，20度"}
+TOOLS = [{"name": "weather", "description": "查天气"}]
+SYSTEM = {"role": "system", "content": "简短回答"}
+
+
+def read(tmp_path, *items, array=False):
+    path = tmp_path / "train.json"
+    lines = [json.dumps(item, ensure_ascii=False) for item in items]
+    path.write_text(f"[{','.join(lines)}]" if array else "\n".join(lines), encoding="utf-8")
+    return [item["conversations"] for item in load_conversations(path)]
+
+
+def learned(tokenizer, messages):
+    labels = chat.encode(tokenizer, messages)["labels"]
+    return tokenizer.decode([label for label in labels if label != chat.IGNORE])
+
+
+@pytest.mark.parametrize("array", [False, True])
+def test_array_and_lines_give_the_same(tmp_path, array):
+    rows = [[USER, REPLY], [SYSTEM, USER, REPLY, USER, THOUGHT]]
+    assert read(tmp_path, *({"conversations": row} for row in rows), array=array) == rows
+
+
+def test_official_tool_conversation_is_learned_as_calls_and_replies(tmp_path):
+    """函数调用与回答要学，工具的说明、提问、返回的结果不学。"""
+    item = {"tools": TOOLS, "conversations": [SYSTEM, USER, THOUGHT, TOOL, REPLY]}
+    messages, = read(tmp_path, item)
+    assert learned(tiny_tokenizer(), messages) == (
+        "\n我来查<|assistant|>weather\n```python\ntool_call(city='北京', days=2)\n```<|observation|>"
+        "\n晴，20度</s>")
+    text = tiny_tokenizer().decode(chat.encode(tiny_tokenizer(), messages)["input_ids"])
+    shown = json.dumps(TOOLS, indent=4, ensure_ascii=False)
+    assert text.startswith(f"[gMASK]<sop><|system|>\n简短回答\n{shown}<|user|>\n北京天气<|assistant|>")
+    assert '<|observation|>\n{"晴": 20}<|assistant|>' in text
+
+
+def test_tools_without_a_system_message_get_the_official_introduction(tmp_path):
+    messages, = read(tmp_path, {"tools": TOOLS, "conversations": [USER, REPLY]})
+    text = tiny_tokenizer().decode(chat.prompt_ids(tiny_tokenizer(), messages))
+    assert "<|system|>\nAnswer the following questions as best as you can." in text
+    assert "查天气" in text
+
+
+def test_tool_without_a_thought_and_several_calls(tmp_path):
+    messages, = read(tmp_path, {"conversations": [USER, TOOL, {**TOOL, "observation": "雨"}, REPLY]})
+    assert [m["role"] for m in messages] == ["user", "assistant", "tool", "assistant", "tool", "assistant"]
+    assert learned(tiny_tokenizer(), messages).count("tool_call(") == 2
+
+
+def test_the_same_file_trains_other_families(tmp_path):
+    messages, = read(tmp_path, {"tools": TOOLS, "conversations": [USER, THOUGHT, TOOL, REPLY]})
+    assert learned(build_tokenizer("Qwen3"), messages).endswith("</tool_call><|im_end|>晴，20度<|im_end|>")
+    assert "weather\n{" in learned(build_tokenizer("GLM-4"), messages)
+
+
+def test_observation_role_is_read_and_not_learned(tmp_path):
+    call = {"role": "assistant", "metadata": "weather", "content": "tool_call()"}
+    result = {"role": "observation", "content": "晴"}
+    messages, = read(tmp_path, {"conversations": [USER, call, result, REPLY]})
+    assert learned(tiny_tokenizer(), messages) == "weather\ntool_call()<|observation|>\n晴，20度</s>"
+
+
+def test_loss_flags_choose_what_is_learned(tmp_path):
+    flagged = [{**USER, "loss": False}, {**THOUGHT, "loss": False}, USER, {**REPLY, "loss": True}]
+    messages, = read(tmp_path, {"conversations": flagged})
+    for tokenizer, end in ((tiny_tokenizer(), "</s>"), (build_tokenizer("Llama 3"), "<|eot_id|>")):
+        assert learned(tokenizer, messages).strip() == f"晴，20度{end}"
+
+
+def test_null_tools_mean_none(tmp_path):
+    assert read(tmp_path, {"tools": None, "conversations": [USER, REPLY]}) == [[USER, REPLY]]
+
+
+@pytest.mark.parametrize(("conversation", "words"), [
+    ([USER, {**REPLY, "loss": "no"}], "第 2 条消息的 loss 应是 true 或 false"),
+    ([{**USER, "loss": True}, REPLY], "第 1 条消息的 loss 不能是 true"),
+    ([USER, {"role": "tool", "parameters": {}, "observation": ""}, REPLY], "第 2 条消息.*应有 name"),
+    ([USER, {**TOOL, "parameters": ["北京"]}, REPLY], "parameters"),
+    ([USER, {"role": "tool", "name": "a", "parameters": {}}, REPLY], "第 2 条消息.*observation"),
+    ([USER, THOUGHT, {**TOOL, "loss": False}, REPLY], "第 3 条消息的 loss 应与"),
+    ([USER, {**REPLY, "metadata": 3}], "metadata 应是文字"),
+    ([USER, USER, REPLY], "现在是 user、user、assistant"),
+    ([USER, SYSTEM, REPLY], "system 只能在最前"),
+    ([SYSTEM, SYSTEM, USER, REPLY], "system 只能在最前"),
+    ([USER, REPLY, TOOL], "以 assistant 结尾"),
+    ([USER, {"role": "observation", "content": "晴"}, REPLY], "接在 assistant 之后"),
+    ([USER, {"role": "助手", "content": "晴"}], "现在是 user、助手"),
+])
+def test_wrong_conversations_are_named(tmp_path, conversation, words):
+    with pytest.raises(LabError, match=f"第 2 行：.*{words}"):
+        read(tmp_path, {"conversations": [USER, REPLY]}, {"conversations": conversation})
+
+
+@pytest.mark.parametrize("tools", ["weather", ["weather"], {"name": "weather"}])
+def test_tools_must_be_a_list_of_objects(tmp_path, tools):
+    with pytest.raises(LabError, match="第 1 行：tools 应是列表"):
+        read(tmp_path, {"tools": tools, "conversations": [USER, REPLY]})
+
+
+def test_training_reads_the_same_conversations(tmp_path):
+    with_tools = {"tools": TOOLS, "conversations": [SYSTEM, USER, TOOL, REPLY]}
+    read(tmp_path, with_tools, {"conversations": [USER, REPLY]})
+    source, = data.read_training(Config(), tmp_path)
+    encoded = data.encode_source(tiny_tokenizer(), source, 500)
+    assert len(encoded) == 2 and all(len(row["input_ids"]) == len(row["labels"]) for row in encoded)
+    assert data.unroll(tiny_tokenizer(), source).conversations == source.conversations
