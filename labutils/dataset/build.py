@@ -1,96 +1,239 @@
-"""“文件没有写明”的问答：从回复里取出、检查，写成与 data/unanswerable_train.jsonl 同样的文件。
+"""一步做完整个数据集：文档 → 问答 → 检查 → 划分 → 写文件，并报告每一关还剩多少条。
 
-它们教模型不知道就说不知道，所以不进 qa.jsonl，也不参加划分。讲解见 notebooks/01_build_dataset.ipynb。
-
-
-把网页上收来的评价与改正并进问答数据；网页在 notebook 04，用法见 README“评价变成新的题”。
-
-写反馈的可能是任何人，所以和自己的问答文件一样逐条检查；与原有问答矛盾的以原有的为准。
-
-
-数据集的最后一步：划分、去掉泄漏、写文件、写报告。
-
-自动流程（dataset_build）和人工审阅之后（qa_review）都走这里，所以两次的规矩一样。
-在 notebooks/01_build_dataset.ipynb 讲解。
-
-
-一步做完整个数据集：PDF → 问答 → 检查 → 划分 → 写文件，并报告每一关还剩多少条。
-
-notebooks/01_build_dataset.ipynb 把这里的每一步拆开讲，命令行 labutils dataset 直接调用。
+notebook 01 把这里的每一步拆开讲，命令行 labutils dataset 直接调用；网页反馈的用法见 README“评价变成新的题”。
 """
 
 from __future__ import annotations
 
 import json
+from itertools import chain
 from pathlib import Path
 
 from labutils.base.errors import LabError
 from labutils.base.files import DATA, OUTPUT, one_sentence, read_rows, rel, resolve, write_json_lines
 from labutils.base.text import normalize
-from labutils.dataset.checks import begins_on, funnel, name_rows, recheck, text_of, validate
+from labutils.dataset.checks import begins_on, document_of, funnel, name_rows, recheck, validate
 from labutils.dataset.clean import Chunk, Page, chunks
 from labutils.dataset.formats import read_pages
 from labutils.dataset.generation import generate, replay
 from labutils.dataset.prompts import load_prompts, parse_response
 from labutils.dataset.report import NAME, summary, write
-from labutils.dataset.review import Review, apply, export
+from labutils.dataset.review import apply, export
 from labutils.dataset.rows import (
-    NEAR_DUPLICATE,
     NOT_STATED,
     check_no_leak,
+    closest,
     drop_leaked,
     drop_near_duplicates,
     load_qa,
     save_conversations,
-    similarity,
     split,
 )
 
+COURSE_PDF = DATA / "source" / "course_document.pdf"
+COURSE_SOURCE = COURSE_PDF.with_suffix(".md")
+REVIEW = "review.xlsx"
 FEEDBACK = OUTPUT / "feedback.jsonl"  # 网页上的评价与改正写在这里，下次造数据时读回来
 UP, DOWN = "up", "down"
 
 
-def unanswerable_rows(
-    texts: list[str], answerable: list[dict], limit: int, chinese: bool
-) -> tuple[list[dict], list[dict]]:
-    """一批回复 → (至多 limit 条 {"id", "question", "answer"}，不合格的 [{"reason", "row"}])。
+@one_sentence()
+def build_dataset(
+    pdf: str | Path, qa_file: str | Path | None, out_dir: str | Path, api_model: str = "", seed: int = 42,
+    feedback: str | Path | None = None, **api,
+) -> dict:
+    """写出 out_dir/data/ 下的 qa.jsonl、train.json、dev.json、rejected.jsonl 和数据集报告。
 
-    没有证据可对，别的检查（格式、长度、语言、指代）与问答相同；另外，答案里没有“没有写明”、
-    与前面的问题重复，或与 answerable（文件里答得出的）问的是一回事，都不合格。
-    chinese：文件是不是中文。模型只看得到一块文字，所以别处也许有答案：用之前请人看一遍。
+    api_model 或 api 里的 preset 不空：调用大模型出题（回复存 out_dir/responses/，断了接着做）；
+    api 是 generate 的其余参数：preset、concurrency、max_cost、retry_failed、unanswerable……
+    为空且是课程 PDF：回放样例回复；给了 qa_file 就用它，并说明两者一致的条数。
+    为空且是别的 PDF：必须给 qa_file，逐条对着这份 PDF 检查后使用。
+    feedback 是网页存下的评价与改正，合格的作为新问答接在后面。
+    返回的 funnel 是 [(关口, 剩余条数)]，summary 是摘要文字。
     """
-    good: list[dict] = []
-    bad: list[dict] = []
-    for pair in [pair for text in texts for pair in parse_response(text)[0]]:
-        reason = _problem(pair, good, answerable, chinese)
-        if reason:
-            bad.append({"reason": reason, "row": pair})
-        elif len(good) < limit:
-            good.append({"id": f"N{len(good) + 1:02d}", "question": pair["question"].strip(),
-                         "answer": pair["answer"].strip()})
-    return good, bad
+    pdf, out_dir = resolve(pdf), resolve(out_dir)
+    qa_file = resolve(qa_file) if qa_file else None
+    voted = read_pairs(resolve(feedback)) if feedback else []  # 写坏了就在花钱出题之前说
+    pages = read_pages(pdf)
+    report: dict = {"pages": len(pages), "seed": seed}
+    rejected: list[dict] = []
+    rows: list[dict] = []
+    if api_model or api.get("preset"):
+        report["source"] = "api"
+        rows = _asked_rows(out_dir, {"model": api_model, **api}, pages, report, rejected)
+    elif is_course_document(pages):
+        report["source"] = "replay"
+        rows = collect([path.read_text(encoding="utf-8") for path in replay()], pages, report, rejected)
+    elif not qa_file:
+        raise LabError(
+            f"{rel(pdf)} 没有配套的问答：请用 --preset 或 --api-model 请大模型出题（要先设置它的密钥），"
+            "或用 --qa 给出现成的问答文件（notebook 里是 PRESET、API_MODEL、QA_FILE）。")
+    if qa_file and report.get("source") != "api":
+        rows = _rows_from_file(qa_file, pages, rows, report, rejected)
+    if not rows:
+        raise LabError(_nothing_passed(qa_file, out_dir, report["source"], rejected))
+    if feedback:
+        rows = _with_feedback(resolve(feedback), voted, rows, pages, rejected)
+        report["funnel"] = [*report["funnel"], ("加上网页反馈", len(rows))]
+    report |= finish(out_dir / "data", rows, rejected, pages, seed, report["funnel"])
+    print("每一关还剩：" + " → ".join(f"{name} {count}" for name, count in report["funnel"]))
+    print(f"写好 {rel(out_dir / 'data')}，不合格 {len(rejected)} 条。", report["summary"], sep="\n")
+    return report
 
 
-def _problem(pair: dict, good: list[dict], answerable: list[dict], chinese: bool) -> str:
-    bare = {key: pair.get(key) for key in ("question", "answer")}
-    row, problem = recheck(bare, None, False, chinese)
-    if problem:
-        return problem.reason
-    question = row["question"]
-    if NOT_STATED not in row["answer"]:
-        return f"答案里没有“{NOT_STATED}”"
-    for rows, reason in ((good, "与前面的问题重复"), (answerable, "文件里答得出")):
-        if any(similarity(question, row["question"]) >= NEAR_DUPLICATE for row in rows):
-            return reason
-    return ""
+def _nothing_passed(qa_file: Path | None, out_dir: Path, source: str, rejected: list[dict]) -> str:
+    """一条也没通过：留下全部原因，说清楚接下来做什么。"""
+    record = write_json_lines(rejected, out_dir / "rejected.jsonl")
+    first = f"，例如：{rejected[0]['reason']}" if rejected else ""
+    if source == "api" or qa_file is None:
+        what, advice = "回复里", "请换一个模型，或照着原因改 configs/qa_prompt.yaml"
+    else:
+        what = f"{rel(qa_file)} 里"
+        advice = ("换了文档就用 --qa 给出它的问答对，或用 --preset、--api-model 请大模型出题"
+                  "（notebook 里是 QA_FILE、PRESET、API_MODEL）")
+    return f"{what}没有一条问答通过检查{first}；全部原因见 {rel(record)}。{advice}。"
+
+
+def is_course_document(pages: list[Page]) -> bool:
+    """按标题认，不按文件名认：样例回复只配得上那一份文档，别的文档可能顶替了它的位置。"""
+    title = COURSE_SOURCE.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")
+    return pages[0].text.startswith(title + "\n")
+
+
+def _asked_rows(
+    out_dir: Path, api: dict, pages: list[Page], report: dict, rejected: list[dict]
+) -> list[dict]:
+    """调用大模型出题；要了“没有写明”的问题就另写一个文件，不混进问答。"""
+    prompts = load_prompts()
+    pieces = chunks(pages, prompts.chunk_size, prompts.chunk_overlap)
+    result = generate(pieces, out_dir=out_dir, prompts=prompts, **api)
+    report["failed_chunks"] = len(result.failures)
+    texts = [path.read_text(encoding="utf-8") for path in result.files]
+    rows = collect(texts, pages, report, rejected, result.chunks)
+    if count := api.get("unanswerable"):
+        texts = [path.read_text(encoding="utf-8") for path in result.unanswerable_files]
+        report["unanswerable"] = save_unanswerable(texts, rows, out_dir / "data", count, pages)
+    return rows
+
+
+def collect(
+    responses: list[str], pages: list[Page], report: dict | None = None,
+    rejected: list[dict] | None = None, pieces: list[Chunk] | None = None,
+) -> list[dict]:
+    """一批原始回复 → 解析、检查、去重后的问答；数目记进 report，不合格的加进 rejected。
+
+    pieces 是每份回复对应的文本块，给了就由证据定页码（见 locate_pages）。
+    """
+    report = {} if report is None else report
+    rejected = [] if rejected is None else rejected
+    parsed = [parse_response(text) for text in responses]
+    problems = [problem for _, found in parsed for problem in found]
+    lost = [{"stage": "解析", "reason": p["reason"], "text": p["text"]} for p in problems if not p["fixed"]]
+    pairs = [pairs for pairs, _ in parsed]
+    if pieces is not None:
+        pairs = [locate_pages(found, piece, pages) for found, piece in zip(pairs, pieces, strict=True)]
+    rows = name_facts(pairs)
+    good, bad = validate(rows, pages)
+    kept, repeated = drop_near_duplicates(good)
+    rejected += [*lost, *bad, *repeated]
+    report |= {"responses": len(responses), "repaired": len(problems) - len(lost),
+               "funnel": funnel("回复里的条目", len(rows) + len(lost), rejected)}
+    return kept
+
+
+def locate_pages(pairs: list[dict], chunk: Chunk, pages: list[Page]) -> list[dict]:
+    """一块文字跨两页时，模型分不清哪句在哪页；按证据所在改成这块里的那一页（跨页的是开头那页）。"""
+    inside = {page.number: page.text for page in pages if page.number in chunk.pages}
+
+    def page_of(pair: dict) -> object:
+        evidence = str(pair.get("evidence") or "")
+        found = (number for number in inside if evidence and begins_on(evidence, number, inside))
+        return next(found, pair.get("page"))
+
+    return [{**pair, "page": page_of(pair)} for pair in pairs]
+
+
+def name_facts(responses: list[list[dict]]) -> list[dict]:
+    """统一事实的编号：各次回复都从 F01 编起，同号不一定同事；相邻块重叠，同事不一定同号。
+
+    同一份回复里同号的算一个事实；页码、证据、要点都相同的也算一个。没有编号的交给 validate 补。
+    """
+    names: dict[tuple, str] = {}
+    used: set[str] = set()
+    rows = []
+    for number, pairs in enumerate(responses):
+        for pair in pairs:
+            given, points = pair.get("fact_id"), pair.get("key_points")
+            if not isinstance(given, str) or not given:
+                rows.append(pair)
+                continue
+            keys = [(number, given)]
+            if isinstance(points, list) and points:
+                place = str(pair.get("page")), normalize(str(pair.get("evidence") or ""))
+                keys.append((*place, *sorted(normalize(str(p)) for p in points)))
+            name = next((names[key] for key in keys if key in names), None)
+            if name is None:
+                numbered = (f"F{i:02d}" for i in range(1, len(used) + 2))
+                name = next(free for free in chain([given], numbered) if free not in used)
+            used.add(name)
+            for key in keys:
+                names.setdefault(key, name)
+            rows.append({**pair, "fact_id": name})
+    return rows
+
+
+def _rows_from_file(
+    qa_file: Path, pages: list[Page], generated: list[dict], report: dict, rejected: list[dict]
+) -> list[dict]:
+    """检查现成的问答文件；有回放结果时说明两者一致多少条。"""
+    loaded = load_qa(qa_file)
+    good, bad = validate(loaded, pages, require_evidence=False)
+    kept, repeated = drop_near_duplicates(good)
+    rejected += [*bad, *repeated]
+    bare = sum("evidence" not in row or "page" not in row for row in kept)
+    if bare:
+        print(f"提醒：{rel(qa_file)} 有 {bare} 条没写页码或证据，没法核对出处，照收。")
+    if 0 < len(kept) < len(loaded):
+        print(f"提醒：{rel(qa_file)} 的 {len(loaded)} 条里有 {len(loaded) - len(kept)} 条不合格，"
+              "原因见 rejected.jsonl。")
+    if report.get("source") == "replay":
+        ours, theirs = ({(normalize(row["question"]), normalize(row["answer"])) for row in rows}
+                        for rows in (generated, kept))
+        report["agree"] = len(ours & theirs)
+        print(f"回放得到 {len(generated)} 对，{report['agree']} 对与 {rel(qa_file)} 的 {len(kept)} 对一致。")
+    else:
+        report["source"] = "file"
+        report["funnel"] = funnel("文件里的条目", len(loaded), [*bad, *repeated])
+    return kept
 
 
 def save_unanswerable(
-    files: list[Path], answerable: list[dict], folder: Path, limit: int, chinese: bool
+    texts: list[str], answerable: list[dict], folder: Path, limit: int, pages: list[Page]
 ) -> int:
-    """写出 folder/unanswerable_train.jsonl 与 unanswerable_rejected.jsonl，返回合格的条数。"""
-    texts = [path.read_text(encoding="utf-8") for path in files]
-    good, bad = unanswerable_rows(texts, answerable, limit, chinese)
+    """一批回复 → folder 里的 unanswerable_train.jsonl（至多 limit 条）和 …_rejected.jsonl；返回合格的条数。
+
+    它们教模型不知道就说不知道，所以不进 qa.jsonl，也不参加划分。没有证据可对，别的检查（格式、长度、语言、
+    指代）与问答相同；另外，答案里没有“没有写明”、与前面的问题重复，或与 answerable（文件里答得出的）
+    问的是一回事，都不合格。模型只看得到一块文字，所以别处也许有答案：用之前请人看一遍。
+    """
+    good: list[dict] = []
+    bad: list[dict] = []
+    document = document_of(pages)._replace(page_text=None)  # 只看文档是不是中文
+    for pair in (pair for text in texts for pair in parse_response(text)[0]):
+        bare = {key: pair.get(key) for key in ("question", "answer")}
+        row, problem = recheck(bare, document, require_evidence=False)
+        if problem:
+            reason = problem.reason
+        elif NOT_STATED not in row["answer"]:
+            reason = f"答案里没有“{NOT_STATED}”"
+        elif closest(row, good):
+            reason = "与前面的问题重复"
+        else:
+            reason = "文件里答得出" if closest(row, answerable) else ""
+        if reason:
+            bad.append({"reason": reason, "row": pair})
+        elif len(good) < limit:
+            good.append({"id": f"N{len(good) + 1:02d}", "question": row["question"], "answer": row["answer"]})
     path = write_json_lines(good, folder / "unanswerable_train.jsonl")
     write_json_lines(bad, folder / "unanswerable_rejected.jsonl")
     print(f"“没有写明”的问答 {len(good)} 条（要 {limit} 条，不合格 {len(bad)} 条）在 {rel(path)}；"
@@ -98,15 +241,43 @@ def save_unanswerable(
     return len(good)
 
 
-def merge(
-    path: str | Path, voted: list[tuple[str, dict]], rows: list[dict], pages: list[Page],
-    rejected: list[dict],
-) -> list[dict]:
-    """rows 后面接上反馈里合格的新问答；不要求页码和证据。voted 是 web_feedback.read_pairs(path) 的结果。
+def read_pairs(path: str | Path = FEEDBACK) -> list[tuple[str, dict]]:
+    """反馈文件 → ``[("第 3 行", {"question", "answer"})]``，问答可以直接交给 validate。
 
+    有改正的用改正；只点了 👍 的用模型的回答；只点了 👎 的不用。同一个问题以最后一条为准，
+    后来的 👎 也会撤掉先前的 👍。文件不存在、某行不对时引发 LabError，说明第几行。
+    """
+    answers: dict[str, tuple[str, dict]] = {}
+    for where, row in read_rows(path):
+        fields = ("question", "model_answer", "vote", "correction")
+        if not isinstance(row, dict) or not all(isinstance(row.get(field), str) for field in fields):
+            raise LabError(f"{rel(path)} {where}不是网页写的反馈，"
+                           "应有 question、model_answer、vote、correction，请删掉这一行。")
+        question, model_answer, vote, correction = (row[field] for field in fields)
+        answer = correction or (model_answer if vote == UP else "")
+        answers.pop(normalize(question), None)
+        if answer:
+            answers[normalize(question)] = where, {"question": question, "answer": answer}
+    return list(answers.values())
+
+
+def _with_feedback(
+    path: Path, voted: list[tuple[str, dict]], rows: list[dict], pages: list[Page], rejected: list[dict]
+) -> list[dict]:
+    """rows 后面接上反馈里合格的新问答；不要求页码和证据。voted 是 read_pairs(path) 的结果。
+
+    写反馈的可能是任何人，所以和自己的问答文件一样逐条检查；与原有问答矛盾的以原有的为准。
     答案与某个事实相同的归到那个事实，其余各算新的事实。不合格的加进 rejected 并打印文件和行号。
     """
-    fresh, refused = _checked(path, voted, pages)
+    document = document_of(pages)
+    fresh, refused = [], []
+    for where, pair in voted:
+        row, problem = recheck(pair, document, require_evidence=False)
+        row["source"] = f"{rel(path)} {where}"
+        if problem:
+            refused.append({"stage": problem.stage, "reason": problem.reason, "row": row})
+        else:
+            fresh.append(row)
     kept, repeated = drop_near_duplicates([*rows, *fresh])
     known = {id(row) for row in rows}
     added = [row for row in kept if id(row) not in known]
@@ -120,31 +291,12 @@ def merge(
     return name_rows([*rows, *added])
 
 
-def _checked(
-    path: str | Path, voted: list[tuple[str, dict]], pages: list[Page]
-) -> tuple[list[dict], list[dict]]:
-    """反馈 → (合格的, 不合格的)，每条带着 source：来自哪个文件的第几行。"""
-    page_text, chinese = text_of(pages)
-    good, refused = [], []
-    for where, pair in voted:
-        row, problem = recheck(pair, page_text, False, chinese)
-        row["source"] = f"{rel(path)} {where}"
-        if problem:
-            refused.append({"stage": problem.stage, "reason": problem.reason, "row": row})
-        else:
-            good.append(row)
-    return good, refused
-
-
-REVIEW = "review.xlsx"
-
-
 @one_sentence()
 def finish(
     folder: str | Path, rows: list[dict], rejected: list[dict], pages: list[Page], seed: int,
     funnel: list[tuple[str, int]],
 ) -> dict:
-    """划分并写出 folder 里的全部文件；和训练集几乎一样的验证题加进 rejected。
+    """划分并写出 folder 里的全部文件；和训练集几乎一样的验证题加进 rejected。审阅之后也走这里。
 
     返回 {"train", "dev", "dev_facts", "dev_facts_in_train", "pairs", "facts", "funnel",
     "summary"}：前几项是条数和事实数，summary 是几行文字的摘要。
@@ -163,16 +315,14 @@ def finish(
     save_conversations(dev, folder / "dev.json")
     write_json_lines(rejected, folder / "rejected.jsonl")
     full = write(folder, rows, train, dev, pages, rejected, funnel)
-    return report | {"pairs": len(rows), "facts": full["facts"], "funnel": funnel,
-                     "summary": summary(full)}
+    return report | {"pairs": len(rows), "facts": full["facts"], "funnel": funnel, "summary": summary(full)}
 
 
 def load_rows(folder: str | Path) -> tuple[list[dict], list[dict]]:
     """读回 folder 里的 (合格的问答, 被拦下的)。"""
-    folder = Path(folder)
-    refused = folder / "rejected.jsonl"
+    refused = Path(folder) / "rejected.jsonl"
     has_any = refused.is_file() and refused.stat().st_size > 0
-    return load_qa(folder / "qa.jsonl"), [item for _, item in read_rows(refused)] if has_any else []
+    return load_qa(Path(folder) / "qa.jsonl"), [item for _, item in read_rows(refused)] if has_any else []
 
 
 def export_review(folder: str | Path) -> Path:
@@ -191,242 +341,12 @@ def apply_review(
     folder = Path(folder)
     rows, rejected = load_rows(folder)
     review = apply(table or folder / REVIEW, rows, pages, rejected)
-    report = finish(folder, review.rows, review.rejected, pages, seed, _funnel(folder, rows, review))
-    named = {name or "没看": count for name, count in review.counts.items()}
-    print("审阅：" + "，".join(f"{name} {count}" for name, count in named.items())
-          + f"；{rel(folder)} 现有 {report['pairs']} 对问答。")
-    return report | {"counts": review.counts}
-
-
-def _funnel(
-    folder: Path, rows: list[dict], review: Review
-) -> list[tuple[str, int]]:
-    """自动检查的漏斗后面接上“人工审阅之后”；再审一次就换掉上一次的。"""
-    name = "人工审阅之后"
-    record = folder / f"{NAME}.json"
+    # 自动检查的漏斗后面接上“人工审阅之后”；再审一次就换掉上一次的
+    name, record = "人工审阅之后", folder / f"{NAME}.json"
     old = json.loads(record.read_text(encoding="utf-8"))["funnel"] if record.is_file() else []
     before = [(stage, count) for stage, count in old if stage != name] or [("审阅之前", len(rows))]
-    return [*before, (name, len(review.rows))]
-
-
-COURSE_PDF = DATA / "source" / "course_document.pdf"
-COURSE_SOURCE = COURSE_PDF.with_suffix(".md")
-
-
-@one_sentence()
-def build_dataset(
-    pdf: str | Path,
-    qa_file: str | Path | None,
-    out_dir: str | Path,
-    api_model: str = "",
-    seed: int = 42,
-    feedback: str | Path | None = None,
-    **api,
-) -> dict:
-    """写出 out_dir/data/ 下的 qa.jsonl、train.json、dev.json、rejected.jsonl 和数据集报告。
-
-    api_model 或 api 里的 preset 不空：调用大模型出题（回复存 out_dir/responses/，断了接着做）；
-    api 是 generate 的其余参数：preset、concurrency、max_cost、retry_failed、unanswerable……
-    为空且是课程 PDF：回放样例回复；给了 qa_file 就用它，并说明两者一致的条数。
-    为空且是别的 PDF：必须给 qa_file，逐条对着这份 PDF 检查后使用。
-    feedback 是网页存下的评价与改正，合格的作为新问答接在后面。
-    返回的 funnel 是 [(关口, 剩余条数)]，summary 是摘要文字。
-    """
-    pdf, out_dir = resolve(pdf), resolve(out_dir)
-    qa_file = resolve(qa_file) if qa_file else None
-    voted = read_pairs(resolve(feedback)) if feedback else []  # 写坏了就在花钱出题之前说
-    pages = read_pages(pdf)
-    report: dict = {"pages": len(pages), "seed": seed}
-    rejected: list[dict] = []
-    api |= {"model": api_model}
-    rows = _generated_rows(pdf, qa_file, out_dir, api, pages, report, rejected)
-    if qa_file and report.get("source") != "api":
-        rows = _rows_from_file(qa_file, pages, rows, report, rejected)
-    if not rows:
-        raise LabError(_nothing_passed(qa_file, out_dir, report["source"], rejected))
-    if feedback:
-        rows = merge(resolve(feedback), voted, rows, pages, rejected)
-        report["funnel"] = [*report["funnel"], ("加上网页反馈", len(rows))]
-    folder = Path(out_dir) / "data"
-    report |= finish(folder, rows, rejected, pages, seed, report["funnel"])
-    print("每一关还剩：" + " → ".join(f"{name} {count}" for name, count in report["funnel"]))
-    print(f"写好 {rel(folder)}，不合格 {len(rejected)} 条。", report["summary"], sep="\n")
-    return report
-
-
-def _nothing_passed(qa_file: Path | None, out_dir: Path, source: str, rejected: list[dict]) -> str:
-    """一条也没通过：留下全部原因，说清楚接下来做什么。"""
-    record = write_json_lines(rejected, out_dir / "rejected.jsonl")
-    first = f"，例如：{rejected[0]['reason']}" if rejected else ""
-    if source == "api" or qa_file is None:
-        what, advice = "回复里", "请换一个模型，或照着原因改 configs/qa_prompt.yaml"
-    else:
-        what = f"{rel(qa_file)} 里"
-        advice = ("换了文档就用 --qa 给出它的问答对，或用 --preset、--api-model 请大模型出题"
-                  "（notebook 里是 QA_FILE、PRESET、API_MODEL）")
-    return f"{what}没有一条问答通过检查{first}；全部原因见 {rel(record)}。{advice}。"
-
-
-def _generated_rows(
-    pdf: Path, qa_file: Path | None, out_dir: Path, api: dict, pages: list[Page],
-    report: dict, rejected: list[dict],
-) -> list[dict]:
-    """调用 API 或回放；两样都不该做时返回空列表。"""
-    if api["model"] or api.get("preset"):
-        report["source"] = "api"
-        return _asked_rows(out_dir, api, pages, report, rejected)
-    if is_course_document(pages):
-        report["source"] = "replay"
-        texts = [path.read_text(encoding="utf-8") for path in replay()]
-        return collect(texts, pages, report, rejected)
-    if qa_file:
-        return []
-    raise LabError(
-        f"{rel(pdf)} 没有配套的问答：请用 --preset 或 --api-model 请大模型出题（要先设置它的密钥），"
-        "或用 --qa 给出现成的问答文件（notebook 里是 PRESET、API_MODEL、QA_FILE）。"
-    )
-
-
-def _asked_rows(
-    out_dir: Path, api: dict, pages: list[Page], report: dict, rejected: list[dict]
-) -> list[dict]:
-    """调用大模型出题；要了“没有写明”的问题就另写一个文件，不混进问答。"""
-    prompts = load_prompts()
-    pieces = chunks(pages, prompts.chunk_size, prompts.chunk_overlap)
-    result = generate(pieces, out_dir=out_dir, prompts=prompts, **api)
-    report["failed_chunks"] = len(result.failures)
-    texts = [path.read_text(encoding="utf-8") for path in result.files]
-    rows = collect(texts, pages, report, rejected, result.chunks)
-    if count := api.get("unanswerable"):
-        report["unanswerable"] = save_unanswerable(
-            result.unanswerable_files, rows, out_dir / "data", count, text_of(pages)[1])
-    return rows
-
-
-def is_course_document(pages: list[Page]) -> bool:
-    """按标题认，不按文件名认：样例回复只配得上那一份文档，别的文档可能顶替了它的位置。"""
-    title = COURSE_SOURCE.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")
-    return pages[0].text.startswith(title + "\n")
-
-
-def locate_pages(pairs: list[dict], chunk: Chunk, pages: list[Page]) -> list[dict]:
-    """一块文字跨两页时，模型分不清哪句在哪页；按证据所在改成这块里的那一页（跨页的是开头那页）。"""
-    inside = {page.number: page.text for page in pages if page.number in chunk.pages}
-
-    def page_of(pair: dict) -> object:
-        evidence = str(pair.get("evidence") or "")
-        found = [number for number in inside if evidence and begins_on(evidence, number, inside)]
-        return found[0] if found else pair.get("page")
-
-    return [{**pair, "page": page_of(pair)} for pair in pairs]
-
-
-def collect(
-    responses: list[str], pages: list[Page], report: dict | None = None,
-    rejected: list[dict] | None = None, pieces: list[Chunk] | None = None,
-) -> list[dict]:
-    """一批原始回复 → 解析、检查、去重后的问答；数目记进 report，不合格的加进 rejected。
-
-    pieces 是每份回复对应的文本块，给了就由证据定页码（见 locate_pages）。
-    """
-    report = {} if report is None else report
-    rejected = [] if rejected is None else rejected
-    parsed = [parse_response(text) for text in responses]
-    lost = [p for _, problems in parsed for p in problems if not p["fixed"]]
-    fixed = sum(p["fixed"] for _, problems in parsed for p in problems)
-    responses_pairs = [pairs for pairs, _ in parsed]
-    if pieces is not None:
-        responses_pairs = [
-            locate_pages(pairs, piece, pages)
-            for pairs, piece in zip(responses_pairs, pieces, strict=True)
-        ]
-    rows = name_facts(responses_pairs)
-    good, bad = validate(rows, pages)
-    kept, repeated = drop_near_duplicates(good)
-    rejected += [{"stage": "解析", **{k: p[k] for k in ("reason", "text")}} for p in lost]
-    rejected += [*bad, *repeated]
-    report |= {"responses": len(responses), "repaired": fixed}
-    report["funnel"] = funnel("回复里的条目", len(rows) + len(lost), rejected)
-    return kept
-
-
-def name_facts(responses: list[list[dict]]) -> list[dict]:
-    """统一事实的编号：各次回复都从 F01 编起，同号不一定同事；相邻块重叠，同事不一定同号。
-
-    同一份回复里同号的算一个事实；页码、证据、要点都相同的也算一个。没有编号的交给 validate 补。
-    """
-    names: dict[tuple, str] = {}
-    used: set[str] = set()
-    rows = []
-    for number, pairs in enumerate(responses):
-        for pair in pairs:
-            given = pair.get("fact_id")
-            if not isinstance(given, str) or not given:
-                rows.append(pair)
-                continue
-            keys = [(number, given)]
-            points = pair.get("key_points")
-            if isinstance(points, list) and points:
-                place = str(pair.get("page")), normalize(str(pair.get("evidence") or ""))
-                keys.append((*place, *sorted(normalize(str(p)) for p in points)))
-            name = next((names[key] for key in keys if key in names), None) or _new(given, used)
-            used.add(name)
-            for key in keys:
-                names.setdefault(key, name)
-            rows.append({**pair, "fact_id": name})
-    return rows
-
-
-def _new(given: str, used: set[str]) -> str:
-    if given not in used:
-        return given
-    return next(f"F{i:02d}" for i in range(1, len(used) + 2) if f"F{i:02d}" not in used)
-
-
-def _rows_from_file(
-    qa_file: Path, pages: list[Page], generated: list[dict], report: dict, rejected: list[dict]
-) -> list[dict]:
-    """检查现成的问答文件；有回放结果时说明两者一致多少条。"""
-    loaded = load_qa(qa_file)
-    good, bad = validate(loaded, pages, require_evidence=False)
-    kept, repeated = drop_near_duplicates(good)
-    rejected += [*bad, *repeated]
-    bare = sum("evidence" not in row or "page" not in row for row in kept)
-    if bare:
-        print(f"提醒：{rel(qa_file)} 有 {bare} 条没写页码或证据，没法核对出处，照收。")
-    if 0 < len(kept) < len(loaded):
-        print(f"提醒：{rel(qa_file)} 的 {len(loaded)} 条里有 {len(loaded) - len(kept)} 条不合格，"
-              "原因见 rejected.jsonl。")
-    if report.get("source") == "replay":
-        same = len({_pair_key(row) for row in kept} & {_pair_key(row) for row in generated})
-        report["agree"] = same
-        print(f"回放得到 {len(generated)} 对，{same} 对与 {rel(qa_file)} 的 {len(kept)} 对一致。")
-    else:
-        report["source"] = "file"
-        report["funnel"] = funnel("文件里的条目", len(loaded), [*bad, *repeated])
-    return kept
-
-
-def _pair_key(row: dict) -> tuple[str, str]:
-    return normalize(row["question"]), normalize(row["answer"])
-
-
-def read_pairs(path: str | Path = FEEDBACK) -> list[tuple[str, dict]]:
-    """反馈文件 → ``[("第 3 行", {"question", "answer"})]``，问答可以直接交给 qa_checks.validate。
-
-    有改正的用改正；只点了 👍 的用模型的回答；只点了 👎 的不用。同一个问题以最后一条为准，
-    后来的 👎 也会撤掉先前的 👍。文件不存在、某行不对时引发 LabError，说明第几行。
-    """
-    answers: dict[str, tuple[str, dict]] = {}
-    for where, row in read_rows(path):
-        texts = [row.get(key) for key in ("question", "model_answer", "vote", "correction")] \
-            if isinstance(row, dict) else [None]
-        if not all(isinstance(text, str) for text in texts):
-            raise LabError(f"{rel(path)} {where}不是网页写的反馈，"
-                           "应有 question、model_answer、vote、correction，请删掉这一行。")
-        question, model_answer, vote, correction = texts
-        answer = correction or (model_answer if vote == UP else "")
-        answers.pop(normalize(question), None)
-        if answer:
-            answers[normalize(question)] = where, {"question": question, "answer": answer}
-    return list(answers.values())
+    steps = [*before, (name, len(review.rows))]
+    report = finish(folder, review.rows, review.rejected, pages, seed, steps)
+    print("审阅：" + "，".join(f"{name or '没看'} {count}" for name, count in review.counts.items())
+          + f"；{rel(folder)} 现有 {report['pairs']} 对问答。")
+    return report | {"counts": review.counts}

@@ -1,20 +1,6 @@
-"""问答的用语：是不是文档的语言，离开原文还看不看得懂。
+"""问答对的质检：格式、长度、语言、指代、答案、证据，每条不合格的都写明关口和原因。
 
-在 notebooks/01_build_dataset.ipynb 讲解。训练和答题时都没有原文在手边，
-“本文的文号是什么”这样的题谁也答不了，学了只会乱猜。
-
-
-证据在不在原文：先找一字不差的，再找只差几个字的，后一种改回原文的原话。
-
-在 notebooks/01_build_dataset.ipynb 讲解。大模型抄原文常会漏个“的”、换个标点；
-但“线上”抄成“线下”、“不得”抄成“应当”不是小错，这样的不能当作找到了。
-
-
-问答对的质检：格式、长度、语言、指代、答案、证据，每条不合格的都写明关口和原因。
-
-在 notebooks/01_build_dataset.ipynb 讲解。大模型写的问答对看着都像样，
-不逐条核对，编造的数字就会混进训练集。证据的查找见 qa_evidence，用语见 qa_wording，
-重复见 qa_duplicates。
+大模型写的问答对看着都像样，不逐条核对，编造的数字就会混进训练集。讲解见 notebook 01。
 """
 
 from __future__ import annotations
@@ -32,160 +18,31 @@ from rapidfuzz.distance import Levenshtein
 from labutils.base.text import contains, normalize, without_spaces
 from labutils.dataset.clean import Page, glue
 
-CHINESE_SHARE = 0.5  # 一个汉字、一个外文单词各算一个，汉字占到一半就算中文
-
-_UNIT = re.compile(r"[\u3400-\u9fff]|[^\W\d_\u3400-\u9fff]+")
-# “资本文化”“日本文学”里也有“本文”两个字，前后要看一眼
-_SELF = re.compile(
-    r"(?<![基版副样脚剧课读成资日根标原抄])本(?:文件|文档|文(?![化字学明艺书本])|段|章|节|条|页|表"
-    r"|通知|办法|规定|意见|材料)"
-    r"|[上下前后]文(?!化|件|字|学)|[上前下]述|如[上下]所[述示]|文[中内里](?=[提说写列所的，])|(?<=[据从在])文[中内里]"
-    r"|以上(?:内容|材料|文字|文件|规定|各项|所述)|上面(?:的|提到|所)"
-    r"|(?:以下|下列)(?:哪|选项|各项|内容|说法)|第[一二三四五六七八九十\d]+页"
-)
-_POINTING = re.compile(
-    r"(?:(?<!应)该|此|这[一份个篇段条项]?)"
-    r"(文件|文档|文章|通知|材料|办法|规定|意见|政策|段落|内容|条款|条|段话|表格|句话)"
-)
-
-
-def is_chinese(text: str) -> bool:
-    """这段文字是不是中文；一个字母、汉字都没有（如“4000”）时算是。"""
-    units = _UNIT.findall(text)
-    han = sum("\u3400" <= unit <= "\u9fff" for unit in units)
-    return han >= CHINESE_SHARE * len(units)
-
-
-def foreign_words(text: str) -> set[str]:
-    """外文单词的集合，不分大小写和全半角。"""
-    units = _UNIT.findall(unicodedata.normalize("NFKC", text).casefold())
-    return {unit for unit in units if not "\u3400" <= unit <= "\u9fff"}
-
-
-def outside_reference(text: str, known: str = "") -> str:
-    """找出离开原文就不知所指的词，如“本文”“上述”；没有就是空串。
-
-    “该通知”“这份文件”前面说过是哪个通知、哪份文件的不算；known 是读者已经看到的话。
-    """
-    if found := _SELF.search(text):
-        return found[0]
-    for found in _POINTING.finditer(text):
-        if found[1] not in known + text[: found.start()]:
-            return found[0]
-    return ""
-
-
-SIMILAR = 85  # 统一写法之后的相似度（0–100），到这个程度才可能是抄错了几个字
-SHORTEST = 8  # 短于这么多字的话，差一个字就可能是另一句话
-_ROUGH, _MARGIN = 50, 3  # 先粗找位置（数字写法还没统一，所以放宽），再把两头各挪几个字对齐
-# 差在这些字上，意思多半就变了
-_DECISIVE = set("不没无未非否免勿除上下内外前后左右大小多少高低长短早晚增减升降入出男女新旧首末初终"
-                "仅只最每各全半必须可应省市校国")  # fmt: skip
-
-
-def on_page(evidence: str, text: str) -> bool:
-    """证据是不是一字不差地在这页文字里；空白和换行不算，它们是排版留下的。"""
-    return without_spaces(evidence) in without_spaces(text)
-
-
-def begins_on(evidence: str, page: int, page_text: dict[int, str]) -> bool:
-    """证据是不是从第 page 页开始：全在这一页，或从这一页跨到下一页（页末的句子常被分页截断）。"""
-    text = page_text.get(page, "")
-    if on_page(evidence, text):
-        return True
-    wanted, length = without_spaces(evidence), len(without_spaces(text))
-    both = without_spaces(with_next_page(page, page_text))
-    return 0 <= both.find(wanted, max(0, length - len(wanted) + 1)) < length
-
-
-def with_next_page(page: int, page_text: dict[int, str]) -> str:
-    """第 page 页连着下一页的文字；空白页、只有图的页跳过。"""
-    text = page_text.get(page, "").rstrip()
-    following = min((n for n in page_text if n > page and page_text[n].strip()), default=None)
-    after = page_text[following].lstrip() if following else ""
-    return text + glue(text[-1:], after[:1]) + after if text and after else text
-
-
-def nearest_span(evidence: str, text: str) -> str | None:
-    """text 里与 evidence 说同一件事的那段原话；没有就是 None。
-
-    只差空白、标点、全半角、数字写法的一定算；另差几个字的，相似度要够，
-    数字要全同，差的字里不能有会改变意思的（见 _DECISIVE）。
-    """
-    places = [i for i, char in enumerate(text) if not char.isspace()]
-    flat = "".join(text[i] for i in places)
-    wanted = without_spaces(evidence)
-    if len(wanted) < SHORTEST or len(flat) < SHORTEST:
-        return None
-    rough = fuzz.partial_ratio_alignment(wanted, flat, score_cutoff=_ROUGH)
-    if rough is None:
-        return None
-    start, end = _align(wanted, flat, rough.dest_start, rough.dest_end)
-    if not _same_meaning(normalize(wanted), normalize(flat[start:end])):
-        return None
-    return text[places[start] : places[end - 1] + 1]
-
-
-def _align(wanted: str, flat: str, start: int, end: int) -> tuple[int, int]:
-    """粗找的位置两头可能多几个字或少几个字，逐一试过，取最像的。"""
-    target = normalize(wanted)
-    moves = range(-_MARGIN, _MARGIN + 1)
-    spans = [(start + a, end + b) for a, b in product(moves, moves)]
-    inside = [(a, b) for a, b in spans if 0 <= a < b <= len(flat)]
-
-    def score(span: tuple[int, int]) -> tuple[float, float]:
-        piece = flat[span[0] : span[1]]
-        return fuzz.ratio(target, normalize(piece)), fuzz.ratio(wanted, piece)
-
-    return max(inside, key=score)
-
-
-def _same_meaning(left: str, right: str) -> bool:
-    if numbers(left) != numbers(right) or fuzz.ratio(left, right) < SIMILAR:
-        return False
-    edits = Levenshtein.opcodes(left, right)
-    changed = "".join(
-        left[e.src_start : e.src_end] + right[e.dest_start : e.dest_end]
-        for e in edits if e.tag != "equal"
-    )
-    return not _DECISIVE & set(changed)
-
-
-def numbers(text: str) -> list[str]:
-    """文字里的数，按出现的顺序；“五年”和“5年”是同一个数。"""
-    return re.findall(r"\d+(?:\.\d+)?", normalize(text))
-
-
-def point_problem(row: dict, page_text: str) -> str:
-    """要点在证据里吗？返回原因；没有问题是空串。几种写法（“|”隔开）有一种在就行。
-
-    page_text 是证据所在那一页（跨页的是两页）的文字。
-
-    要点就是整个答案的（用户没有写要点），措辞可以和原文不同，只核对数字。
-    """
-    known = set(numbers(page_text))
-    whole_answer = row["key_points"] == [row["answer"]]
-    for point in row["key_points"]:
-        if not any(known.issuperset(numbers(part)) for part in point.split("|")):
-            return f"要点“{point}”里的数字在第 {row['page']} 页找不到"
-        if not whole_answer and not contains(row["evidence"], point):
-            return f"证据里没有要点“{point}”"
-    return ""
-
-
-LENGTHS = {"question": ("问题", 4, 200), "answer": ("答案", 1, 500), "evidence": ("证据", 1, 500)}
-_MOST_PAGES = 10**9  # 大得离谱的页码
-# 关口的顺序，以及通过之后的说法；“解析”由 qa_parse 把关，“去重”由 qa_duplicates 把关
+# 关口的顺序，以及通过之后的说法；“解析”由 prompts 把关，“去重”由 rows 把关
 STAGES = {"解析": "读得出来", "格式": "格式正确", "长度": "长短合适", "语言": "语言一致",
           "指代": "单独看得懂", "答案": "答案自洽", "证据": "原文有依据", "去重": "去重之后"}
-
 Rejected = dict  # {"stage": 关口, "reason": 原因, "row": 原来的那条}
+Found = tuple[str, str] | None  # 一道关口的结果：(出问题的键, 原因)，没有问题是 None
 
 
 class Problem(NamedTuple):
     stage: str
     field: str  # 出问题的键，如 answer；审阅表由它指出是哪一列
     reason: str
+
+
+class Document(NamedTuple):
+    """用来核对的文档。"""
+
+    page_text: dict[int, str] | None  # 页码 → 那一页的文字；None：没有文档可对
+    chinese: bool
+
+
+def document_of(pages: list[Page] | None) -> Document:
+    """文档的各页 → 用来核对的样子；pages 是 None 就不核对语言和证据。"""
+    if pages is None:
+        return Document(None, False)
+    return Document({page.number: page.text for page in pages}, is_chinese("".join(p.text for p in pages)))
 
 
 def validate(
@@ -200,34 +57,35 @@ def validate(
     """
     good: list[dict] = []
     rejected: list[Rejected] = []
-    seen_ids: set[str] = set()
-    page_text, chinese = text_of(pages)
+    seen_ids: set[str | None] = set()
+    document = document_of(pages)
     for row in rows:
-        clean, problem = recheck(row, page_text, require_evidence, chinese)
-        if problem is None and clean.get("id") in seen_ids:
+        clean, problem = recheck(row, document, require_evidence)
+        if problem is None and "id" in clean and clean["id"] in seen_ids:
             problem = Problem("格式", "id", f"id {clean['id']} 与前面的重复")
         if problem:
             rejected.append({"stage": problem.stage, "reason": problem.reason, "row": row})
             continue
-        seen_ids |= {clean["id"]} if "id" in clean else set()
+        seen_ids.add(clean.get("id"))
         good.append(clean)
     return name_rows(good), rejected
 
 
-def text_of(pages: list[Page] | None) -> tuple[dict[int, str] | None, bool]:
-    """({页码: 那一页的文字}, 文档是不是中文)；没有文档时是 (None, False)。"""
-    if pages is None:
-        return None, False
-    page_text = {page.number: page.text for page in pages}
-    return page_text, is_chinese("".join(page_text.values()))
-
-
-def recheck(
-    row: object, page_text: dict[int, str] | None, require_evidence: bool, chinese: bool
-) -> tuple[dict, Problem | None]:
-    """整理一条、修正证据，再检查：(整理后的, 第一个问题或 None)。"""
-    clean = repair_evidence(tidy(row), page_text)
-    return clean, first_problem(clean, page_text, require_evidence, chinese)
+def recheck(row: object, document: Document, require_evidence: bool) -> tuple[dict, Problem | None]:
+    """整理一条、修正证据，再按 STAGES 的顺序检查：(整理后的, 第一个问题或 None)。"""
+    page_text, chinese = document
+    clean = tidy(row)
+    if problem := _format_problem(clean):
+        return clean, Problem("格式", *problem)
+    checks: list[tuple[str, Callable[[dict], Found]]] = [("长度", _length_problem)]
+    if chinese:
+        checks.append(("语言", _language_problem))
+    checks += [("指代", _reference_problem), ("答案", _answer_problem)]
+    if page_text is not None:
+        clean = _repair_evidence(clean, page_text)
+        checks.append(("证据", lambda row: _evidence_problem(row, page_text, require_evidence)))
+    found = ((stage, check(clean)) for stage, check in checks)
+    return clean, next((Problem(stage, *problem) for stage, problem in found if problem), None)
 
 
 def tidy(row: object) -> object:
@@ -244,111 +102,6 @@ def tidy(row: object) -> object:
     if isinstance(page, str) and page.isdecimal() and len(page) < 10:  # 几千位的 int() 会引发异常
         clean["page"] = int(page)
     return clean
-
-
-def repair_evidence(row: object, page_text: dict[int, str] | None) -> object:
-    """证据抄错了几个字就换成那一页的原话，原来的留在 evidence_original；其余原样返回。"""
-    if page_text is None or _format_problem(row) or "evidence" not in row:
-        return row
-    evidence, page = row["evidence"], row.get("page", 0)
-    if begins_on(evidence, page, page_text):
-        return row
-    span = (nearest_span(evidence, page_text.get(page, ""))
-            or nearest_span(evidence, with_next_page(page, page_text)))
-    return row if span is None or not begins_on(span, page, page_text) else {
-        **row, "evidence": span, "evidence_original": evidence}
-
-
-def first_problem(
-    row: object, page_text: dict[int, str] | None, require_evidence: bool, chinese: bool
-) -> Problem | None:
-    """按 STAGES 的顺序检查一条，返回第一个问题；没有问题是 None。
-
-    page_text 是 {页码: 那一页的文字}，None 表示没有文档可对；chinese：文档是不是中文。
-    """
-    checks: list[tuple[str, Callable[[dict], tuple[str, str] | None]]] = [
-        ("格式", _format_problem), ("长度", _length_problem)]
-    if chinese:
-        checks.append(("语言", _language_problem))
-    checks += [("指代", _reference_problem), ("答案", _answer_problem)]
-    if page_text is not None:
-        checks.append(("证据", lambda row: _evidence_problem(row, page_text, require_evidence)))
-    found = ((stage, check(row)) for stage, check in checks)
-    return next((Problem(stage, *problem) for stage, problem in found if problem), None)
-
-
-def _format_problem(row: object) -> tuple[str, str] | None:
-    if not isinstance(row, dict):
-        return "", "不是一个 JSON 对象"
-    for field, name in (("question", "问题"), ("answer", "答案")):
-        value = row.get(field)
-        if value is None:
-            return field, f"缺少{name}（{field}）"
-        if not isinstance(value, str):
-            return field, f"{name}（{field}）不是文字"
-    points = row["key_points"]
-    if not isinstance(points, list) or not all(isinstance(p, str) and p.strip() for p in points):
-        return "key_points", "要点（key_points）应是一组不空的文字"
-    for field in ("id", "fact_id", "evidence"):
-        if not isinstance(row.get(field, ""), str):
-            return field, f"{field} 不是文字"
-    page = row.get("page", 1)
-    if not isinstance(page, int) or isinstance(page, bool) or not 1 <= page < _MOST_PAGES:
-        return "page", f"页码（page）{page!r:.20} 不是正整数，或大得离谱"
-    return None
-
-
-def _length_problem(row: dict) -> tuple[str, str] | None:
-    for field, (name, low, high) in LENGTHS.items():
-        if field in row and not low <= len(row[field]) <= high:
-            return field, f"{name}长 {len(row[field])} 字，应在 {low}–{high} 字之间"
-    return None
-
-
-def _language_problem(row: dict) -> tuple[str, str] | None:
-    if not is_chinese(row["question"]):
-        return "question", "文档是中文，问题不是中文"
-    # 问英文名称的题，答案就是原文里的外文，不算错
-    quoted = foreign_words(row["answer"]) <= foreign_words(row.get("evidence", ""))
-    if not is_chinese(row["answer"]) and not quoted:
-        return "answer", "文档是中文，答案不是中文"
-    return None
-
-
-def _reference_problem(row: dict) -> tuple[str, str] | None:
-    if word := outside_reference(row["question"]):
-        return "question", f"问题里的“{word}”离开原文就不知所指"
-    if word := outside_reference(row["answer"], known=row["question"]):
-        return "answer", f"答案里的“{word}”离开原文就不知所指"
-    return None
-
-
-def _answer_problem(row: dict) -> tuple[str, str] | None:
-    for point in row["key_points"]:
-        if not contains(row["answer"], point):
-            return "key_points", f"答案里没有要点“{point}”"
-    told = all(contains(row["question"], point) for point in row["key_points"])
-    if told or contains(row["question"], row["answer"].replace("|", "")):
-        return "question", "问题里已经说出了答案"
-    return None
-
-
-def _evidence_problem(
-    row: dict, page_text: dict[int, str], required: bool
-) -> tuple[str, str] | None:
-    for field, name in (("evidence", "证据"), ("page", "页码")):
-        if field not in row:
-            return (field, f"缺少{name}（{field}）") if required else None
-    evidence, page = row["evidence"], row["page"]
-    if page not in page_text:
-        return "page", f"页码 {page} 超出文档（共 {max(page_text, default=0)} 页）"
-    if not begins_on(evidence, page, page_text):
-        elsewhere = next((n for n in page_text if begins_on(evidence, n, page_text)), None)
-        where = f"它在第 {elsewhere} 页" if elsewhere else "文档里没有这句话"
-        return "page" if elsewhere else "evidence", f"证据不在第 {page} 页，{where}"
-    whole = on_page(evidence, page_text[page])
-    reason = point_problem(row, page_text[page] if whole else with_next_page(page, page_text))
-    return ("key_points", reason) if reason else None
 
 
 def name_rows(rows: list[dict]) -> list[dict]:
@@ -386,3 +139,222 @@ def funnel(first: str, total: int, rejected: list[Rejected]) -> list[tuple[str, 
         left -= lost[stage]
         rows.append((name, left))
     return rows
+
+
+LENGTHS = {"question": ("问题", 4, 200), "answer": ("答案", 1, 500), "evidence": ("证据", 1, 500)}
+_MOST_PAGES = 10**9  # 大得离谱的页码
+
+
+def _format_problem(row: object) -> Found:
+    if not isinstance(row, dict):
+        return "", "不是一个 JSON 对象"
+    for field, name in (("question", "问题"), ("answer", "答案")):
+        value = row.get(field)
+        if value is None:
+            return field, f"缺少{name}（{field}）"
+        if not isinstance(value, str):
+            return field, f"{name}（{field}）不是文字"
+    points = row["key_points"]
+    if not isinstance(points, list) or not all(isinstance(p, str) and p.strip() for p in points):
+        return "key_points", "要点（key_points）应是一组不空的文字"
+    for field in ("id", "fact_id", "evidence"):
+        if not isinstance(row.get(field, ""), str):
+            return field, f"{field} 不是文字"
+    page = row.get("page", 1)
+    if not isinstance(page, int) or isinstance(page, bool) or not 1 <= page < _MOST_PAGES:
+        return "page", f"页码（page）{page!r:.20} 不是正整数，或大得离谱"
+    return None
+
+
+def _length_problem(row: dict) -> Found:
+    for field, (name, low, high) in LENGTHS.items():
+        if field in row and not low <= len(row[field]) <= high:
+            return field, f"{name}长 {len(row[field])} 字，应在 {low}–{high} 字之间"
+    return None
+
+
+CHINESE_SHARE = 0.5  # 一个汉字、一个外文单词各算一个，汉字占到一半就算中文
+_UNIT = re.compile(r"[\u3400-\u9fff]|[^\W\d_\u3400-\u9fff]+")
+
+
+def _language_problem(row: dict) -> Found:
+    if not is_chinese(row["question"]):
+        return "question", "文档是中文，问题不是中文"
+    # 问英文名称的题，答案就是原文里的外文，不算错
+    quoted = foreign_words(row["answer"]) <= foreign_words(row.get("evidence", ""))
+    if not is_chinese(row["answer"]) and not quoted:
+        return "answer", "文档是中文，答案不是中文"
+    return None
+
+
+def is_chinese(text: str) -> bool:
+    """这段文字是不是中文；一个字母、汉字都没有（如“4000”）时算是。"""
+    units = _UNIT.findall(text)
+    han = sum("\u3400" <= unit <= "\u9fff" for unit in units)
+    return han >= CHINESE_SHARE * len(units)
+
+
+def foreign_words(text: str) -> set[str]:
+    """外文单词的集合，不分大小写和全半角。"""
+    units = _UNIT.findall(unicodedata.normalize("NFKC", text).casefold())
+    return {unit for unit in units if not "\u3400" <= unit <= "\u9fff"}
+
+
+# “资本文化”“日本文学”里也有“本文”两个字，前后要看一眼
+_SELF = re.compile(
+    r"(?<![基版副样脚剧课读成资日根标原抄])本(?:文件|文档|文(?![化字学明艺书本])|段|章|节|条|页|表"
+    r"|通知|办法|规定|意见|材料)"
+    r"|[上下前后]文(?!化|件|字|学)|[上前下]述|如[上下]所[述示]|文[中内里](?=[提说写列所的，])|(?<=[据从在])文[中内里]"
+    r"|以上(?:内容|材料|文字|文件|规定|各项|所述)|上面(?:的|提到|所)"
+    r"|(?:以下|下列)(?:哪|选项|各项|内容|说法)|第[一二三四五六七八九十\d]+页"
+)
+_POINTING = re.compile(
+    r"(?:(?<!应)该|此|这[一份个篇段条项]?)"
+    r"(文件|文档|文章|通知|材料|办法|规定|意见|政策|段落|内容|条款|条|段话|表格|句话)"
+)
+
+
+def _reference_problem(row: dict) -> Found:
+    if word := outside_reference(row["question"]):
+        return "question", f"问题里的“{word}”离开原文就不知所指"
+    if word := outside_reference(row["answer"], known=row["question"]):
+        return "answer", f"答案里的“{word}”离开原文就不知所指"
+    return None
+
+
+def outside_reference(text: str, known: str = "") -> str:
+    """找出离开原文就不知所指的词，如“本文”“上述”；没有就是空串。
+
+    “该通知”“这份文件”前面说过是哪个通知、哪份文件的不算；known 是读者已经看到的话。
+    """
+    if found := _SELF.search(text):
+        return found[0]
+    for found in _POINTING.finditer(text):
+        if found[1] not in known + text[: found.start()]:
+            return found[0]
+    return ""
+
+
+def _answer_problem(row: dict) -> Found:
+    for point in row["key_points"]:
+        if not contains(row["answer"], point):
+            return "key_points", f"答案里没有要点“{point}”"
+    told = all(contains(row["question"], point) for point in row["key_points"])
+    if told or contains(row["question"], row["answer"].replace("|", "")):
+        return "question", "问题里已经说出了答案"
+    return None
+
+
+def _evidence_problem(row: dict, page_text: dict[int, str], required: bool) -> Found:
+    for field, name in (("evidence", "证据"), ("page", "页码")):
+        if field not in row:
+            return (field, f"缺少{name}（{field}）") if required else None
+    evidence, page = row["evidence"], row["page"]
+    if page not in page_text:
+        return "page", f"页码 {page} 超出文档（共 {max(page_text, default=0)} 页）"
+    if not begins_on(evidence, page, page_text):
+        elsewhere = next((n for n in page_text if begins_on(evidence, n, page_text)), None)
+        where = f"它在第 {elsewhere} 页" if elsewhere else "文档里没有这句话"
+        return "page" if elsewhere else "evidence", f"证据不在第 {page} 页，{where}"
+    whole = on_page(evidence, page_text[page])
+    return _point_problem(row, page_text[page] if whole else with_next_page(page, page_text))
+
+
+def _point_problem(row: dict, text: str) -> Found:
+    """要点在证据里吗，数字在证据所在那一页（跨页的是两页）的文字 text 里吗？"""
+    known = set(numbers(text))
+    whole_answer = row["key_points"] == [row["answer"]]  # 用户没有写要点：措辞可以不同，只核对数字
+    for point in row["key_points"]:  # 几种写法（“|”隔开）有一种对就行
+        if not any(known.issuperset(numbers(part)) for part in point.split("|")):
+            return "key_points", f"要点“{point}”里的数字在第 {row['page']} 页找不到"
+        if not whole_answer and not contains(row["evidence"], point):
+            return "key_points", f"证据里没有要点“{point}”"
+    return None
+
+
+def on_page(evidence: str, text: str) -> bool:
+    """证据是不是一字不差地在这页文字里；空白和换行不算，它们是排版留下的。"""
+    return without_spaces(evidence) in without_spaces(text)
+
+
+def begins_on(evidence: str, page: int, page_text: dict[int, str]) -> bool:
+    """证据是不是从第 page 页开始：全在这一页，或从这一页跨到下一页（页末的句子常被分页截断）。"""
+    text = page_text.get(page, "")
+    if on_page(evidence, text):
+        return True
+    wanted, length = without_spaces(evidence), len(without_spaces(text))
+    both = without_spaces(with_next_page(page, page_text))
+    return 0 <= both.find(wanted, max(0, length - len(wanted) + 1)) < length
+
+
+def with_next_page(page: int, page_text: dict[int, str]) -> str:
+    """第 page 页连着下一页的文字；空白页、只有图的页跳过。"""
+    text = page_text.get(page, "").rstrip()
+    following = min((n for n in page_text if n > page and page_text[n].strip()), default=None)
+    after = page_text[following].lstrip() if following else ""
+    return text + glue(text[-1:], after[:1]) + after if text and after else text
+
+
+def _repair_evidence(row: dict, page_text: dict[int, str]) -> dict:
+    """证据抄错了几个字就换成那一页的原话，原来的留在 evidence_original；其余原样返回。"""
+    evidence, page = row.get("evidence", ""), row.get("page", 0)
+    if not evidence or begins_on(evidence, page, page_text):
+        return row
+    texts = page_text.get(page, ""), with_next_page(page, page_text)
+    span = next((span for text in texts if (span := nearest_span(evidence, text))), "")
+    found = span and begins_on(span, page, page_text)
+    return {**row, "evidence": span, "evidence_original": evidence} if found else row
+
+
+SIMILAR = 85  # 统一写法之后的相似度（0–100），到这个程度才可能是抄错了几个字
+SHORTEST = 8  # 短于这么多字的话，差一个字就可能是另一句话
+_ROUGH, _MARGIN = 50, 3  # 先粗找位置（数字写法还没统一，所以放宽），再把两头各挪几个字对齐
+# 差在这些字上，意思多半就变了
+_DECISIVE = set("不没无未非否免勿除上下内外前后左右大小多少高低长短早晚增减升降入出男女新旧首末初终"
+                "仅只最每各全半必须可应省市校国")
+
+
+def nearest_span(evidence: str, text: str) -> str | None:
+    """text 里与 evidence 说同一件事的那段原话；没有就是 None。
+
+    只差空白、标点、全半角、数字写法的一定算；另差几个字的，相似度要够，
+    数字要全同，差的字里不能有会改变意思的（见 _DECISIVE）。
+    """
+    places = [i for i, char in enumerate(text) if not char.isspace()]
+    flat = "".join(text[i] for i in places)
+    wanted = without_spaces(evidence)
+    if len(wanted) < SHORTEST or len(flat) < SHORTEST:
+        return None
+    rough = fuzz.partial_ratio_alignment(wanted, flat, score_cutoff=_ROUGH)
+    if rough is None:
+        return None
+    start, end = _align(wanted, flat, rough.dest_start, rough.dest_end)
+    same = _same_meaning(normalize(wanted), normalize(flat[start:end]))
+    return text[places[start] : places[end - 1] + 1] if same else None
+
+
+def _align(wanted: str, flat: str, start: int, end: int) -> tuple[int, int]:
+    """粗找的位置两头可能多几个字或少几个字，逐一试过，取最像的。"""
+    target = normalize(wanted)
+    moves = range(-_MARGIN, _MARGIN + 1)
+    spans = [(start + a, end + b) for a, b in product(moves, moves)]
+    inside = [(a, b) for a, b in spans if 0 <= a < b <= len(flat)]
+
+    def score(span: tuple[int, int]) -> tuple[float, float]:
+        piece = flat[span[0] : span[1]]
+        return fuzz.ratio(target, normalize(piece)), fuzz.ratio(wanted, piece)
+
+    return max(inside, key=score)
+
+
+def _same_meaning(left: str, right: str) -> bool:
+    if numbers(left) != numbers(right) or fuzz.ratio(left, right) < SIMILAR:
+        return False
+    changed = "".join(left[e.src_start : e.src_end] + right[e.dest_start : e.dest_end]
+                      for e in Levenshtein.opcodes(left, right) if e.tag != "equal")
+    return not _DECISIVE & set(changed)
+
+
+def numbers(text: str) -> list[str]:
+    """文字里的数，按出现的顺序；“五年”和“5年”是同一个数。"""
+    return re.findall(r"\d+(?:\.\d+)?", normalize(text))

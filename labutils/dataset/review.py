@@ -28,7 +28,7 @@ from labutils.base import files
 from labutils.base.errors import LabError
 from labutils.base.figures import template, without_blank_lines
 from labutils.base.files import one_sentence, rel
-from labutils.dataset.checks import name_rows, recheck, text_of, tidy
+from labutils.dataset.checks import document_of, name_rows, recheck, tidy
 from labutils.dataset.clean import Page
 from labutils.dataset.formats import DAMAGED
 from labutils.dataset.rows import drop_near_duplicates
@@ -287,9 +287,9 @@ def _recheck(
 ) -> Problems:
     """重新检查动过的，证据抄错几个字的就地改成原话；返回不合格的。"""
     problems: Problems = []
-    page_text, chinese = text_of(pages)
+    document = document_of(pages)
     for name, number in touched.items():
-        kept[name], problem = recheck(kept[name], page_text, name in must_cite, chinese)
+        kept[name], problem = recheck(kept[name], document, name in must_cite)
         if problem:
             problems.append((number, EDITABLE.get(problem.field, ID), problem.reason))
     return problems

@@ -189,7 +189,7 @@ def drop_near_duplicates(rows: list[dict]) -> tuple[list[dict], list[dict]]:
     by_points: dict[frozenset, list[dict]] = {}
     for row in rows:
         question, points = normalize(row["question"]), _points(row)
-        close = by_question.get(question) or _closest(row, by_points.get(points, []))
+        close = by_question.get(question) or closest(row, by_points.get(points, []))
         if close is None:
             kept.append(row)
             by_question[question] = row
@@ -205,8 +205,8 @@ def _points(row: dict) -> frozenset:
     return frozenset(normalize(point) for point in row["key_points"])
 
 
-def _closest(row: dict, others: list[dict]) -> dict | None:
-    """others 里第一条问题只差一两个字的。"""
+def closest(row: dict, others: list[dict]) -> dict | None:
+    """others 里第一条问题只差一两个字的；没有就是 None。"""
     asked = row["question"]
     return next((old for old in others if similarity(old["question"], asked) >= NEAR_DUPLICATE), None)
 
@@ -226,7 +226,7 @@ def leaked(train: list[dict], dev: list[dict]) -> list[tuple[dict, dict]]:
         asked = normalize(row["question"])
         alike = [old for key in _leak_keys(row) for old in by_key.get(key, [])]
         same = next((old for old in alike if normalize(old["question"]) == asked), None)
-        if twin := same or _closest(row, alike):
+        if twin := same or closest(row, alike):
             found.append((row, twin))
     return found
 

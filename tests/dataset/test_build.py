@@ -1,4 +1,4 @@
-"""从 PDF 到 train.json 的全程：随仓库的数据对得上，别人的 PDF 也走得通。"""
+"""从 PDF 到 train.json 的全程：随仓库的数据对得上，别人的 PDF 也走得通，网页反馈并得进来。"""
 
 import json
 from pathlib import Path
@@ -10,14 +10,14 @@ from fpdf import FPDF
 from labutils.base.errors import LabError
 from labutils.base.files import DATA, write_json_lines
 from labutils.dataset import build as dataset_build
-from labutils.dataset.build import build_dataset, collect, locate_pages, name_facts
+from labutils.dataset.build import COURSE_PDF, DOWN, UP, build_dataset, collect, locate_pages, name_facts
 from labutils.dataset.checks import validate
 from labutils.dataset.clean import Chunk, Page
 from labutils.dataset.generation import Generation
 from labutils.dataset.report import mark, paragraphs
-from labutils.dataset.rows import load_conversations, load_qa
+from labutils.dataset.rows import check_no_leak, load_conversations, load_qa
+from labutils.demo.sources import Feedback
 
-COURSE = DATA / "source" / "course_document.pdf"
 FONT = next((Path(zhplot.__file__).parent / "fonts").rglob("*.ttf"))
 TEXT = "图书馆每周开放六天。借书期限是三十天。逾期每天交费两角。"
 ROWS = [
@@ -46,7 +46,7 @@ def lines(path):
 
 
 def test_shipped_data_survive_and_replay_agrees(tmp_path, capsys):
-    report = build_dataset(COURSE, DATA / "qa.jsonl", tmp_path)
+    report = build_dataset(COURSE_PDF, DATA / "qa.jsonl", tmp_path)
     assert report["source"] == "replay"
     assert report["pairs"] == report["agree"] == report["funnel"][-1][1] == 150
     assert (report["train"], report["dev"], report["facts"]) == (100, 50, 50)
@@ -64,7 +64,7 @@ def test_shipped_data_survive_and_replay_agrees(tmp_path, capsys):
 
 
 def test_replay_alone_gives_the_same_questions(tmp_path):
-    build_dataset(COURSE, None, tmp_path)
+    build_dataset(COURSE_PDF, None, tmp_path)
     got = {row["question"] for row in load_qa(tmp_path / "data" / "qa.jsonl")}
     assert got == {row["question"] for row in load_qa(DATA / "qa.jsonl")}
 
@@ -72,12 +72,12 @@ def test_replay_alone_gives_the_same_questions(tmp_path):
 def test_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(LabError, match="不能读写 "):
-        build_dataset(COURSE, None, tmp_path / "file" / "out")
+        build_dataset(COURSE_PDF, None, tmp_path / "file" / "out")
 
 
 def test_seed_changes_the_split_only(tmp_path):
-    build_dataset(COURSE, DATA / "qa.jsonl", tmp_path / "a", seed=1)
-    build_dataset(COURSE, DATA / "qa.jsonl", tmp_path / "b", seed=2)
+    build_dataset(COURSE_PDF, DATA / "qa.jsonl", tmp_path / "a", seed=1)
+    build_dataset(COURSE_PDF, DATA / "qa.jsonl", tmp_path / "b", seed=2)
     a, b = ((tmp_path / x / "data" / "dev.json").read_text(encoding="utf-8") for x in "ab")
     assert a != b
 
@@ -226,3 +226,76 @@ def test_page_where_the_evidence_ends_is_put_right_or_named():
     assert rejected[0]["reason"] == "证据不在第 3 页，它在第 1 页"
     _, rejected = validate([straddling("可以续借一次。逾期每天交费两角", page=1)], HALVES)
     assert rejected[0]["reason"] == "证据不在第 1 页，它在第 3 页"
+
+
+# ---- 网页上的评价与改正：检查照旧，编号不撞，训练集与验证集不漏题 ----
+
+KNOWN = load_qa(DATA / "qa.jsonl")
+
+
+@pytest.fixture
+def feedback(tmp_path):
+    """四条能用（改正、两个👍、改正了旧题的同义问法），五条不能用。"""
+    saved = Feedback(tmp_path / "feedback.jsonl")
+    say = saved.save
+    say("申报材料要用什么语言来写？", "不知道。", "微调后", correction="申报材料要用中文来写。")      # 1
+    say("想请您告诉我，这批课程的文号到底是多少呀？", KNOWN[3]["answer"], "微调后", vote=UP)      # 2
+    say("这门课好不好？", "好。", "微调后", vote=DOWN)                                       # 3：只有👎
+    say(KNOWN[0]["question"], "错的。", "微调后", correction="这是一个矛盾的答案。")            # 4：矛盾
+    say("根据上文，期限是哪一年？", "一九九九年。", "微调后", vote=UP)                       # 5：指代
+    say("长", "太短。", "微调后", vote=UP)                                                # 6：太短
+    say("What is the deadline of it?", "Tomorrow.", "微调后", vote=UP)                    # 7：语言
+    say("开会的地点由谁来确定？", "秘书处。", "微调后", vote=UP)                              # 8
+    say(KNOWN[5]["question"], KNOWN[5]["answer"], "微调后", vote=UP)                       # 9：已经有了
+    return saved.path
+
+
+def test_good_feedback_becomes_pairs_and_the_rest_is_named(feedback, tmp_path, capsys):
+    report = build_dataset(COURSE_PDF, DATA / "qa.jsonl", tmp_path, feedback=feedback)
+    said, folder = capsys.readouterr().out, tmp_path / "data"
+    assert report["pairs"] == 153 and report["funnel"][-1] == ("加上网页反馈", 153)
+    assert "收下 3 条新问答，5 条没有收" in said
+    for line in (4, 5, 6, 7, 9):
+        assert f"feedback.jsonl 第 {line} 行不合格：" in said
+    rows = load_qa(folder / "qa.jsonl")
+    assert rows[:150] == KNOWN  # 原有的一条也不动
+    new = rows[150:]
+    assert [set(row) for row in new] == [{"id", "fact_id", "question", "answer", "key_points"}] * 3
+    assert new[0]["answer"] == "申报材料要用中文来写。" and new[1]["fact_id"] == KNOWN[3]["fact_id"]
+    known_facts = {row["fact_id"] for row in KNOWN}
+    assert new[0]["fact_id"] not in known_facts and new[2]["fact_id"] not in known_facts
+    assert len({row["id"] for row in rows}) == 153
+    assert not validate(rows, require_evidence=False)[1]
+    refused = [item for item in lines(folder / "rejected.jsonl") if "source" in item.get("row", {})]
+    assert len(refused) == 5 and refused[0]["row"]["source"].endswith("行")
+
+
+def test_train_and_dev_still_share_no_question(feedback, tmp_path):
+    saved = Feedback(feedback)
+    for row in KNOWN[::7]:  # 只差一两个字的旧题，答案相同：要么算重复，要么不能两边都有
+        saved.save("请问" + row["question"], row["answer"], "微调后", vote=UP)
+    build_dataset(COURSE_PDF, DATA / "qa.jsonl", tmp_path, feedback=feedback)
+    train, dev = (load_conversations(tmp_path / "data" / f"{name}.json") for name in ("train", "dev"))
+    check_no_leak(train, dev)
+    answers = [item["conversations"][1]["content"] for item in train + dev]
+    assert "申报材料要用中文来写。" in answers
+
+
+def test_a_line_that_is_no_feedback_is_named(feedback, call, capsys, tmp_path):
+    with feedback.open("a", encoding="utf-8") as file:
+        file.write('{"question": "只有问题"}\n')
+    assert call("dataset", "--feedback", str(feedback), "--out", str(tmp_path / "out")) == 1
+    error = capsys.readouterr().err
+    assert "feedback.jsonl 第 10 行不是网页写的反馈" in error and error.count("\n") == 1
+    assert not (tmp_path / "out" / "data" / "qa.jsonl").exists()
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(LabError, match="没有.jsonl 不存在"):
+        build_dataset(COURSE_PDF, DATA / "qa.jsonl", tmp_path, feedback=tmp_path / "没有.jsonl")
+
+
+def test_the_command_merges(feedback, call, capsys, tmp_path):
+    assert call("dataset", "--feedback", str(feedback), "--out", str(tmp_path / "out")) == 0
+    assert "收下 3 条新问答" in capsys.readouterr().out
+    assert len(lines(tmp_path / "out" / "data" / "qa.jsonl")) == 153
