@@ -1,13 +1,8 @@
-"""仓库里各个文件夹的位置,与当前工作目录无关。
+"""路径与文件：仓库在哪里，一个路径指哪里，怎么读写才不留下半个文件，系统出错怎么说。
 
-写整个文件：先写临时文件再改名，任何时刻被打断，文件要么是旧的，要么是新的。
-
-字节 → 文字：UTF-8、UTF-16、GB18030 都认得，认不出就说清楚，绝不猜成乱码。
-
-在 notebooks/01_build_dataset.ipynb 用到（文档和审阅表都可能是别的软件另存的）。
-
-
-系统错误（OSError）换成一句中文：什么原因、哪个文件、下一步做什么。
+路径只有一条规则。要读的（resolve）：当前文件夹里有就用它，没有就从仓库根目录算起；要写的（place）：
+在仓库里执行就从仓库根目录算起，在别处执行就从当前文件夹算起。界面上打印 rel，写进文件用 from_root。
+讲解在 notebooks/00_start_here.ipynb（结果放在哪里）与 01_build_dataset.ipynb（编码）。
 """
 
 from __future__ import annotations
@@ -15,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -29,24 +25,52 @@ CONFIGS = ROOT / "configs"
 NOTEBOOKS = ROOT / "notebooks"
 OUTPUT = ROOT / "output"
 RUNS = ROOT / "runs"
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
 
 
 def resolve(path: str | Path) -> Path:
-    """相对路径先按仓库根目录解释;根目录下没有而当前目录有时,用当前目录的。"""
+    """要读的文件或文件夹在哪里：当前文件夹里有就是它，否则从仓库根目录算起（不管有没有）。"""
     path = Path(path).expanduser()
-    if path.is_absolute():
-        return path
-    if not (ROOT / path).exists() and path.exists():
-        return path.resolve()
-    return ROOT / path
+    return path.resolve() if not path.is_absolute() and path.exists() else ROOT / path
+
+
+def place(path: str | Path) -> Path:
+    """要写的文件或文件夹放哪里：在仓库里执行就从仓库根目录算起，在别处执行就从当前文件夹算起。"""
+    path = Path(path).expanduser()
+    return ROOT / path if Path.cwd().resolve().is_relative_to(ROOT.resolve()) else path.resolve()
+
+
+def model_folder(name: str) -> Path | None:
+    """模型名是本机的文件夹时，它在哪里；自带的 "tiny"、网上的名字、不存在的都是 None。"""
+    folder = resolve(name)
+    return folder if name != "tiny" and folder.is_dir() else None
+
+
+def is_hub_name(name: str) -> bool:
+    """像不像网上的“组织/名称”；前一半是现成的文件夹（或 output、runs）时，那是一个写错了的路径。"""
+    first = name.partition("/")[0]
+    return bool(_HUB_NAME.fullmatch(name)) and first not in ("output", "runs") and not resolve(first).is_dir()
 
 
 def rel(path: str | Path) -> str:
-    """打印用的短路径:在仓库内就相对仓库根目录,否则只留最后两级,不暴露机器路径。"""
+    """打印用的短路径：仓库里的相对仓库根目录，仓库外的只留最后两级，不暴露机器路径。"""
     path = Path(path).resolve()
-    if path.is_relative_to(ROOT.resolve()):
-        return path.relative_to(ROOT.resolve()).as_posix()
-    return "/".join(path.parts[-2:])
+    return from_root(path) if path.is_relative_to(ROOT.resolve()) else "/".join(path.parts[-2:])
+
+
+def short(path: str | Path) -> str:
+    """交给 notebook 的参数：仓库里的相对仓库根目录，仓库外的是绝对路径。"""
+    path = Path(path).resolve()
+    return from_root(path) if path.is_relative_to(ROOT.resolve()) else path.as_posix()
+
+
+def from_root(path: Path) -> str:
+    """写进文件的路径：一律相对仓库根目录（仓库外的以 ../ 开头），两边一起搬走后照样找得到。"""
+    path = path.resolve()
+    try:
+        return Path(os.path.relpath(path, ROOT.resolve())).as_posix()
+    except ValueError:  # Windows 上仓库与模型不在同一个盘，没有相对路径
+        return path.as_posix()
 
 
 def write(path: Path, data: str | bytes) -> None:
@@ -56,62 +80,18 @@ def write(path: Path, data: str | bytes) -> None:
     part.replace(path)
 
 
-def decode(data: bytes, name: str, advice: str) -> str:
-    """按 UTF-8（有无 BOM 都行）、带 BOM 的 UTF-16、GB18030 依次试，换行统一成 \\n。
-
-    都不像时抛 LabError，里面有文件名 name 和该怎么办 advice。
-    GB18030 几乎什么字节都解得开，所以解出来还要看：九成以上的非 ASCII 字应是 GB2312 里的常用字。
-    """
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        encodings = ["utf-16"]
-    else:
-        encodings = ["utf-8-sig", "gb18030"]  # 后一种是中文版 Windows 默认存的
-    for encoding in encodings:
-        try:
-            text = data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        if "\0" not in text and (encoding != "gb18030" or _looks_chinese(text)):
-            return text.replace("\r\n", "\n").replace("\r", "\n")
-    raise LabError(f"{name} 的编码认不出（试过 UTF-8、UTF-16 和 GB18030），{advice}。")
+def write_json(path: Path, value: Any) -> None:
+    """写一个 JSON 文件；被打断也不会留下半个。"""
+    write(path, json.dumps(value, ensure_ascii=False, indent=1))
 
 
-def _looks_chinese(text: str) -> bool:
-    wide = [c for c in text if not c.isascii()]
-    common = sum(bool(c.encode("gb2312", "ignore")) for c in wide)
-    return common >= 0.9 * len(wide)
-
-
-FULL = (errno.ENOSPC, errno.EDQUOT)  # 课程的服务器常给每人一个限额，用完了与磁盘满一样
-_ROOM, _CHECK = "请腾出空间后再运行", "请检查路径，或换一个文件夹"
-_PERMISSION = ("没有权限", "请关掉正开着它的程序（例如 Excel），或换一个文件夹")
-_REASONS = {
-    errno.ENOSPC: ("磁盘满了", _ROOM),
-    errno.EDQUOT: ("磁盘限额用完了", _ROOM),
-    errno.EACCES: _PERMISSION,
-    errno.EPERM: _PERMISSION,
-    errno.EROFS: ("磁盘是只读的", "请换一个文件夹"),
-    errno.ENOENT: ("路径不存在", _CHECK),
-    errno.ENOTDIR: ("路径中间有一段不是文件夹", _CHECK),
-    errno.EEXIST: ("已经有同名的文件", _CHECK),
-}
-
-
-def sentence(error: OSError, path: str | Path = "", note: str = "") -> str:
-    """一句话说明 error；它没有说是哪个文件时用 path。note 接在建议后面。"""
-    reason, advice = _REASONS.get(error.errno, (error.strerror or first_line(error), _CHECK))
-    given = error.filename if isinstance(error.filename, str | os.PathLike) else path
-    where = f"，不能读写 {rel(str(given).removesuffix('.part'))}" if given else ""  # 见 whole_files
-    return f"{reason}{where}；{advice}{note}。"
-
-
-@contextmanager
-def one_sentence(path: str | Path = "", note: str = "") -> Iterator[None]:
-    """在这个范围里（也可以当装饰器），OSError 变成 LabError。"""
-    try:
-        yield
-    except OSError as error:
-        raise LabError(sentence(error, path, note)) from None
+def write_json_lines(items: Iterable[object], path: str | Path) -> Path:
+    """一行写一个 JSON；中途断电也不会弄坏原来的文件。"""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(item, ensure_ascii=False) + "\n" for item in items]
+    write(path, "".join(lines))
+    return path
 
 
 def read_rows(path: str | Path, torn: str = "error") -> list[tuple[str, Any]]:
@@ -165,27 +145,62 @@ def _loads(text: str, name: str, first_line: int) -> Any:
         raise LabError(f"{name} 第 {first_line} 行起有一个几千位的整数，请检查文件内容。") from None
 
 
-def write_json_lines(items: Iterable[object], path: str | Path) -> Path:
-    """一行写一个 JSON；中途断电也不会弄坏原来的文件。"""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(item, ensure_ascii=False) + "\n" for item in items]
-    write(path, "".join(lines))
-    return path
+def decode(data: bytes, name: str, advice: str) -> str:
+    """按 UTF-8（有无 BOM 都行）、带 BOM 的 UTF-16、GB18030 依次试，换行统一成 \\n。
+
+    都不像时抛 LabError，里面有文件名 name 和该怎么办 advice。
+    GB18030 几乎什么字节都解得开，所以解出来还要看：九成以上的非 ASCII 字应是 GB2312 里的常用字。
+    """
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        encodings = ["utf-16"]
+    else:
+        encodings = ["utf-8-sig", "gb18030"]  # 后一种是中文版 Windows 默认存的
+    for encoding in encodings:
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if "\0" not in text and (encoding != "gb18030" or _looks_chinese(text)):
+            return text.replace("\r\n", "\n").replace("\r", "\n")
+    raise LabError(f"{name} 的编码认不出（试过 UTF-8、UTF-16 和 GB18030），{advice}。")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """写一个 JSON 文件；被打断也不会留下半个。"""
-    write(path, json.dumps(value, ensure_ascii=False, indent=1))
+def _looks_chinese(text: str) -> bool:
+    wide = [c for c in text if not c.isascii()]
+    common = sum(bool(c.encode("gb2312", "ignore")) for c in wide)
+    return common >= 0.9 * len(wide)
 
 
-def from_root(path: Path) -> str:
-    """相对仓库根目录的路径，仓库外的也能照它找到；写进文件用。"""
-    path = path.resolve()
+FULL = (errno.ENOSPC, errno.EDQUOT)  # 课程的服务器常给每人一个限额，用完了与磁盘满一样
+_ROOM, _CHECK = "请腾出空间后再运行", "请检查路径，或换一个文件夹"
+_PERMISSION = ("没有权限", "请关掉正开着它的程序（例如 Excel），或换一个文件夹")
+_REASONS = {
+    errno.ENOSPC: ("磁盘满了", _ROOM),
+    errno.EDQUOT: ("磁盘限额用完了", _ROOM),
+    errno.EACCES: _PERMISSION,
+    errno.EPERM: _PERMISSION,
+    errno.EROFS: ("磁盘是只读的", "请换一个文件夹"),
+    errno.ENOENT: ("路径不存在", _CHECK),
+    errno.ENOTDIR: ("路径中间有一段不是文件夹", _CHECK),
+    errno.EEXIST: ("已经有同名的文件", _CHECK),
+}
+
+
+def sentence(error: OSError, path: str | Path = "", note: str = "") -> str:
+    """一句话说明 error；它没有说是哪个文件时用 path。note 接在建议后面。"""
+    reason, advice = _REASONS.get(error.errno, (error.strerror or first_line(error), _CHECK))
+    given = error.filename if isinstance(error.filename, str | os.PathLike) else path
+    where = f"，不能读写 {rel(str(given).removesuffix('.part'))}" if given else ""  # write 的临时文件
+    return f"{reason}{where}；{advice}{note}。"
+
+
+@contextmanager
+def one_sentence(path: str | Path = "", note: str = "") -> Iterator[None]:
+    """在这个范围里（也可以当装饰器），OSError 变成 LabError。"""
     try:
-        return Path(os.path.relpath(path, ROOT.resolve())).as_posix()
-    except ValueError:  # Windows 上仓库与模型不在同一个盘，没有相对路径
-        return path.as_posix()
+        yield
+    except OSError as error:
+        raise LabError(sentence(error, path, note)) from None
 
 
 LITTLE = 64 * 2**20  # 剩余空间少于 64 MiB 时，写文件失败就当作磁盘满
@@ -203,29 +218,3 @@ def as_system_error(error: Exception, folder: Path) -> OSError | None:
     if any(sign in str(error) for sign in signs) and shutil.disk_usage(folder).free < LITTLE:
         code = errno.ENOSPC
     return OSError(code, os.strerror(code)) if code else None
-
-
-def locate(path: str | Path) -> str:
-    """用户写的路径 → 相对仓库根目录的写法；仓库之外的用绝对路径。
-
-    命令行里的相对路径先按当前文件夹找，找不到再按仓库根目录找。
-    """
-    path = Path(path).expanduser()
-    full = path if path.is_absolute() or path.exists() else ROOT / path
-    full, root = full.resolve(), ROOT.resolve()
-    return full.relative_to(root).as_posix() if full.is_relative_to(root) else full.as_posix()
-
-
-def locate_output(path: str | Path) -> Path:
-    """要写的文件夹：在仓库里执行就从仓库根目录算起，在别处执行就从当前文件夹算起。"""
-    inside = Path.cwd().resolve().is_relative_to(ROOT.resolve())
-    path = Path(path).expanduser()
-    return ROOT / path if inside else path.resolve()
-
-
-def locate_model(model: str) -> str:
-    """模型若是一个存在的文件夹就换成 locate 的写法；"tiny" 和网上的名字原样返回。"""
-    if model == "tiny":
-        return model
-    here, at_root = Path(model).expanduser(), ROOT / model
-    return locate(model) if here.is_dir() or at_root.is_dir() else model

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from labutils.base.errors import LabError
-from labutils.base.files import DATA, OUTPUT, one_sentence, read_rows, rel, resolve, write_json_lines
+from labutils.base.files import DATA, OUTPUT, one_sentence, place, read_rows, rel, resolve, write_json_lines
 from labutils.base.text import normalize
 from labutils.dataset.checks import begins_on, document_of, funnel, name_rows, recheck, validate
 from labutils.dataset.clean import Chunk, Page, chunks
@@ -51,7 +51,7 @@ def build_dataset(
     feedback 是网页存下的评价与改正，合格的作为新问答接在后面。
     返回的 funnel 是 [(关口, 剩余条数)]，summary 是摘要文字。
     """
-    pdf, out_dir = resolve(pdf), resolve(out_dir)
+    pdf, out_dir = resolve(pdf), place(out_dir)
     qa_file = resolve(qa_file) if qa_file else None
     voted = read_pairs(resolve(feedback)) if feedback else []  # 写坏了就在花钱出题之前说
     pages = read_pages(pdf)

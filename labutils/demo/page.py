@@ -84,8 +84,8 @@ def device_name(device) -> str:
 
 def _base_name(model) -> str:
     name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "未命名")
-    folder = files.resolve(name)
-    return files.rel(folder) if name != "tiny" and folder.is_dir() else name
+    folder = files.model_folder(name)
+    return files.rel(folder) if folder else name
 
 
 # 读屏软件会把状态的变化读出来

@@ -239,7 +239,7 @@ def serve(
     """
     auth = auth or parse_auth(os.environ.get("LAB_DEMO_AUTH", ""), "环境变量 LAB_DEMO_AUTH")
     port = check_port(host, port) if port else free_port(host, SHELL_PORTS)
-    page = {"rows": _rows(qa), "feedback": files.resolve(feedback)}
+    page = {"rows": _rows(qa), "feedback": files.place(feedback)}
     if endpoint is None:
         name = model_path or os.environ.get("MODEL_PATH") or "tiny"
         model, tokenizer = _load(name, tokenizer_path or os.environ.get("TOKENIZER_PATH"))

@@ -15,7 +15,7 @@ from typer.exceptions import TyperException
 
 from labutils.base import files
 from labutils.base.errors import FAIL, LabError
-from labutils.base.files import locate, locate_model, locate_output
+from labutils.base.files import place
 from labutils.lab import console
 
 app = typer.Typer(
@@ -80,8 +80,8 @@ def dataset(
     from labutils.dataset import build
 
     build.build_dataset(
-        locate(pdf), locate(qa) if qa else None, locate_output(out), api_model, seed,
-        locate(feedback) if feedback else None, preset=preset, concurrency=concurrency, max_cost=max_cost,
+        pdf, qa or None, place(out), api_model, seed,
+        feedback or None, preset=preset, concurrency=concurrency, max_cost=max_cost,
         confirm=_confirm(yes), retry_failed=retry_failed, unanswerable=unanswerable)
 
 
@@ -112,8 +112,7 @@ def finetune(
     choice = _resume_choice(resume)
     from labutils.training import finetune as trainer
 
-    folder = locate_output(out) if out else None
-    result = trainer.run(locate(data), locate_model(model), locate(config), folder, choice, seed)
+    result = trainer.run(data, model, config, place(out) if out else None, choice, seed)
     if not console.process_name():
         print(result)
 
@@ -170,12 +169,12 @@ def compare(
     from labutils.comparison import evaluate
     from labutils.models import loader
 
-    folder = files.ROOT / locate(data or console.data_beside(source))
+    folder = files.resolve(data) if data else console.data_beside(source)
     print(f"数据：{files.rel(folder)}")
-    groups = evaluate.load_groups(files.ROOT / locate(qa) if qa else folder / "qa.jsonl", folder,
+    groups = evaluate.load_groups(files.resolve(qa) if qa else folder / "qa.jsonl", folder,
                                   files.DATA / "probes")
     model, tokenizer = loader.load(source)
-    target = locate_output(out)
+    target = place(out)
     result = evaluate.compare(model, tokenizer, groups, target)
     print(result.table().to_string())
     for line in [*result.notes, f"全部结果：{files.rel(target)}"]:
@@ -194,9 +193,9 @@ def check(
         from labutils.models import identify
         from labutils.training import memory
 
-        checks = identify.check_folder(locate_model(model))
+        checks = identify.check_folder(model)
         if config and checks[0].status != FAIL:
-            checks += memory.memory_report(locate_model(model), locate(config), length, gpu)
+            checks += memory.memory_report(model, config, length, gpu)
     else:
         from labutils.lab import preflight
 
@@ -234,14 +233,14 @@ def demo(
         raise LabError("--endpoint 与 --model 要一起写，而且不能再写检查点。")
     wanted = checkpoint or os.environ.get("MODEL_PATH", "")
     source = None if endpoint else console.checkpoint_or_newest(wanted)
-    qa = qa or f"{console.data_beside(source) if source else 'data'}/qa.jsonl"
+    qa = qa or str(console.data_beside(source or "tiny") / "qa.jsonl")
     from labutils.demo import server
     from labutils.demo.endpoint import Endpoint
 
     server.serve(
         source, os.environ.get("TOKENIZER_PATH"), host=host, port=port or None, share=share,
         root_path=os.environ.get("CG_APP_ROUTE_PATH"), auth=server.parse_auth(auth, "--auth"),
-        endpoint=Endpoint(endpoint, model) if endpoint else None, qa=locate(qa), feedback=locate(feedback))
+        endpoint=Endpoint(endpoint, model) if endpoint else None, qa=qa, feedback=feedback)
 
 
 @app.command()
@@ -252,7 +251,7 @@ def export(
     """官方 ChatGLM3 文件夹换成原生格式；适配器换成官方的 query_key_value 写法。"""
     from labutils.models import export as exporter
 
-    print(exporter.export(locate_model(model), locate_output(out)))
+    print(exporter.export(model, place(out)))
 
 
 @app.command()
@@ -264,7 +263,7 @@ def merge(
     """把适配器合并进基座，写成 transformers 与 vLLM 直接能读的文件夹。"""
     from labutils.models import export as exporter
 
-    print(exporter.merge(locate_model(checkpoint), locate_output(out), dtype or None))
+    print(exporter.merge(checkpoint, place(out), dtype or None))
 
 
 def main() -> None:

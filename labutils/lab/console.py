@@ -5,13 +5,13 @@ import re
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from typer.exceptions import TyperException
 
 from labutils.base import files
 from labutils.base.errors import LabError
-from labutils.base.files import locate, locate_model
 
 _WEIGHTS = "checkpoint-*/adapter_model.safetensors"
 
@@ -61,30 +61,31 @@ def converse(reply: Callable[[list[dict]], str]) -> None:
 
 
 def newest_checkpoint() -> str | None:
-    """output/ 与 runs/ 里最近一次微调的最后一个检查点，相对仓库根目录；没有时返回 None。"""
-    found = [*files.OUTPUT.glob(f"*/{_WEIGHTS}"), *files.OUTPUT.glob(f"*/lora/{_WEIGHTS}"),
-             *files.RUNS.glob(f"*/output/lora/{_WEIGHTS}")]
-    return locate(max(found, key=lambda path: path.stat().st_mtime).parent) if found else None
+    """output/ 与 runs/ 里最近一次微调的最后一个检查点；没有时返回 None。"""
+    places = {files.ROOT, files.place(".")}  # 在别处执行的结果写在别处
+    found = [path for place in places for text in ("output/*", "output/*/lora", "runs/*/output/lora")
+             for path in place.glob(f"{text}/{_WEIGHTS}")]
+    return str(max(found, key=lambda path: path.stat().st_mtime).parent) if found else None
 
 
 def checkpoint_or_newest(checkpoint: str) -> str:
     """用户指定的位置；没有指定时是最近一次微调的检查点，一个也没有就抛 LabError。"""
     if checkpoint:
-        return locate_model(checkpoint)
+        return checkpoint
     newest = newest_checkpoint()
     if newest is None:
         raise LabError("还没有微调过的模型：请先运行 make lab，或指明用哪个，例如 tiny。")
-    print(f"使用最近一次微调的结果：{newest}")
+    print(f"使用最近一次微调的结果：{files.rel(newest)}")
     return newest
 
 
-def data_beside(source: str) -> str:
+def data_beside(source: str) -> Path:
     """训练这个适配器用的数据：output/甲/lora/checkpoint-N 用 output/甲/data；没有就用仓库自带的 data。"""
     folder = files.resolve(source)
     run = folder.parent if folder.name.startswith("checkpoint-") else folder
     beside = run.parent / "data"
     trained = (folder / "adapter_config.json").is_file() and (beside / "train.json").is_file()
-    return locate(beside) if trained else "data"
+    return beside if trained else files.DATA
 
 
 def process_name() -> str:

@@ -4,7 +4,6 @@
 """
 
 import os
-import re
 import shutil
 import socket
 import sys
@@ -18,7 +17,6 @@ from labutils.base import files
 from labutils.base.errors import FAIL, GIB, OK, WARN, Check, LabError
 
 TESTED_PYTHON, TOO_NEW_PYTHON = (3, 11), (3, 15)  # 与 pyproject.toml 的 requires-python 相同
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
 
 
 def check_environment() -> list[Check]:
@@ -161,11 +159,8 @@ def check_model_name(model: str) -> None:
 
     transformers 遇到不存在的文件夹会说“连不上模型站点”，容易误导，所以先自己看。
     """
-    if model == "tiny":
-        return
-    folder = next((p for p in (Path(model).expanduser(), files.ROOT / model) if p.is_dir()), None)
-    if folder is None:
-        if Path(Path(model).parts[0]).is_dir() or not _HUB_NAME.fullmatch(model):
-            raise LabError(f"找不到模型 {model}；--model 可以是 tiny、一个模型文件夹，或网上的“组织/名称”。")
-    elif not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
-        raise LabError(f"{files.rel(folder)} 里没有 config.json，不是模型文件夹，请检查 --model。")
+    if folder := files.model_folder(model):
+        if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+            raise LabError(f"{files.rel(folder)} 里没有 config.json，不是模型文件夹，请检查 --model。")
+    elif model != "tiny" and not files.is_hub_name(model):
+        raise LabError(f"找不到模型 {model}；--model 可以是 tiny、一个模型文件夹，或网上的“组织/名称”。")

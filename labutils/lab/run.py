@@ -16,7 +16,7 @@ import nbformat
 
 from labutils.base import files
 from labutils.base.errors import LabError
-from labutils.base.files import locate, locate_model, one_sentence, rel, sentence
+from labutils.base.files import one_sentence, rel, sentence, short
 from labutils.lab import preflight, report
 
 Value = str | int | float | bool
@@ -54,22 +54,24 @@ def run(
     输入不对时在执行第一个 notebook 之前抛 LabError；执行中失败时不抛错，
     summary["ok"] 为 False，summary["failed"] 说明是哪个 notebook、哪个单元、什么原因。
     """
-    config, pdf, qa = (locate(p) for p in (config, pdf, qa))  # notebook 里相对路径都从仓库根目录算起
-    preflight.check_inputs(model, *(files.ROOT / p for p in (config, pdf, qa)), api_model or preset)
+    config, pdf, qa = (files.resolve(p) for p in (config, pdf, qa))
+    preflight.check_inputs(model, config, pdf, qa, api_model or preset)
     if preset:
         from labutils.dataset.service import find_service  # 它要导入 openai，用到时才导入
 
         find_service(preset, api_model)  # 名字写错，在跑第一个 notebook 之前就说
     given = dict(parameters or {})
-    options = {"MODEL": locate_model(model), "SEED": seed, "CONFIG": config, "PDF": pdf,
-               "QA_FILE": qa, "API_MODEL": api_model, "PRESET": preset, "MAX_COST": max_cost}
+    local = files.model_folder(model)
+    options = {"MODEL": short(local) if local else model, "SEED": seed, "CONFIG": short(config),
+               "PDF": short(pdf), "QA_FILE": short(qa), "API_MODEL": api_model, "PRESET": preset,
+               "MAX_COST": max_cost}
     plan = plan_parameters(find_road(notebooks or files.NOTEBOOKS), options, given)
     folder = make_run_folder(out)
     seconds, failed = {}, None
     for path, values in plan.items():
         say(f"▶ {path.stem}")
         started = time.perf_counter()
-        failed = execute(path, folder / path.name, values | {"OUT": locate(folder / "output")}, on_cell)
+        failed = execute(path, folder / path.name, values | {"OUT": short(folder / "output")}, on_cell)
         seconds[path.stem] = round(time.perf_counter() - started, 1)
         unreadable = _publish(folder / path.name)
         failed = failed or unreadable
@@ -174,7 +176,7 @@ def make_run_folder(out: str | Path) -> Path:
     """新建 out/<时间>/；同一秒里第二次运行时加编号，绝不覆盖旧结果。写不进去时抛 LabError。"""
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     for number in itertools.count(1):
-        folder = files.ROOT / locate(out) / (stamp if number == 1 else f"{stamp}-{number}")
+        folder = files.place(out) / (stamp if number == 1 else f"{stamp}-{number}")
         try:
             folder.mkdir(parents=True)
             return folder

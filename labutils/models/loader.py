@@ -21,7 +21,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from labutils.base.errors import LabError, first_line
-from labutils.base.files import rel, resolve
+from labutils.base.files import ROOT, is_hub_name, model_folder, rel, resolve
 from labutils.models import chatglm3, weights
 
 TINY = "tiny"
@@ -58,10 +58,6 @@ def is_adapter(folder: str | Path) -> bool:
         any(folder.glob("adapter_model.*")) and not (folder / "config.json").is_file())
 
 
-def _looks_like_path(name: str) -> bool:
-    return name.startswith((".", "/", "~", "output", "runs")) or name.count("/") > 1 or "\\" in name
-
-
 def _base_folder(name: str) -> str:
     """把用户写的名字变成 from_pretrained 能用的位置；本地没有又不像网上名字时报错。"""
     if name == TINY:
@@ -69,13 +65,12 @@ def _base_folder(name: str) -> str:
             raise LabError("自带小模型的权重不在 labutils/models/tiny，请重新克隆仓库，"
                            "或运行 python -m tools.tiny_base train 重建。")
         return str(WEIGHTS)
-    folder = resolve(name)
-    if folder.is_dir():
+    if folder := model_folder(name):
         if not (folder / "config.json").is_file():
             raise LabError(f"模型文件夹 {rel(folder)} 里没有 config.json，"
                            "请确认下载完整、路径没有多一层。")
         return str(folder)
-    if _looks_like_path(name) or name.count("/") != 1:
+    if not is_hub_name(name):
         raise LabError(f"找不到模型文件夹 {name}，请检查路径；自带的小模型写作 tiny。")
     _go_online()
     return _chatglm3_snapshot(name)
@@ -119,7 +114,9 @@ def adapter_base(folder: Path) -> str:
     if not base:
         raise LabError(f"{rel(path)} 没有记录基座模型，"
                        "请在 base_model_name_or_path 里补上 tiny 或模型文件夹。")
-    if _looks_like_path(base) and not resolve(base).is_dir():
+    if base != TINY and (ROOT / base).is_dir():  # 记录的路径相对仓库根目录
+        return str(ROOT / base)
+    if base != TINY and not is_hub_name(base):
         raise LabError(f"适配器 {rel(folder)} 记录的基座 {base} 不在这台机器上，"
                        f"请把 {rel(path)} 的 base_model_name_or_path 改成模型现在的文件夹。")
     return base

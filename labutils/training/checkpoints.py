@@ -23,7 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from labutils.base.errors import LabError
-from labutils.base.files import FULL, as_system_error, from_root, rel, resolve, sentence
+from labutils.base.files import FULL, as_system_error, from_root, model_folder, rel, sentence
 from labutils.models.loader import OUT_OF_MEMORY
 
 WEIGHTS = "adapter_model.safetensors"
@@ -189,8 +189,8 @@ def base_reference(model_name: str) -> str:
 
     不写机器上的绝对路径：换一台机器就失效，还会泄露目录结构。
     """
-    path = resolve(model_name)
-    return model_name if model_name == "tiny" or not path.is_dir() else from_root(path)
+    folder = model_folder(model_name)
+    return from_root(folder) if folder else model_name
 
 
 AGAIN = "，会接着训练（可删旧的 runs/、output/，或设 save_total_limit）"

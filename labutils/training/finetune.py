@@ -263,9 +263,9 @@ def run(data_dir: str | Path, model_name: str, config_path: str | Path,
     if seed is not None:
         overrides["seed"] = seed
     config = override(load_config(config_path), overrides)
-    folder = files.resolve(output_dir or
-                           Path(config.training_args.output_dir) / Path(config_path).stem)
-    job = prepare(config, Path(files.resolve(data_dir)), str(model_name), folder)
+    folder = files.place(output_dir or
+                         Path(config.training_args.output_dir) / Path(config_path).stem)
+    job = prepare(config, files.resolve(data_dir), str(model_name), folder)
     start = on_main_process(
         job.args, explained(folder)(lambda: _starting_point(folder, resume, job)))
     if start is None or checkpoints.step_of(start) < job.args.max_steps:

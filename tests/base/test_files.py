@@ -1,11 +1,64 @@
-"""文件的读写：一行一个 JSON 的文件坏在哪里怎么办。"""
+"""一个路径指哪里；一行一个 JSON 的文件坏在哪里怎么办。"""
 
 import json
 
 import pytest
 
+from labutils.base import files
 from labutils.base.errors import LabError
 from labutils.base.files import read_rows, write_json_lines
+
+
+@pytest.fixture
+def two_places(tmp_path, monkeypatch):
+    """(当前文件夹, 仓库)：both 两边都有，there 只有仓库里有，here 只有当前文件夹里有。"""
+    here, root = tmp_path / "here", tmp_path / "root"
+    for folder in (here / "both", root / "both", here / "here", root / "there", root / "notebooks" / "both"):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(files, "ROOT", root)
+    return here, root
+
+
+def test_what_is_read_comes_from_the_current_folder_then_from_the_repository(two_places, monkeypatch):
+    here, root = two_places
+    assert files.resolve("both") == here / "both"  # 两边都有时，当前文件夹的先
+    assert files.resolve("here") == here / "here" and files.resolve("there") == root / "there"
+    assert files.resolve("哪里都没有") == root / "哪里都没有"
+    assert files.resolve(root / "both") == root / "both"
+    monkeypatch.chdir(root / "notebooks")
+    assert files.resolve("both") == root / "notebooks" / "both" and files.resolve("there") == root / "there"
+    monkeypatch.setenv("HOME", str(here))
+    assert files.resolve("~/here") == files.place("~/here") == here / "here"
+
+
+def test_what_is_written_goes_where_the_command_is_typed(two_places, monkeypatch):
+    here, root = two_places
+    assert files.place("there") == here / "there" and files.place("mine") == here / "mine"
+    assert files.place(root / "mine") == root / "mine"
+    for folder in (root, root / "notebooks"):
+        monkeypatch.chdir(folder)
+        assert files.place("output/mine") == root / "output" / "mine" and files.place("both") == root / "both"
+        assert files.place(here / "mine") == here / "mine"
+
+
+def test_how_a_path_is_printed_and_written_to_files(two_places):
+    here, root = two_places
+    assert [f(root / "there") for f in (files.rel, files.short, files.from_root)] == ["there"] * 3
+    assert files.rel(here / "a" / "b") == "a/b" and files.short("both") == (here / "both").as_posix()
+    assert files.from_root(here / "both") == "../here/both"
+
+
+def test_a_model_is_a_folder_or_a_name(two_places):
+    here, root = two_places
+    (here / "tiny").mkdir()
+    assert files.model_folder("tiny") is None and files.model_folder("a/b") is None
+    assert files.model_folder("both") == here / "both" and files.model_folder("there") == root / "there"
+    assert files.is_hub_name("THUDM/chatglm3-6b") and files.is_hub_name("a/b.c-1")
+    for name in ("tiny", "", "a/b/c", "./a", "/a/b", "~/a", "a\\b", "模型/甲", "output/lora", "runs/t",
+                 "there/a", "here/a", ".hidden/a", "a/"):
+        assert not files.is_hub_name(name), name
+
 
 ROWS = [{"step": 1, "reply": "甲"}, {"step": 2, "reply": "上\u2028下\u2029右\x85左"}, {"step": 3}]
 

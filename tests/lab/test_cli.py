@@ -234,7 +234,9 @@ def make_checkpoint(folder, mtime):
     os.utime(weights, (mtime, mtime))
 
 
-def test_newest_checkpoint_is_found(monkeypatch, tmp_path):
+def test_newest_checkpoint_is_found(monkeypatch, tmp_path, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("别处")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(files, "ROOT", tmp_path)
     monkeypatch.setattr(files, "OUTPUT", tmp_path / "output")
     monkeypatch.setattr(files, "RUNS", tmp_path / "runs")
@@ -242,7 +244,12 @@ def test_newest_checkpoint_is_found(monkeypatch, tmp_path):
     make_checkpoint(tmp_path / "output" / "lab" / "lora" / "checkpoint-100", 200)
     make_checkpoint(tmp_path / "runs" / "t" / "output" / "lora" / "checkpoint-50", 300)
     (tmp_path / "output" / "lab" / "lora" / "checkpoint-200").mkdir()  # 写了一半的不算
-    assert console.newest_checkpoint() == "runs/t/output/lora/checkpoint-50"
+    assert console.newest_checkpoint() == str(tmp_path / "runs/t/output/lora/checkpoint-50")
+    monkeypatch.chdir(tmp_path.parent)  # 在仓库之外执行过的，结果在那里；仓库里的照样找得到
+    assert console.newest_checkpoint() == str(tmp_path / "runs/t/output/lora/checkpoint-50")
+    monkeypatch.chdir(elsewhere)
+    make_checkpoint(elsewhere / "output" / "lora_tiny" / "checkpoint-7", 400)
+    assert console.newest_checkpoint() == str(elsewhere / "output/lora_tiny/checkpoint-7")
 
 
 @pytest.fixture
@@ -256,10 +263,10 @@ def trained(tmp_path):
 
 
 def test_data_follows_the_adapter(trained):
-    assert console.data_beside(str(trained / "lora" / "checkpoint-9")) == (trained / "data").as_posix()
+    assert console.data_beside(str(trained / "lora" / "checkpoint-9")) == trained / "data"
     (trained / "data" / "train.json").unlink()
-    assert console.data_beside(str(trained / "lora" / "checkpoint-9")) == "data"
-    assert console.data_beside("tiny") == "data"
+    assert console.data_beside(str(trained / "lora" / "checkpoint-9")) == files.DATA
+    assert console.data_beside("tiny") == files.DATA
 
 
 @pytest.mark.parametrize(("given", "used"), [((), None), (("--data", "data"), "data")])
@@ -283,7 +290,7 @@ def test_demo_uses_the_data_of_the_adapter(monkeypatch, call, trained):
     for arguments in ((), ("--qa", "data/qa.jsonl")):
         assert call("demo", str(trained / "lora" / "checkpoint-9"), *arguments) == 0
     assert call("demo", "tiny") == 0
-    assert seen == [(trained / "data" / "qa.jsonl").as_posix(), "data/qa.jsonl", "data/qa.jsonl"]
+    assert seen == [str(trained / "data" / "qa.jsonl"), "data/qa.jsonl", str(files.DATA / "qa.jsonl")]
 
 
 @pytest.mark.parametrize(("command", "module", "name"), [

@@ -317,23 +317,6 @@ def test_notebook_without_parameters_cell(tmp_path):
         run.read_defaults(tmp_path / "n.ipynb")
 
 
-def test_output_goes_where_the_command_is_typed(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert files.locate_output("mine") == tmp_path / "mine"
-    monkeypatch.chdir(files.ROOT / "notebooks")
-    assert files.locate_output("output/mine") == files.ROOT / "output" / "mine"
-    assert files.locate_output(tmp_path / "mine") == tmp_path / "mine"
-
-
-def test_locate_prefers_current_folder_then_root(tmp_path, monkeypatch):
-    (tmp_path / "my.pdf").write_bytes(b"x")
-    monkeypatch.chdir(tmp_path)
-    assert files.locate("my.pdf") == (tmp_path / "my.pdf").resolve().as_posix()
-    assert files.locate("data/qa.jsonl") == "data/qa.jsonl"
-    assert files.locate(files.ROOT / "configs") == "configs"
-    assert files.locate_model("tiny") == "tiny" and files.locate_model("a/b") == "a/b"
-
-
 def full_summary(**accuracy) -> dict:
     after = SCORES | accuracy
     summary = report.summarize(Path("没有"), "tiny", 1, {"00_start_here": 1.0}, None)

@@ -90,6 +90,19 @@ def test_adapter_of_another_base_is_refused(adapter, tmp_path, toy_base):
         loader.load(wrong)
 
 
+def test_recorded_base_is_looked_up_from_the_repository(adapter, tmp_path, monkeypatch):
+    """适配器里记的路径相对仓库根目录；当前文件夹里碰巧有同名的，不能拿来当基座。"""
+    for folder in (tmp_path / "root" / "base", tmp_path / "here" / "base"):
+        folder.mkdir(parents=True)
+    copy = shutil.copytree(adapter, tmp_path / "checkpoint-9")
+    settings = json.loads((copy / "adapter_config.json").read_text(encoding="utf-8"))
+    settings["base_model_name_or_path"] = "base"
+    (copy / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    monkeypatch.setattr(loader, "ROOT", tmp_path / "root")
+    monkeypatch.chdir(tmp_path / "here")
+    assert loader.adapter_base(copy) == str(tmp_path / "root" / "base")
+
+
 def test_adapter_error_without_words_is_still_one_sentence(adapter, monkeypatch):
     def fail(*args):
         raise RuntimeError(" ")
