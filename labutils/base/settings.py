@@ -1,7 +1,6 @@
-"""把 YAML 填进 dataclass：类型、范围、拼写都检查，写错一个字母也说得出来。
+"""配置文件：YAML 读成字典，由 pydantic 的 dataclass 检查；写错一个字母，也用一句中文说出错在哪一项。
 
-每一项的规则写在 dataclass 的字段里（`item`）；这里只有通用的读法，不含任何具体的配置项。
-用法见 finetune_config；讲解在 notebooks/02_lora_finetune.ipynb。
+每一项的类型与范围写在各自的 dataclass 里（见 training/config.py）；讲解在 notebooks/02_lora_finetune.ipynb。
 """
 
 from __future__ import annotations
@@ -9,105 +8,72 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from labutils.base import files
 from labutils.base.errors import LabError
 
-NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-KIND_NAMES = {int: "整数", float: "数", bool: "true 或 false", str: "文字"}
+section = dataclass(config=ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False))
+# 写成文字的数也收：PyYAML 按 YAML 1.1 把 5e-5（没有小数点）读成文字；true 却不是数
+Number = Annotated[float, BeforeValidator(lambda v: str(v) if isinstance(v, bool) else v)]
+KINDS = {"int": "整数", "float": "数", "finite": "数", "bool": "true 或 false", "dataclass": "一节“键: 值”"}
 
 
-def item(default: Any, kind: type, low: float | None = None, high: float | None = None,
-         choices: tuple[str, ...] = (), note: str = "",
-         convert: Callable[[Any, str], Any] | None = None) -> Any:
-    """一个配置项的缺省值与规则。
-
-    low、high：数的范围（含两端）；choices：文字的取值；缺省为 None 的项可以写 null；
-    note：不空表示“可以写，但在这里不起作用”，并说明原因；convert(值, 位置)：特别的检查。
-    """
-    rule = {"kind": kind, "low": low, "high": high, "choices": choices, "note": note,
-            "optional": default is None, "convert": convert}
-    return dataclasses.field(default=default, metadata=rule)
+def build(kind: type, content: dict[str, Any], where: str) -> Any:
+    """字典 → kind（用 @section 定义的）的实例；键不认识、类型或范围不对时引发 LabError。where 是哪个文件。"""
+    try:
+        return TypeAdapter(kind).validate_python(content)
+    except ValidationError as error:
+        raise _refusal(error, [kind()], where) from None
 
 
-@dataclass
-class Reader:
-    """按规则把字典填进 dataclass。
-
-    where：出错时说的位置（哪个文件）；aliases：旧键名 → 现键名；refused：键 → 不支持的原因；
-    notes：收集“写了但不起作用”的说明。
-    """
-
-    where: str
-    aliases: dict[str, str]
-    refused: dict[str, str]
-    notes: list[str] = field(default_factory=list)
-
-    def fill(self, section: Any, values: Any, prefix: str = "") -> None:
-        """逐项填写 section；键不认识、类型或范围不对时引发 LabError。"""
-        if not isinstance(values, dict):
-            raise LabError(f"{self.where} 的 {prefix.rstrip('.')} 应当是一节“键: 值”")
-        rules = rules_of(section)
-        for written, value in values.items():
-            if written in self.refused:
-                self._refuse(prefix + written, self.refused[written], value)
-                continue
-            key = self.aliases.get(written, written)
-            if key not in rules:
-                raise LabError(self.unknown(f"{prefix}{written}", [prefix + k for k in rules]))
-            if dataclasses.is_dataclass(getattr(section, key)):
-                self.fill(getattr(section, key), value, f"{prefix}{key}.")
-                continue
-            rule = rules[key].metadata
-            setattr(section, key, checked(value, rule, f"{self.where} 的 {prefix}{written}"))
-            if rule["note"] and (value is True or value not in (None, False, 1)):
-                self.notes.append(f"{prefix}{written} 不起作用：{rule['note']}")
-
-    def _refuse(self, key: str, reason: str, value: Any) -> None:
-        if value not in (None, False, "", "none", "no", []):  # 写了“不用”等于没写
-            raise LabError(f"{self.where} 的 {key} 不被支持：{reason}")
-
-    def unknown(self, key: str, known: list[str]) -> str:
-        """键不认识时的一句话：最相近的键和全部可用的键。"""
-        near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.6)
-        hint = f"是不是想写 {near[0]}？" if near else ""
-        return f"{self.where} 不认识 {key}。{hint}可用的键：{'、'.join(sorted(known))}"
+def change(sections: list[Any], key: str, value: Any, where: str) -> None:
+    """改有 key 的那一节，检查与 build 时相同。"""
+    owner = next((part for part in sections if key in _keys(part)), None)
+    if owner is None:
+        raise _unknown((key,), sections, where)
+    try:
+        setattr(owner, key, value)
+    except ValidationError as error:
+        raise _refusal(error, sections, where) from None
 
 
-def rules_of(section: Any) -> dict[str, dataclasses.Field]:
-    """section 里可以写进配置的字段：带规则的，以及本身是一节的。"""
-    return {f.name: f for f in dataclasses.fields(section)
-            if f.metadata or dataclasses.is_dataclass(getattr(section, f.name))}
+def _keys(part: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(part) if field.init]
 
 
-def checked(value: Any, rule: Any, where: str) -> Any:
-    """把 YAML 的值换成规定的类型并检查范围；不合规定就引发 LabError，说明应当是什么。"""
-    kind = rule["kind"]
-    if value is None and rule["optional"]:
-        return None
-    if rule["convert"]:
-        return rule["convert"](value, where)
-    if kind is float and isinstance(value, str) and NUMBER.fullmatch(value):
-        value = float(value)  # PyYAML 按 YAML 1.1 把 5e-5（没有小数点）读成文字，1.2 里它是数
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if kind is str and value is False and "no" in rule["choices"]:
-        value = "no"  # YAML 1.1 还把没加引号的 no 读成 False
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise LabError(f"{where} 应当是{KIND_NAMES[kind]}，现在是 {value!r}")
-    if rule["choices"] and value not in rule["choices"]:
-        raise LabError(f"{where} 只能是 {'、'.join(rule['choices'])}，现在是 {value!r}")
-    low, high = rule["low"], rule["high"]
-    if (low is not None and not value >= low) or (high is not None and not value <= high):
-        limits = f"不小于 {low}" + (f"、不大于 {high}" if high is not None else "")
-        raise LabError(f"{where} 应当{limits}，现在是 {value}")
-    return value
+def _refusal(error: ValidationError, sections: list[Any], where: str) -> LabError:
+    """pydantic 找到的第一处错 → 一句话：where 的哪一项，应当是什么，现在是什么。"""
+    first = error.errors()[0]
+    kind, value, limits = first["type"], first["input"], first.get("ctx", {})
+    if kind in ("unexpected_keyword_argument", "invalid_key"):
+        return _unknown(first["loc"], sections, where)
+    if kind == "value_error":
+        reason = limits["error"]
+    elif kind == "literal_error" and isinstance(value, str):
+        reason = "只能是 " + "、".join(re.findall("'(.*?)'", limits["expected"]))
+    elif "ge" in limits or "le" in limits:
+        reason = f"应当不小于 {limits['ge']}" if "ge" in limits else f"应当不大于 {limits['le']}"
+    else:
+        reason = f"应当是{KINDS.get(kind.split('_')[0], '文字')}"
+    return LabError(f"{where} 的 {'.'.join(first['loc'])} {reason}，现在是 {value!r}")
+
+
+def _unknown(loc: tuple[Any, ...], sections: list[Any], where: str) -> LabError:
+    """键不认识：最相近的键和全部可用的键。"""
+    *path, key = map(str, loc)
+    for step in path:
+        sections = [getattr(part, step) for part in sections]
+    known = sorted(".".join([*path, name]) for part in sections for name in _keys(part))
+    wrong = ".".join([*path, key])
+    near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.6)
+    hint = f"是不是想写 {near[0]}？" if near else ""
+    return LabError(f"{where} 不认识 {wrong}。{hint}可用的键：{'、'.join(known)}")
 
 
 class _Strict(yaml.SafeLoader):
@@ -115,23 +81,20 @@ class _Strict(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
-        for key_node, _ in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise _problem("以花括号、方括号开头的文字要加引号", key_node)
-            if key_node.value in seen:
-                raise _problem(f"键 {key_node.value} 重复", key_node)
-            seen.add(key_node.value)
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="以花括号、方括号开头的文字要加引号",
+                                           problem_mark=key.start_mark)
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"键 {key.value} 重复", problem_mark=key.start_mark)
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
         except (ValueError, LookupError, AttributeError):  # 2025-02-30、!!int 甲、!!timestamp 甲
-            raise _problem("不是正确的日期或数", node) from None
-
-
-def _problem(text: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
-    return yaml.constructor.ConstructorError(None, None, text, node.start_mark)
+            raise yaml.MarkedYAMLError(problem="不是正确的日期或数", problem_mark=node.start_mark) from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -144,11 +107,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise LabError(f"配置 {name} 不是 UTF-8 编码；请另存为 UTF-8") from None
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"第 {mark.line + 1} 行" if mark else ""
-        problem = getattr(error, "problem", "") or "无法解析"
-        raise LabError(f"配置 {name} {where}写法有误（{problem}）；"
-                       "请检查缩进、冒号后的空格和重复的键") from None
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", "")
+        raise LabError(f"配置 {name} {f'第 {mark.line + 1} 行' if mark else ''}写法有误"
+                       f"（{problem or '无法解析'}）；请检查缩进、冒号后的空格和重复的键") from None
     if not isinstance(content, dict):
         raise LabError(f"配置 {name} 应当是“键: 值”的形式，可参照 configs/lora.yaml")
     return content

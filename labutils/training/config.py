@@ -7,48 +7,56 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BeforeValidator, Field, StrictBool, StrictInt, StrictStr
 
 from labutils.base import files
 from labutils.base.errors import LabError
-from labutils.base.settings import Reader, item, read_yaml, rules_of
-
-STRATEGIES = ("no", "steps")
-SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
+from labutils.base.settings import Number, build, change, read_yaml, section
 
 
-@dataclass
+@section
 class DataConfig:
     """data_config 一节。文件名先在数据文件夹里找，再从仓库根目录找。
 
     general_ratio：每轮里，平均每条问答配多少条通用对话（防遗忘）；
     unanswerable_ratio：平均每条问答配多少条“文件没有写明”的问答（防编造）；
-    question_augmentation：一个训练问题被改写的概率，改法见 augmentation.py；
+    question_augmentation：一个训练问题被改写的概率，改法见 rewording.py；
     question_from_answer：一个训练问题换成由它的回答反过来出的题的概率。
     """
 
-    train_file: str = item("train.json", str)
-    val_file: str = item("dev.json", str)
-    test_file: str | None = item(None, str, note="测试留给 labutils compare，训练时不读")
-    num_proc: int | None = item(None, int, 1, note="几百条数据在主进程里编码只要几毫秒，不开多进程")
-    general_file: str | None = item(None, str)
-    unanswerable_file: str | None = item(None, str)
-    general_ratio: float = item(0.0, float, 0, 10)
-    unanswerable_ratio: float = item(0.0, float, 0, 10)
-    question_augmentation: float = item(0.0, float, 0, 1)
-    question_from_answer: float = item(0.0, float, 0, 1)
+    train_file: StrictStr = "train.json"
+    val_file: StrictStr = "dev.json"
+    test_file: StrictStr | None = None
+    num_proc: StrictInt | None = Field(None, ge=1)
+    general_file: StrictStr | None = None
+    unanswerable_file: StrictStr | None = None
+    general_ratio: Number = Field(0.0, ge=0, le=10)
+    unanswerable_ratio: Number = Field(0.0, ge=0, le=10)
+    question_augmentation: Number = Field(0.0, ge=0, le=1)
+    question_from_answer: Number = Field(0.0, ge=0, le=1)
 
 
-@dataclass
+@section
 class GenerationConfig:
     """training_args.generation_config 一节。"""
 
-    max_new_tokens: int = item(512, int, 1, note="训练中不生成，见 labutils compare")
+    max_new_tokens: StrictInt = Field(512, ge=1)
 
 
-@dataclass
+def _also(name: str, old: str, default: Any, **limits: Any) -> Any:
+    """现在叫 name，transformers 以前叫 old 的一项。"""
+    return Field(default, validation_alias=AliasChoices(name, old), **limits)
+
+
+# YAML 1.1 把没加引号的 no 读成 False
+Strategy = Annotated[Literal["no", "steps"], BeforeValidator(lambda v: "no" if v is False else v)]
+
+
+@section
 class TrainingConfig:
     """training_args 一节；名字与 transformers 的 TrainingArguments 相同。
 
@@ -57,56 +65,54 @@ class TrainingConfig:
     neftune_noise_alpha：训练时词向量上加多大的均匀噪声（Jain 等 2023，arXiv:2310.05914）。
     """
 
-    output_dir: str = item("./output", str)
-    max_steps: int = item(-1, int, -1)
-    num_train_epochs: float = item(3.0, float, 0.001)
-    learning_rate: float = item(5e-5, float, 1e-9, 1)
-    per_device_train_batch_size: int = item(8, int, 1)
-    per_device_eval_batch_size: int = item(8, int, 1)
-    gradient_accumulation_steps: int = item(1, int, 1)
-    gradient_checkpointing: bool = item(False, bool)
-    dataloader_num_workers: int = item(0, int, 0)
-    remove_unused_columns: bool = item(False, bool)
-    group_by_length: bool = item(False, bool)
-    save_strategy: str = item("steps", str, choices=("steps",))
-    save_steps: int = item(500, int, 1)
-    save_total_limit: int | None = item(None, int, 1)
-    log_level: str = item("warning", str, choices=("debug", "info", "warning", "error"))
-    logging_strategy: str = item("steps", str, choices=("steps",))
-    logging_steps: int = item(10, int, 1)
-    eval_strategy: str = item("steps", str, choices=STRATEGIES)
-    eval_steps: int = item(500, int, 1)
-    predict_with_generate: bool = item(False, bool, note="生成式评测在 labutils compare 里做")
+    output_dir: StrictStr = "./output"
+    max_steps: StrictInt = Field(-1, ge=-1)
+    num_train_epochs: Number = Field(3.0, ge=0.001)
+    learning_rate: Number = Field(5e-5, ge=1e-9, le=1)
+    per_device_train_batch_size: StrictInt = Field(8, ge=1)
+    per_device_eval_batch_size: StrictInt = Field(8, ge=1)
+    gradient_accumulation_steps: StrictInt = Field(1, ge=1)
+    gradient_checkpointing: StrictBool = _also("gradient_checkpointing", "activation_checkpointing", False)
+    dataloader_num_workers: StrictInt = Field(0, ge=0)
+    remove_unused_columns: StrictBool = False
+    group_by_length: StrictBool = False
+    save_strategy: Literal["steps"] = "steps"
+    save_steps: StrictInt = Field(500, ge=1)
+    save_total_limit: StrictInt | None = Field(None, ge=1)
+    log_level: Literal["debug", "info", "warning", "error"] = "warning"
+    logging_strategy: Literal["steps"] = "steps"
+    logging_steps: StrictInt = Field(10, ge=1)
+    eval_strategy: Strategy = _also("eval_strategy", "evaluation_strategy", "steps")
+    eval_steps: StrictInt = Field(500, ge=1)
+    predict_with_generate: StrictBool = False
     generation_config: GenerationConfig = field(default_factory=GenerationConfig)
-    lr_scheduler_type: str = item("linear", str, choices=SCHEDULES)
-    warmup_steps: float = item(0.0, float, 0)
-    weight_decay: float = item(0.0, float, 0, 1)
-    max_grad_norm: float = item(1.0, float, 0)
-    neftune_noise_alpha: float | None = item(None, float, 0)
-    adam_beta1: float = item(0.9, float, 0, 1)
-    adam_beta2: float = item(0.999, float, 0, 1)
-    adam_epsilon: float = item(1e-8, float, 0, 1)
-    seed: int = item(42, int, 0)
-    use_cpu: bool = item(False, bool)
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    warmup_steps: Number = _also("warmup_steps", "warmup_ratio", 0.0, ge=0)
+    weight_decay: Number = Field(0.0, ge=0, le=1)
+    max_grad_norm: Number = Field(1.0, ge=0)
+    neftune_noise_alpha: Number | None = Field(None, ge=0)
+    adam_beta1: Number = Field(0.9, ge=0, le=1)
+    adam_beta2: Number = Field(0.999, ge=0, le=1)
+    adam_epsilon: Number = Field(1e-8, ge=0, le=1)
+    seed: StrictInt = Field(42, ge=0)
+    use_cpu: StrictBool = False
 
 
-def _peft_type(value: Any, where: str) -> str:
+def _peft_type(value: Any) -> Any:
     if value != "LORA":
-        raise LabError(f"{where} 只能是 LORA，现在是 {value!r}：P-Tuning v2、冻结部分层等方法改的是模型的"
-                       "结构或全部权重，本实验的保存、合并与对比都只做 LoRA")
+        raise ValueError("只能是 LORA（P-Tuning v2、冻结部分层等方法改的是模型的结构或全部权重，"
+                         "本实验的保存、合并与对比都只做 LoRA）")
     return value
 
 
-def _module_names(value: Any, where: str) -> str | list[str]:
-    if value == "all-linear":
-        return value
+def _module_names(value: Any) -> Any:
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
-        raise LabError(f"{where} 应当是 all-linear 或层名的列表，例如 [q_proj, v_proj]")
-    return names
+        raise ValueError("应当是 all-linear 或层名的列表，例如 [q_proj, v_proj]")
+    return value if value == "all-linear" else names
 
 
-@dataclass
+@section
 class PeftSection:
     """peft_config 一节。target_modules 可以是 "all-linear" 或线性层名字的列表，见 lora_targets。
 
@@ -114,13 +120,13 @@ class PeftSection:
     共用 A 才与它是同一个模型。不写时按 lora_targets 的规则。
     """
 
-    peft_type: str = item("LORA", str, convert=_peft_type)
-    task_type: str = item("CAUSAL_LM", str, choices=("CAUSAL_LM",))
-    r: int = item(8, int, 1)
-    lora_alpha: float = item(32.0, float, 1e-6)
-    lora_dropout: float = item(0.1, float, 0, 0.99)
-    target_modules: Any = item(("q_proj", "k_proj", "v_proj"), list, convert=_module_names)
-    shared_a: bool | None = item(None, bool)
+    peft_type: Annotated[str, BeforeValidator(_peft_type)] = "LORA"
+    task_type: Literal["CAUSAL_LM"] = "CAUSAL_LM"
+    r: StrictInt = Field(8, ge=1)
+    lora_alpha: Number = Field(32.0, ge=1e-6)
+    lora_dropout: Number = Field(0.1, ge=0, le=0.99)
+    target_modules: Annotated[Any, BeforeValidator(_module_names)] = ("q_proj", "k_proj", "v_proj")
+    shared_a: StrictBool | None = None
 
 
 def lora_targets(section: PeftSection, chatglm3: bool) -> tuple[str | list[str], bool]:
@@ -136,19 +142,19 @@ def lora_targets(section: PeftSection, chatglm3: bool) -> tuple[str | list[str],
     return targets, shared
 
 
-@dataclass
+@section
 class Config:
     """整份配置。path 是来源文件；notes 是“接受但不起作用”的说明，训练开始时打印。"""
 
     data_config: DataConfig = field(default_factory=DataConfig)
     training_args: TrainingConfig = field(default_factory=TrainingConfig)
     peft_config: PeftSection = field(default_factory=PeftSection)
-    max_input_length: int = item(256, int, 8)
-    max_output_length: int = item(512, int, 1)
-    dtype: str = item("auto", str, choices=("auto", "fp32", "bf16"))
-    quantization: str | None = item(None, str, choices=("4bit",))
-    path: Path | None = None
-    notes: list[str] = field(default_factory=list)
+    max_input_length: StrictInt = Field(256, ge=8)
+    max_output_length: StrictInt = Field(512, ge=1)
+    dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    quantization: Literal["4bit"] | None = None
+    path: Path | None = field(default=None, init=False)
+    notes: list[str] = field(default_factory=list, init=False)
 
     @property
     def max_length(self) -> int:
@@ -161,8 +167,6 @@ class Config:
         return {key: value for key, value in values.items() if key not in ("path", "notes")}
 
 
-ALIASES = {"evaluation_strategy": "eval_strategy", "warmup_ratio": "warmup_steps",
-           "activation_checkpointing": "gradient_checkpointing"}
 REFUSED = {
     "deepspeed": "LoRA 用不到 DeepSpeed；多卡请用 accelerate launch 和 configs/accelerate/ 里的文件",
     "fp16": "半精度训练没有损失缩放会得到 0 或 nan；请用顶层的 dtype: bf16",
@@ -177,6 +181,12 @@ REFUSED = {
     "report_to": "本实验不向任何网站上报；日志在 training_log.jsonl",
     "num_virtual_tokens": "P-Tuning v2 在原生 GLM 上不受支持；请用 peft_type: LORA",
 }
+IDLE = {
+    "test_file": "测试留给 labutils compare，训练时不读",
+    "num_proc": "几百条数据在主进程里编码只要几毫秒，不开多进程",
+    "predict_with_generate": "生成式评测在 labutils compare 里做",
+    "max_new_tokens": "训练中不生成，见 labutils compare",
+}
 
 
 def load_config(path: str | Path) -> Config:
@@ -186,30 +196,40 @@ def load_config(path: str | Path) -> Config:
     类型或范围不对、要求了本实验不支持的功能。
     """
     path = files.resolve(path)
-    config = Config(path=path)
-    reader = Reader(f"配置 {files.rel(path)}", ALIASES, REFUSED)
-    content = read_yaml(path)
-    reader.fill(config, content)
-    config.notes = reader.notes
+    where, content = f"配置 {files.rel(path)}", read_yaml(path)
+    notes = _sort_out(content, where)
     if "peft_config" not in content:
-        config.notes.append("没有写 peft_config：官方程序会训练全部参数，这里用缺省的 LoRA")
-    _check_together(config, reader.where)
+        notes.append("没有写 peft_config：官方程序会训练全部参数，这里用缺省的 LoRA")
+    config = build(Config, content, where)
+    config.path, config.notes = path, notes
+    _check_together(config, where)
     return config
 
 
 def override(config: Config, values: dict[str, Any]) -> Config:
     """按键名改几项（例如 max_steps=20），检查与读文件时相同；返回同一个 config。"""
-    reader = Reader("run() 参数", ALIASES, REFUSED)
+    where, values = "run() 参数", dict(values)
+    config.notes += _sort_out(values, where)
     sections = [config.training_args, config.data_config, config.peft_config, config]
     for key, value in values.items():
-        name = ALIASES.get(key, key)
-        owner = next((part for part in sections if name in rules_of(part)), config)
-        if owner is config and name not in rules_of(config) and key not in REFUSED:
-            raise LabError(reader.unknown(key, [n for part in sections for n in rules_of(part)]))
-        reader.fill(owner, {key: value})
-    config.notes += reader.notes
-    _check_together(config, reader.where)
+        change(sections, key, value, where)
+    _check_together(config, where)
     return config
+
+
+def _sort_out(content: dict[Any, Any], where: str, prefix: str = "") -> list[str]:
+    """不支持的键引发 LabError（写了“不用”等于没写，从 content 里去掉）；返回不起作用的键的说明。"""
+    notes = []
+    for key, value in list(content.items()):
+        if key in REFUSED:
+            if value not in (None, False, "", "none", "no", []):
+                raise LabError(f"{where} 的 {prefix}{key} 不被支持：{REFUSED[key]}")
+            del content[key]
+        elif isinstance(value, dict):
+            notes += _sort_out(value, where, f"{prefix}{key}.")
+        elif key in IDLE and (value is True or value not in (None, False, 1)):
+            notes.append(f"{prefix}{key} 不起作用：{IDLE[key]}")
+    return notes
 
 
 def _check_together(config: Config, where: str) -> None:

@@ -95,8 +95,11 @@ def test_shipped_config_for_large_models_follows_the_official_setting():
 
 def test_other_methods_than_lora_are_refused_with_a_reason(tmp_path):
     for kind in ("PREFIX_TUNING", "P_TUNING", "null"):
-        message = failure(tmp_path, f"peft_config:\n  peft_type: {kind}\n  num_virtual_tokens: 128\n")
+        text = f"peft_config:\n  peft_type: {kind}\n"
+        message = failure(tmp_path, text)
         assert "只能是 LORA" in message and "P-Tuning v2" in message
+        message = failure(tmp_path, text + "  num_virtual_tokens: 128\n")
+        assert "请用 peft_type: LORA" in message and "P-Tuning v2" in message
 
 
 def test_official_full_tuning_file_says_that_it_becomes_lora(tmp_path):
@@ -161,7 +164,11 @@ def test_key_in_the_wrong_section_is_unknown(tmp_path):
     ("training_args:\n  max_steps: 2.5\n", ["整数", "2.5"]),
     ("training_args:\n  max_steps: true\n", ["整数", "True"]),
     ("training_args:\n  max_steps: 0\n", ["max_steps", "不能是 0"]),
-    ("training_args:\n  learning_rate: fast\n", ["数", "fast"]),
+    ("training_args:\n  learning_rate: fast\n", ["training_args.learning_rate", "数", "fast"]),
+    ("training_args:\n  learning_rate: true\n", ["应当是数", "True"]),
+    ("training_args:\n  generation_config: 512\n", ["training_args.generation_config", "一节"]),
+    ("training_args:\n  1: 2\n", ["不认识 training_args.1", "training_args.max_steps"]),
+    ("path: /x\n", ["不认识 path", "peft_config"]),
     ("training_args:\n  learning_rate: .nan\n", ["learning_rate", "nan"]),
     ("training_args:\n  learning_rate: 50\n", ["不大于 1"]),
     ("training_args:\n  use_cpu: 1\n", ["true 或 false"]),
