@@ -107,12 +107,8 @@ class Caller:
             if reply is not None:
                 self.answered = True
                 return reply
-            unreachable = isinstance(error, BadAnswer) or (
-                isinstance(error, openai.APIConnectionError)
-                and not isinstance(error, openai.APITimeoutError))
             wait = _wait(error, attempt)
-            tries = FIRST_TRIES if unreachable and not self.answered else TRIES
-            if wait is None or attempt >= tries:
+            if wait is None or attempt >= self._tries(error):
                 raise self._failed(error, attempt)
             if self.stop.wait(wait):
                 return None
@@ -129,18 +125,23 @@ class Caller:
             error.args, error.body = (error.message,), None
             return None, error.with_traceback(None)
 
+    def _tries(self, error: Exception) -> int:
+        unreachable = isinstance(error, BadAnswer | openai.APIConnectionError)
+        reached = self.answered or isinstance(error, openai.APITimeoutError)
+        return FIRST_TRIES if unreachable and not reached else TRIES
+
     def _send(self, request: Request) -> object:
         """发一次；服务器不认识某个参数（400、422）就去掉它再发，成功了才记住。"""
         refused = self.refused
         while True:
-            format = next((format for format in FORMATS if format not in refused), "")
+            form = next((form for form in FORMATS if form not in refused), "")
             try:
-                reply = self._create(request, format, "temperature" not in refused)
+                reply = self._create(request, form, "temperature" not in refused)
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 if "temperature" in f"{error.param} {error.message}".lower() and "temperature" not in refused:
                     refused |= {"temperature"}  # 有的思考模型不许设温度
-                elif format:
-                    refused |= {format}
+                elif form:
+                    refused |= {form}
                 else:
                     raise
             except ValueError:
@@ -149,13 +150,13 @@ class Caller:
                 self.refused |= refused
                 return reply
 
-    def _create(self, request: Request, format: str, temperature: bool) -> object:
+    def _create(self, request: Request, form: str, temperature: bool) -> object:
         arguments: dict = {"model": self.service.model, "messages": request.messages}
         if temperature:
             arguments["temperature"] = request.temperature
-        if format:
-            arguments["response_format"] = {"type": format}
-        if format == "json_schema":
+        if form:
+            arguments["response_format"] = {"type": form}
+        if form == "json_schema":
             schema = {"name": request.kind, "strict": True, "schema": SCHEMAS[request.kind]}
             arguments["response_format"]["json_schema"] = schema
         return self.client.chat.completions.create(**arguments, extra_body=self.service.extra_body or None)

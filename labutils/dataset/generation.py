@@ -148,7 +148,7 @@ class Workers:
         """存下一份回复并记账；返回假表示问够了次数，一条也用不了。"""
         pairs, whole, problem = reply.judge()
         last = entry.asked + 1 >= ASKS or reply.cut
-        final = whole or (last and any([pairs, *(r["pairs"] for r in entry.replies)]))
+        final = whole or bool(last and (pairs or entry.best))
         self.failures_in_a_row = 0
         self.bill.add(reply.usage, request, reply.text)
         self.progress.reply(request, reply.text, reply.usage, pairs, final)
@@ -181,9 +181,8 @@ def _write(folder: Path, requests: list[Request], progress: Progress, bill: Bill
         if entry.failure:
             result.failures.append({"kind": request.kind, "chunk": request.number,
                                     "pages": list(request.chunk.pages), "reason": entry.failure})
-    path = folder / "failures.jsonl"
-    with one_sentence(path, KEPT):
-        write_json_lines(result.failures, path)
+    with one_sentence(folder / "failures.jsonl", KEPT):
+        write_json_lines(result.failures, folder / "failures.jsonl")
     return result
 
 

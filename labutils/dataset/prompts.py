@@ -2,7 +2,7 @@
 
 回复常见的毛病：思考过程、客套话、代码块、多余的逗号、最后一条写到一半。
 小毛病用 json_repair 修；写到一半的一律丢掉，不能让程序替模型把话编完。
-在 notebooks/01_build_dataset.ipynb 讲解；怎么发出去见 ask，怎么记账见 service。
+讲解见 notebooks/01_build_dataset.ipynb；怎么发出去见 ask，怎么记账见 service。
 """
 
 from __future__ import annotations
@@ -66,8 +66,7 @@ class Request:
 
 def load_prompts(path: str | Path = CONFIGS / "qa_prompt.yaml") -> Prompts:
     """读提示词；缺 system、user、{{文本}}，或有不认识的键、占位符时抛 LabError。"""
-    name = rel(path)
-    values = read_yaml(Path(path))
+    name, values = rel(path), read_yaml(Path(path))
     if unknown := values.keys() - Prompts.__dataclass_fields__.keys():
         raise LabError(f"{name} 有不认识的键 {'、'.join(map(str, unknown))}，请检查拼写。")
     for key in ("system", "user"):
@@ -190,15 +189,19 @@ def parse_response(text: str) -> tuple[list[dict], list[dict]]:
     parsed = [_parse_item(segment) for segment in segments]
     pairs = [pair for pair, _ in parsed if pair is not None]
     problems = [problem for _, problem in parsed if problem]
-    end = _closing_brace(segments[-1], skip_strings=True) if segments else None
-    rest = segments[-1][end:].strip(" \n\t\r,，") if end else ""
-    if rest.startswith("{"):  # 最后一条之后又开了一个 {，连第一个键都没写完
+    if rest := _unfinished(segments):
         problems.append(_problem("cut", "写到一半断了，丢掉", rest))
-    says_none = re.search(r"\[\s*\]", body)  # 空数组：模型认为这一块没有可出的题
-    if not pairs and not problems and not says_none:
+    if not (pairs or problems or re.search(r"\[\s*\]", body)):  # 空数组：模型认为这一块没有可出的题
         reason = "回复是空的" if not body.strip() else "回复里没有问答（找不到 conversations）"
         problems.append(_problem("empty", reason, text))
     return pairs, problems
+
+
+def _unfinished(segments: list[str]) -> str:
+    """最后一条问答之后又开了一个 {，连第一个键都没写完：写出来的那点；没有就是空的。"""
+    end = _closing_brace(segments[-1], skip_strings=True) if segments else None
+    rest = segments[-1][end:].strip(" \n\t\r,，") if end else ""
+    return rest if rest.startswith("{") else ""
 
 
 def _parse_item(segment: str) -> tuple[dict | None, dict | None]:
@@ -255,8 +258,7 @@ def _closing_brace(text: str, skip_strings: bool) -> int | None:
 
 def _faithful(item: dict, source: str) -> bool:
     """修理可以动标点和括号，不能增删一个字，也不能把一句话劈成几个键。"""
-    messages = item.get("conversations")
-    parts = messages if isinstance(messages, list) else []
+    parts = item["conversations"] if isinstance(item.get("conversations"), list) else []
     keys = set(item).union(*(part for part in parts if isinstance(part, dict)))
     return keys <= _KEYS and _letters(source) == _letters(json.dumps(item, ensure_ascii=False))
 

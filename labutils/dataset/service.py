@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,8 +26,7 @@ from labutils.dataset.prompts import Request
 PRESETS = CONFIGS / "api_presets.yaml"
 DEFAULTS = {"title": "", "base_url": "", "key_env": "", "model": "", "extra_body": {}, "currency": "元",
             "priced_on": "", "prices": {}}
-# 连着二十个字母数字、中间没有下划线的，多半是密钥本身
-VARIABLE = re.compile(r"(?!.*[A-Za-z0-9]{20})[A-Za-z_]\w*", re.ASCII)
+VARIABLE = re.compile(r"(?!.*[A-Za-z0-9]{20})[A-Za-z_]\w*", re.ASCII)  # 连着二十个字母数字的多半是密钥
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,7 @@ def _preset(where: str, values: object) -> dict:
     for key in ("prices", "extra_body"):
         _check_group(f"{where} 的 {key}", values[key])
     for model, price in values["prices"].items():
-        if not (isinstance(price, dict) and price.keys() == {"input", "output"}
-                and all(type(number) in (int, float) and number >= 0 for number in price.values())):
+        if not _is_price(price):
             raise LabError(f"{where} 的 prices 里 {model} 的价格应写成 {{input: 数, output: 数}}，"
                            "是每百万 token 的价格。")
     return values
@@ -81,15 +80,18 @@ def _check_group(where: str, values: object) -> None:
         raise LabError(f"{where} 应是一组“键: 值”，请照着文件里别的写。")
 
 
+def _is_price(price: object) -> bool:
+    return isinstance(price, dict) and price.keys() == {"input", "output"} and all(
+        type(number) in (int, float) and number >= 0 for number in price.values())
+
+
 def check_url(url: str, where: str) -> httpx.URL:
     """分好各部分的地址；不是 http(s) 地址、端口或主机名写错时引发 LabError。where：写在哪里。"""
-    try:
+    with suppress(httpx.InvalidURL, ValueError):
         parts = httpx.URL(url)
         parts.host.encode("idna")  # 主机名里连着两个点，到连接时才出错
         if parts.scheme in ("http", "https") and parts.host and (parts.port or 1) < 65536:
             return parts
-    except (httpx.InvalidURL, ValueError):
-        pass
     raise LabError(f"{where}写得不对，应当像 http://127.0.0.1:8000/v1。")
 
 
@@ -223,13 +225,10 @@ def _input_tokens(request: Request) -> int:
     return sum(count_tokens(message["content"]) for message in request.messages)
 
 
-def estimate_cost(requests: Iterable[Request], price: Price | None) -> Bill:
+def estimate_cost(requests: list[Request], price: Price | None) -> Bill:
     """全部一次成功时的账单；重试、重问不在内。"""
-    bill = Bill(price)
-    for request in requests:
-        usage = {"input": _input_tokens(request), "output": request.pairs * OUTPUT_TOKENS_PER_PAIR}
-        bill.add(usage, request, "")
-    return bill
+    output = OUTPUT_TOKENS_PER_PAIR * sum(request.pairs for request in requests)
+    return Bill(price, len(requests), sum(map(_input_tokens, requests)), output)
 
 
 def spending_cap(service: Service, expected: Bill, max_cost: float | None,
