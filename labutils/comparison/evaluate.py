@@ -1,15 +1,7 @@
-"""对比要用的东西：四组问题，和训练好的适配器文件夹。讲解见 notebooks/03_before_after
-
-对比中途停下（断电、关机、中断），已经答完的题留在文件里，重新运行时不再答第二遍
-
-6B 模型在 CPU 上答一遍要几个小时。全部答完、结果写好之后，这个文件就删掉。
-讲解见 notebooks/03_before_after。
-
-
-微调前后对比：同一个模型，关掉适配器答一遍，打开适配器再答一遍
+"""微调前后对比：同一个模型，关掉适配器答一遍，打开适配器再答一遍，打分、汇总。讲解见 notebook 03。
 
 两遍用同样的问题、同样的提示词、同样的贪心解码，差别只在适配器；
-不能用“包上 LoRA 之前的那个变量”当微调前，因为 peft 会就地改动它。讲解见 notebooks/03_before_after。
+不能用“包上 LoRA 之前的那个变量”当微调前，因为 peft 会就地改动它。
 """
 
 import hashlib
@@ -25,38 +17,36 @@ from typing import Any
 import pandas as pd
 
 from labutils.base.errors import LabError
-from labutils.base.files import one_sentence, read_rows, rel, write
+from labutils.base.files import one_sentence, read_rows, rel, write_json_lines
 from labutils.comparison import results
 from labutils.comparison.metrics import bleu_4, fact_correct, lexical_baseline, rouge_l
 from labutils.dataset.rows import load_conversations, load_qa
 from labutils.models import generate
 from labutils.models.generate import as_messages
 
-PROBES = ("general", "unanswerable")
+STAGES = {"before": "微调前", "after": "微调后"}
 
 
-def load_groups(
-    qa_file: str | Path, data_dir: str | Path, probes_dir: str | Path
-) -> dict[str, list[dict]]:
+# —— 输入：四组题 ——
+
+
+def load_groups(qa_file: str | Path, data_dir: str | Path, probes_dir: str | Path) -> dict[str, list[dict]]:
     """四组题：train（训练过的问法）、unseen（没见过的问法）、general、unanswerable
 
     train.json 与 dev.json 只有对话，没有要点和页码，所以按问题文字去 qa_file 里找回来；
-    找不到时抛出 LabError，说明哪个文件第几条。探针文件缺失或格式不对时也抛出 LabError。
+    找不到时抛出 LabError，说明哪个文件第几条。探针文件缺失或格式不对时也抛出 LabError；
+    题目里缺项由 compare 指出。
     """
-    known = _by_question(qa_file)
-    files = {"train": Path(data_dir) / "train.json", "unseen": Path(data_dir) / "dev.json"}
-    groups = {name: _rejoin(path, known, qa_file) for name, path in files.items()}
-    return groups | {name: load_probes(Path(probes_dir) / f"{name}.jsonl") for name in PROBES}
-
-
-def _by_question(qa_file: str | Path) -> dict[str, dict]:
     known = {}
     for number, row in enumerate(load_qa(qa_file), 1):
         question = row.get("question", "")
         if not isinstance(question, str):
             raise LabError(f"{rel(qa_file)} 第 {number} 条的 question 不是文字，请改成一句问题。")
         known[question.strip()] = row
-    return known
+    return {"train": _rejoin(Path(data_dir) / "train.json", known, qa_file),
+            "unseen": _rejoin(Path(data_dir) / "dev.json", known, qa_file),
+            "general": load_qa(Path(probes_dir) / "general.jsonl"),
+            "unanswerable": load_qa(Path(probes_dir) / "unanswerable.jsonl")}
 
 
 def _rejoin(path: Path, known: dict[str, dict], qa_file: str | Path) -> list[dict]:
@@ -65,23 +55,37 @@ def _rejoin(path: Path, known: dict[str, dict], qa_file: str | Path) -> list[dic
         asked = [m["content"] for m in item["conversations"] if m["role"] == "user"]
         row = known.get("\n".join(asked).strip())
         if row is None:
-            raise LabError(
-                f"{rel(path)} 第 {number} 条的问题“{asked[0]}”不在 {rel(qa_file)} 里，"
-                "请用同一次 notebook 01 的 qa.jsonl、train.json 和 dev.json。"
-            )
+            raise LabError(f"{rel(path)} 第 {number} 条的问题“{asked[0]}”不在 {rel(qa_file)} 里，"
+                           "请用同一次 notebook 01 的 qa.jsonl、train.json 和 dev.json。")
         rows.append(row)
     return rows
 
 
-def load_probes(path: str | Path) -> list[dict]:
-    """读探针题：每行有 id、question 或 messages、answer、key_points；缺项由 compare 指出"""
-    rows = []
-    for where, item in read_rows(path):
-        if not isinstance(item, dict):
-            raise LabError(f'{rel(path)} {where}不是 JSON 对象，应形如 {{"question": …}}。')
-        rows.append(item)
-    return rows
+def _check_groups(groups: dict[str, list[dict]]) -> None:
+    if not any(groups.values()):
+        raise LabError("没有可以对比的问题：请检查 train.json、dev.json 和 data/probes 是否为空。")
+    for group, items in groups.items():
+        for number, item in enumerate(items, 1):
+            if missing := _missing(item):
+                raise LabError(f"问题组 {group} 的第 {number} 题缺少 {'、'.join(missing)}，"
+                               "或写的不是文字，请改好再对比。")
 
+
+def _missing(item: dict) -> list[str]:
+    """缺了哪几项；类型不对的也算，不然要等全部答完、打分时才出错"""
+    asked = item.get("messages") or [{"role": "user", "content": item.get("question")}]
+    if isinstance(asked, list):
+        asked = [m.get("content") if isinstance(m, dict) and "role" in m else None for m in asked]
+    parts = (("answer", [item.get("answer")]), ("key_points（要点列表）", item.get("key_points")),
+             ("question", asked))
+    return [name for name, texts in parts if not _all_text(texts)]
+
+
+def _all_text(values: Any) -> bool:
+    return isinstance(values, list) and bool(values) and all(isinstance(v, str) and v for v in values)
+
+
+# —— 答过的题：6B 模型在 CPU 上答一遍要几个小时，中途停下（断电、中断）再运行，不答第二遍 ——
 
 NAME = "answers.partial.jsonl"
 _SMALL = 1 << 16  # 基座只比元素不超过这么多的张量（各层的归一化等）：足以认出换了基座，又不必读完 12 GB
@@ -90,10 +94,14 @@ _SMALL = 1 << 16  # 基座只比元素不超过这么多的张量（各层的归
 class KeptAnswers:
     """一个文件，一行一个回答；模型、适配器或生成参数变了，旧的回答就作废"""
 
+    @one_sentence()
     def __init__(self, folder: Path, model: Any, generation: dict):
         self.path = folder / NAME
-        self._known: dict[tuple[str, str], str] = {}
-        self._begin(fingerprint(model, generation))
+        head = {"made_by": fingerprint(model, generation)}
+        rows = [row for _, row in read_rows(self.path, torn="skip")]
+        kept = rows[1:] if rows[:1] == [head] else []
+        self._known = {(row["stage"], row["prompt"]): row["reply"] for row in kept}
+        write_json_lines([head, *kept], self.path)  # 断在半行上的，从这里起不在文件里了
 
     def __len__(self) -> int:
         return len(self._known)
@@ -108,22 +116,17 @@ class KeptAnswers:
         with self.path.open("a", encoding="utf-8") as file:
             for prompt, reply in answered:
                 self._known[stage, _key(prompt)] = reply
-                file.write(_line({"stage": stage, "prompt": _key(prompt), "reply": reply}))
+                row = {"stage": stage, "prompt": _key(prompt), "reply": reply}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     @one_sentence()
     def forget(self) -> None:
         """结果已经写好，不再需要"""
         self.path.unlink(missing_ok=True)
 
-    @one_sentence()
-    def _begin(self, made_by: str) -> None:
-        rows = [row for _, row in read_rows(self.path, torn="skip")]
-        if rows and rows[0].get("made_by") == made_by:
-            self._known = {(row["stage"], row["prompt"]): row["reply"] for row in rows[1:]}
-        head = _line({"made_by": made_by})
-        kept = [_line({"stage": stage, "prompt": prompt, "reply": reply})
-                for (stage, prompt), reply in self._known.items()]
-        write(self.path, head + "".join(kept))
+
+def _key(prompt: str | list[dict]) -> str:
+    return json.dumps(as_messages(prompt), ensure_ascii=False)
 
 
 def fingerprint(model: Any, generation: dict) -> str:
@@ -140,15 +143,7 @@ def fingerprint(model: Any, generation: dict) -> str:
     return digest.hexdigest()
 
 
-def _key(prompt: str | list[dict]) -> str:
-    return json.dumps(as_messages(prompt), ensure_ascii=False)
-
-
-def _line(row: dict) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
-
-
-STAGES = {"before": "微调前", "after": "微调后"}
+# —— 对比 ——
 
 
 @dataclass
@@ -189,32 +184,20 @@ class Comparison:
     def changes(self) -> pd.DataFrame:
         """每组里一直对、错变对、对变错、一直错各几题"""
         names = results.CHANGES
-        frame = pd.DataFrame(
-            [
-                (results.group_name(r["group"]), names[results.change(r)])
-                for r in self.rows
-            ],
-            columns=["问题组", "变化"],
-        )
+        pairs = [(results.group_name(row["group"]), names[results.change(row)]) for row in self.rows]
+        frame = pd.DataFrame(pairs, columns=["问题组", "变化"])
         counts = pd.crosstab(frame["问题组"], frame["变化"])
-        order = frame["问题组"].unique()
-        return counts.reindex(index=order, columns=list(names.values()), fill_value=0)
+        return counts.reindex(index=frame["问题组"].unique(), columns=list(names.values()), fill_value=0)
 
 
-def compare(
-    model: Any,
-    tokenizer: Any,
-    groups: dict[str, list[dict]],
-    out_dir: str | Path,
-    report: Callable[[str], None] = print,
-    **generation: Any,
-) -> Comparison:
+def compare(model: Any, tokenizer: Any, groups: dict[str, list[dict]], out_dir: str | Path,
+            report: Callable[[str], None] = print, **generation: Any) -> Comparison:
     """让 groups 里的每道题在微调前后各答一次，打分，并把结果写进 out_dir
 
     groups：{组: 题}，每题有 question 或 messages（多轮，以 user 结尾）、answer、key_points。
     写出 comparison.json、.csv、.html 与 PNG；每答完一组用 report 报一行进度。
-    答完一批存一批：中途停下再运行，答过的题不再答。
-    模型没有适配器、题目缺项、out_dir 写不进去时，在回答之前抛出 LabError。讲解见 notebooks/03_before_after。
+    答完一批存一批：中途停下再运行，答过的题不再答；结果写好之后才删掉存的回答。
+    模型没有适配器、题目缺项、out_dir 写不进去时，在回答之前抛出 LabError。
     """
     if not hasattr(model, "disable_adapter"):
         raise LabError("这个模型没有适配器，没法对比：请用 models.load(适配器文件夹) 载入。")
@@ -228,78 +211,44 @@ def compare(
     for stage, name in STAGES.items():
         with model.disable_adapter() if stage == "before" else nullcontext():
             for group, items in groups.items():
-                title = f"{name} · {results.group_name(group)}"
                 started = time.perf_counter()
                 replies[stage, group] = _ask(model, tokenizer, items, stage, kept, generation)
-                report(f"{title}：{len(items)} 题，{time.perf_counter() - started:.1f} 秒")
-    rows = [
-        _score_row(group, item, replies["before", group][i], replies["after", group][i])
-        for group, items in groups.items()
-        for i, item in enumerate(items)
-    ]
+                report(f"{name} · {results.group_name(group)}：{len(items)} 题，"
+                       f"{time.perf_counter() - started:.1f} 秒")
+    rows = [_score_row(group, item, *answers) for group, items in groups.items() for item, *answers
+            in zip(items, replies["before", group], replies["after", group], strict=True)]
     _add_baseline(rows, groups)
-    summary = {stage: {g: _summary(rows, g, stage) for g in groups} for stage in STAGES}
+    before, after = ({group: _summary(rows, group, stage) for group in groups} for stage in STAGES)
     baseline = _summary(rows, "unseen", "baseline")
-    result = Comparison(
-        **summary,
-        lexical_baseline={"unseen": baseline} if baseline["n"] else {},
-        rows=rows,
-        notes=_notes(rows),
-    )
+    result = Comparison(before, after, {"unseen": baseline} if baseline["n"] else {}, rows, _notes(rows))
     result.files = results.write_all(result, Path(out_dir))
     kept.forget()
     return result
-
-
-def _check_groups(groups: dict[str, list[dict]]) -> None:
-    if not any(groups.values()):
-        raise LabError("没有可以对比的问题：请检查 train.json、dev.json 和 data/probes 是否为空。")
-    for group, items in groups.items():
-        for number, item in enumerate(items, 1):
-            if missing := _missing(item):
-                raise LabError(f"问题组 {group} 的第 {number} 题缺少 {'、'.join(missing)}，"
-                               "或写的不是文字，请改好再对比。")
-
-
-def _missing(item: dict) -> list[str]:
-    """缺了哪几项；类型不对的也算，不然要等全部答完、打分时才出错"""
-    points, messages = item.get("key_points"), item.get("messages")
-    asked = [item.get("question")]
-    if messages:
-        asked = [m.get("content") if isinstance(m, dict) and "role" in m else None for m in messages] \
-            if isinstance(messages, list) else []
-    return [name for name, texts in (
-        ("answer", [item.get("answer")]),
-        ("key_points（要点列表）", points if isinstance(points, list) else []),
-        ("question", asked),
-    ) if not texts or not all(isinstance(text, str) and text for text in texts)]
 
 
 def _ask(model, tokenizer, items, stage, kept: KeptAnswers, generation) -> list[str]:
     """每题的回答；答过的从 kept 取，没答过的答完一批记一批"""
     prompts = [item.get("messages") or item["question"] for item in items]
     new = [prompt for prompt in prompts if kept.get(stage, prompt) is None]
-    generate.answer(
-        model, tokenizer, new, **generation,
-        on_batch=lambda picked, replies: kept.add(
-            stage, [(new[i], reply) for i, reply in zip(picked, replies, strict=True)]),
-    )  # fmt: skip
+
+    def keep(picked: list[int], replies: list[str]) -> None:
+        kept.add(stage, [(new[i], reply) for i, reply in zip(picked, replies, strict=True)])
+
+    generate.answer(model, tokenizer, new, **generation, on_batch=keep)
     return [kept.get(stage, prompt) for prompt in prompts]
+
+
+# —— 分数 ——
 
 
 def _score_row(group: str, item: dict, before: str, after: str) -> dict:
     turns = [m["content"] for m in item.get("messages", []) if m["role"] != "system"]
     row = {
-        "id": item.get("id", ""),
-        "fact_id": item.get("fact_id"),
-        "group": group,
-        "question": item.get("question") or " / ".join(turns),
-        "reference": item["answer"],
-        "key_points": item["key_points"],
-        "page": item.get("page"),
-        "kind": item.get("kind"),
+        "id": item.get("id", ""), "fact_id": item.get("fact_id"), "group": group,
+        "question": item.get("question") or " / ".join(turns), "reference": item["answer"],
+        "key_points": item["key_points"], "page": item.get("page"), "kind": item.get("kind"),
     }
-    for stage, reply in zip(STAGES, (before, after), strict=True):
+    for stage, reply in (("before", before), ("after", after)):
         row[stage] = reply
         row[f"{stage}_correct"] = fact_correct(reply, item["key_points"])
         row[f"{stage}_rouge_l"] = round(rouge_l(reply, item["answer"]), 4)
@@ -340,13 +289,9 @@ def wilson_interval(right: int, n: int) -> list[float]:
 
 def _notes(rows: list[dict]) -> list[str]:
     notes = []
-    same = sum(row["before"] == row["after"] for row in rows)
-    if same == len(rows):
-        notes.append(
-            "微调前后的回答一字不差，适配器没有起作用：请检查训练步数、学习率，"
-            "以及适配器是不是对着这个基座训练的。"
-        )
-    empty = sum(not row["after"].strip() for row in rows)
-    if empty:
+    if all(row["before"] == row["after"] for row in rows):
+        notes.append("微调前后的回答一字不差，适配器没有起作用：请检查训练步数、学习率，"
+                     "以及适配器是不是对着这个基座训练的。")
+    if empty := sum(not row["after"].strip() for row in rows):
         notes.append(f"微调后有 {empty} 题是空回答。")
     return notes

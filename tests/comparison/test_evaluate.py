@@ -143,10 +143,10 @@ def test_json_has_the_promised_shape(result):
 
 
 def test_interrupted_table_keeps_the_old_one(result, interrupted):
-    from labutils.comparison.results import _write_csv
+    from labutils.comparison.results import write_csv
 
     with interrupted(result.files["csv"]):
-        _write_csv([], result.files["csv"])
+        write_csv([], result.files["csv"])
 
 
 def test_csv_opens_in_a_spreadsheet_and_runs_nothing(result):
@@ -160,10 +160,10 @@ def test_csv_opens_in_a_spreadsheet_and_runs_nothing(result):
 
 @pytest.mark.parametrize("text", ["=1", " =1", "　=1", "+1", "-1", "@a", "＝1", "\t1", "\n=1"])
 def test_every_way_to_start_a_formula_is_defused(text):
-    from labutils.comparison.results import _cell
+    from labutils.comparison.results import cell
 
-    assert _cell(text) == "'" + text
-    assert _cell(-1.5) == -1.5 and _cell("有效期=5年") == "有效期=5年"
+    assert cell(text) == "'" + text
+    assert cell(-1.5) == -1.5 and cell("有效期=5年") == "有效期=5年"
 
 
 def test_page_escapes_answers_and_needs_no_other_file(result):
