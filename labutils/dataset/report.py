@@ -1,18 +1,7 @@
-"""文档的哪些段落出过题：认出标题和段落，再看每条证据落在哪一段。
+"""数据集的报告：哪里有题、哪里没有、长短如何、划分干不干净。写成 JSON、HTML 和 PNG。讲解见 notebook 01。
 
-在 notebooks/01_build_dataset.ipynb 讲解。大模型爱在开头和数字多的地方出题，
-没有题的段落微调时学不到，答不出来不怪模型。
-
-
-数据集的图：每一关还剩多少条的漏斗，以及覆盖、长短、划分的概览
-
-每个函数都返回一个图对象：在笔记本里把它写在格子的最后一行就会显示，给了 path 就另存为 PNG。
-画法与 plots 相同，不改变 matplotlib 的后端。讲解见 notebooks/01_build_dataset。
-
-
-数据集的报告：哪里有题、哪里没有、长短如何、划分干不干净。写成 JSON、HTML 和 PNG。
-
-在 notebooks/01_build_dataset.ipynb 讲解。报告里的数字都由问答和文档现数，没有估计。
+大模型爱在开头和数字多的地方出题，没有题的段落微调时学不到，答不出来不怪模型。
+报告里的数字都由问答和文档现数，没有估计；画图的函数返回图对象，放在笔记本格子的最后一行就会显示。
 """
 
 from __future__ import annotations
@@ -22,7 +11,7 @@ import json
 import re
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import accumulate, zip_longest
 from pathlib import Path
 from statistics import median
 
@@ -41,11 +30,96 @@ from labutils.base.figures import (
     data_label,
     label,
     save,
+    template,
     use_chinese_font,
 )
 from labutils.base.text import without_spaces
 from labutils.dataset.clean import CLOSING, COUNT, NUMBERED, STOPS, Page, between
 from labutils.dataset.rows import leaked
+
+NAME = "dataset_report"
+
+
+def write(
+    folder: str | Path, rows: list[dict], train: list[dict], dev: list[dict], pages: list[Page],
+    rejected: list[dict] | None = None, funnel: list[tuple[str, int]] | None = None,
+) -> dict:
+    """在 folder 里写 dataset_report.json、.png、.html，返回报告的内容。
+
+    funnel 是每一关剩余的条数（checks.funnel 的结果），给了就画进 HTML。
+    """
+    folder, funnel = Path(folder), funnel or []
+    folder.mkdir(parents=True, exist_ok=True)
+    report = describe(rows, train, dev, pages, rejected)
+    text = json.dumps(report | {"funnel": funnel}, ensure_ascii=False, indent=1)
+    files.write(folder / f"{NAME}.json", text + "\n")
+    picture = folder / f"{NAME}.png"
+    overview_plot(report, picture)
+    # 一个文件、不引用外部资源；一切文字都由 jinja2 转义
+    html = template("dataset/report.html.j2").render(
+        report=report, problems=split_problems(report), funnel=funnel,
+        picture=base64.b64encode(picture.read_bytes()).decode())
+    files.write(folder / f"{NAME}.html", html)
+    return report
+
+
+def describe(
+    rows: list[dict], train: list[dict], dev: list[dict], pages: list[Page],
+    rejected: list[dict] | None = None,
+) -> dict:
+    """数出报告里的全部数字；rows、train、dev 是带 id 的问答，都不能是空的。"""
+    found = paragraphs(pages)
+    lost = mark(found, rows)
+    bare = [paragraph for paragraph in found if not paragraph.questions]
+    characters = sum(len(paragraph.text) for paragraph in found)
+    facts, learned, tested = ({row["fact_id"] for row in part} for part in (rows, train, dev))
+    return {
+        "pairs": len(rows),
+        "facts": len(facts),
+        "pages": len(pages),
+        "repaired_evidence": sum("evidence_original" in row for row in rows),
+        "without_source": [row["id"] for row in lost],
+        "coverage": {
+            "paragraphs": len(found),
+            "covered": len(found) - len(bare),
+            "characters": round(1 - sum(len(p.text) for p in bare) / max(1, characters), 3),
+        },
+        "sections": _by_section(found),
+        "by_page": _by_page(found, pages, train, dev),
+        "uncovered": [{"page": p.page, "section": p.section, "text": p.text} for p in bare],
+        "lengths": {key: _lengths([len(row[key]) for row in rows]) for key in ("question", "answer")},
+        "split": {
+            "train": len(train), "dev": len(dev), "train_facts": len(learned), "dev_facts": len(tested),
+            "dev_facts_not_in_train": sorted(tested - learned),
+        },
+        "leaks": [{"dev": row["id"], "train": twin["id"], "question": row["question"]}
+                  for row, twin in leaked(train, dev)],
+        "rejected": dict(Counter(item["stage"] for item in rejected or [])),
+    }
+
+
+def _lengths(values: list[int]) -> dict:
+    return {"min": min(values), "median": median(values), "max": max(values), "values": values}
+
+
+def _by_section(found: list[Paragraph]) -> list[dict]:
+    """各章节的段落数、有题的段落数、题数；一题的证据跨两段时只算一次。"""
+    groups: dict[str, list[Paragraph]] = {}
+    for paragraph in found:
+        groups.setdefault(paragraph.section, []).append(paragraph)
+    return [{"section": section, "pages": sorted({paragraph.page for paragraph in group}),
+             "paragraphs": len(group), "covered": sum(bool(paragraph.questions) for paragraph in group),
+             "pairs": len({name for paragraph in group for name in paragraph.questions})}
+            for section, group in groups.items()]
+
+
+def _by_page(found: list[Paragraph], pages: list[Page], train: list[dict], dev: list[dict]) -> list[dict]:
+    in_train, in_dev = (Counter(row.get("page") for row in part) for part in (train, dev))
+    total = Counter(paragraph.page for paragraph in found)
+    covered = Counter(paragraph.page for paragraph in found if paragraph.questions)
+    return [{"page": n, "paragraphs": total[n], "covered": covered[n], "train": in_train[n], "dev": in_dev[n]}
+            for n in (page.number for page in pages)]
+
 
 FRONT = "（开头）"
 _CHAPTER = re.compile(rf"\s*(?:[一二三四五六七八九十]+、|第{COUNT}[章编部]|#\s)")
@@ -75,15 +149,13 @@ def paragraphs(pages: list[Page]) -> list[Paragraph]:
         for place, lines in enumerate(blocks, 1):
             # 页末半句话再短也不是标题
             heading = "" if unfinished and place == len(blocks) else _heading(lines)
-            if heading and _CHAPTER.match(heading):
-                chapter, part = heading, ""
-            elif heading and _SECTION.match(heading):
-                part = heading
-            elif heading:
-                chapter, part = heading, ""
-            else:
+            if not heading:
                 section = f"{chapter} › {part}" if part else chapter
                 found.append(Paragraph(page.number, section, "\n".join(lines)))
+            elif _SECTION.match(heading) and not _CHAPTER.match(heading):
+                part = heading
+            else:
+                chapter, part = heading, ""
     return found
 
 
@@ -92,31 +164,28 @@ def _blocks(text: str) -> list[list[str]]:
     blocks: list[list[str]] = []
     open_run = False
     for line in (line.strip() for line in text.split("\n")):
-        if not line:
-            open_run = False
-            continue
-        loose = not _ends_sentence(line) and not _is_numbered(line)
+        numbered = _is_short(line) and (_CHAPTER.match(line) or _SECTION.match(line))
+        loose = bool(line) and not _ends_sentence(line) and not numbered
         if loose and open_run:
             blocks[-1].append(line)
-        else:
+        elif line:
             blocks.append([line])
         open_run = loose
     return blocks
 
 
-def _ends_sentence(line: str) -> bool:
-    return line.rstrip(CLOSING)[-1:] in tuple(STOPS)
-
-
-def _is_numbered(line: str) -> bool:
-    short = len(line) <= _HEADING_LENGTH and not _ends_sentence(line)
-    return short and bool(_CHAPTER.match(line) or _SECTION.match(line))
-
-
 def _heading(lines: list[str]) -> str:
     """只有一行、短、末尾不是句号的是标题，返回它；不是标题返回空串。"""
-    alone = len(lines) == 1 and len(lines[0]) <= _HEADING_LENGTH and not _ends_sentence(lines[0])
+    alone = len(lines) == 1 and _is_short(lines[0])
     return lines[0].lstrip("# ") if alone and "|" not in lines[0] else ""
+
+
+def _is_short(line: str) -> bool:
+    return len(line) <= _HEADING_LENGTH and not _ends_sentence(line)
+
+
+def _ends_sentence(line: str) -> bool:
+    return line.rstrip(CLOSING)[-1:] in tuple(STOPS)
 
 
 def mark(found: list[Paragraph], rows: list[dict]) -> list[dict]:
@@ -137,217 +206,14 @@ def mark(found: list[Paragraph], rows: list[dict]) -> list[dict]:
 
 
 def _touched(mine: list[Paragraph], evidence: str) -> list[Paragraph]:
+    """证据落在连着的这几段里的哪几段。"""
     flat = [without_spaces(paragraph.text) for paragraph in mine]
     start = "".join(flat).find(evidence) if evidence else -1
     if start < 0:
         return []
-    end, place, touched = start + len(evidence), 0, []
-    for paragraph, text in zip(mine, flat, strict=True):
-        if place < end and place + len(text) > start:
-            touched.append(paragraph)
-        place += len(text)
-    return touched
-
-
-_LONGEST_NAME = 18  # 坐标轴上的章节名最多这么多字
-_MOST_CHAPTERS = 25  # 再多就看不清了；全部章节在报告的表里
-
-
-def funnel_plot(counts: list[tuple[str, int]], path: str | Path | None = None) -> Figure:
-    """数据每过一关还剩多少：蓝色是剩下的，红色是这一关拦下的
-
-    counts 是 build_dataset 报告里的 funnel，即 [(关口, 剩余条数)]；为空时抛出 LabError。
-    """
-    if not counts:
-        raise LabError("画不出数据漏斗：没有任何关口的条数。")
-    figure = _figure(7.0, 0.42 * len(counts) + 0.9)
-    axes = figure.subplots()
-    _bare(axes)
-    names = [data_label(name, f"step {i}") for i, (name, _) in enumerate(counts, 1)]
-    left = [count for _, count in counts]
-    lost = [0, *(before - after for before, after in zip(left, left[1:], strict=False))]
-    places = range(len(counts))
-    axes.barh(places, left, color=AFTER, height=0.62)
-    axes.barh(places, lost, left=left, color=WRONG, height=0.62)
-    axes.set_yticks(places, names)
-    for place, (count, gone) in enumerate(zip(left, lost, strict=True)):
-        text = label(f"{count}（−{gone}）", f"{count} (−{gone})") if gone else str(count)
-        axes.text(count + gone + max(left) * 0.01, place, text, va="center", fontsize=9)
-    axes.set(xlim=(0, max(1, *left) * 1.16), xlabel=label("条数", "rows"))
-    axes.invert_yaxis()
-    return save(figure, path)
-
-
-def overview_plot(report: dict, path: str | Path | None = None) -> Figure:
-    """一张图看数据集：各章的覆盖、每页的题数、问题与答案的长短
-
-    report 是 dataset_report.describe 的结果。
-    """
-    chapters = _chapters(report["sections"])
-    figure = _figure(10.5, max(5.2, 0.32 * min(len(chapters), _MOST_CHAPTERS) + 1.6))
-    wide, narrow = figure.subfigures(1, 2, width_ratios=[1.2, 1])
-    _coverage_bars(wide.subplots(), chapters)
-    top, bottom = narrow.subplots(2, 1)
-    _page_bars(top, report["by_page"])
-    _length_bars(bottom, report["lengths"])
-    return save(figure, path)
-
-
-def _figure(width: float, height: float) -> LabFigure:
-    use_chinese_font()
-    return LabFigure(figsize=(width, height), dpi=100, layout="constrained")
-
-
-def _bare(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _chapters(sections: list[dict]) -> list[tuple[str, int, int, int]]:
-    """小节并到所在的章：[(章名, 段落数, 出过题的段落数, 题数)]。"""
-    totals: dict[str, list[int]] = {}
-    for section in sections:
-        total = totals.setdefault(section["section"].split(" › ")[0], [0, 0, 0])
-        for i, key in enumerate(("paragraphs", "covered", "pairs")):
-            total[i] += section[key]
-    return [(name, *total) for name, total in totals.items()]
-
-
-def _coverage_bars(axes: Axes, chapters: list[tuple[str, int, int, int]]) -> None:
-    _bare(axes)
-    shown = chapters[:_MOST_CHAPTERS]
-    covered = [asked for _, _, asked, _ in shown]
-    bare = [total - asked for _, total, asked, _ in shown]
-    axes.barh(range(len(shown)), covered, color=RIGHT, height=0.66, label=label("出过题", "asked"))
-    axes.barh(range(len(shown)), bare, left=covered, color=WRONG, height=0.66,
-              label=label("没有题", "not asked"))  # fmt: skip
-    for place, (_, total, _, pairs) in enumerate(shown):
-        axes.text(total, place, label(f" {pairs} 题", f" {pairs}"), va="center", fontsize=8)
-    axes.set_yticks(range(len(shown)), [_short(row[0], i) for i, row in enumerate(shown, 1)],
-                    fontsize=8)  # fmt: skip
-    more = label(f"（前 {len(shown)} 章，共 {len(chapters)} 章）", f" ({len(shown)} of {len(chapters)})")
-    axes.set_title(label("各章的段落", "paragraphs by chapter")
-                   + (more if len(shown) < len(chapters) else ""), pad=24)  # fmt: skip
-    axes.set_xlabel(label("段落数", "paragraphs"))
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.margins(x=0.12, y=0.02)
-    axes.invert_yaxis()
-    _legend_above(axes)
-
-
-def _short(name: str, number: int) -> str:
-    text = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
-    return data_label(text, f"chapter {number}")
-
-
-def _page_bars(axes: Axes, pages: list[dict]) -> None:
-    _bare(axes)
-    numbers = [page["page"] for page in pages]
-    train = [page["train"] for page in pages]
-    axes.bar(numbers, train, color=AFTER, label=label("训练集", "train"))
-    axes.bar(numbers, [page["dev"] for page in pages], bottom=train, color=BASELINE,
-             label=label("验证集", "dev"))  # fmt: skip
-    axes.set(xlabel=label("页", "page"), ylabel=label("题数", "pairs"))
-    axes.set_title(label("每页的题数", "pairs by page"), pad=24)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    _legend_above(axes)
-
-
-def _length_bars(axes: Axes, lengths: dict[str, dict]) -> None:
-    _bare(axes)
-    values = [lengths["question"]["values"], lengths["answer"]["values"]]
-    names = [label("问题", "question"), label("答案", "answer")]
-    longest = max(max(part) for part in values)
-    width = max(1, -(-longest // 16))
-    bins = range(0, longest + 2 * width, width)
-    axes.hist(values, bins=bins, color=[AFTER, BEFORE], label=names)
-    axes.set(xlabel=label("字数", "characters"), ylabel=label("条数", "rows"))
-    axes.set_title(label("问题与答案的长短", "lengths"), pad=24)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    _legend_above(axes)
-
-
-def _legend_above(axes: Axes) -> None:
-    """图例放在标题和图之间，柱子多高都遮不住。"""
-    axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
-
-
-NAME = "dataset_report"
-_EXCERPT = 60  # 没有题的段落在摘要里显示的字数
-
-
-def describe(
-    rows: list[dict], train: list[dict], dev: list[dict], pages: list[Page],
-    rejected: list[dict] | None = None,
-) -> dict:
-    """数出报告里的全部数字；rows、train、dev 是带 id 的问答，都不能是空的。"""
-    found = paragraphs(pages)
-    lost = mark(found, rows)
-    bare = [paragraph for paragraph in found if not paragraph.questions]
-    characters = sum(len(paragraph.text) for paragraph in found)
-    facts, learned = _facts(rows), _facts(train)
-    return {
-        "pairs": len(rows),
-        "facts": len(facts),
-        "pages": len(pages),
-        "repaired_evidence": sum("evidence_original" in row for row in rows),
-        "without_source": [row["id"] for row in lost],
-        "coverage": {
-            "paragraphs": len(found),
-            "covered": len(found) - len(bare),
-            "characters": round(1 - sum(len(p.text) for p in bare) / max(1, characters), 3),
-        },
-        "sections": _by_section(found),
-        "by_page": _by_page(found, pages, train, dev),
-        "uncovered": [{"page": p.page, "section": p.section, "text": p.text} for p in bare],
-        "lengths": {key: _lengths([len(row[key]) for row in rows]) for key in ("question", "answer")},
-        "split": {
-            "train": len(train), "dev": len(dev), "train_facts": len(learned),
-            "dev_facts": len(_facts(dev)),
-            "dev_facts_not_in_train": sorted(_facts(dev) - learned),
-        },
-        "leaks": [{"dev": row["id"], "train": twin["id"], "question": row["question"]}
-                  for row, twin in leaked(train, dev)],
-        "rejected": dict(Counter(item["stage"] for item in rejected or [])),
-    }
-
-
-def _facts(rows: list[dict]) -> set[str]:
-    return {row["fact_id"] for row in rows}
-
-
-def _lengths(values: list[int]) -> dict:
-    return {"min": min(values), "median": median(values), "max": max(values), "values": values}
-
-
-def _by_section(found: list[Paragraph]) -> list[dict]:
-    """各章节的段落数、有题的段落数、题数；一题的证据跨两段时只算一次。"""
-    groups: dict[str, list[Paragraph]] = {}
-    for paragraph in found:
-        groups.setdefault(paragraph.section, []).append(paragraph)
-    return [
-        {
-            "section": section,
-            "pages": sorted({paragraph.page for paragraph in group}),
-            "paragraphs": len(group),
-            "covered": sum(bool(paragraph.questions) for paragraph in group),
-            "pairs": len({name for paragraph in group for name in paragraph.questions}),
-        }
-        for section, group in groups.items()
-    ]
-
-
-def _by_page(
-    found: list[Paragraph], pages: list[Page], train: list[dict], dev: list[dict]
-) -> list[dict]:
-    in_train = Counter(row.get("page") for row in train)
-    in_dev = Counter(row.get("page") for row in dev)
-    total = Counter(paragraph.page for paragraph in found)
-    covered = Counter(paragraph.page for paragraph in found if paragraph.questions)
-    return [
-        {"page": p.number, "paragraphs": total[p.number], "covered": covered[p.number],
-         "train": in_train[p.number], "dev": in_dev[p.number]}
-        for p in pages
-    ]
+    ends = list(accumulate(map(len, flat)))
+    return [paragraph for paragraph, text, end in zip(mine, flat, ends, strict=True)
+            if end - len(text) < start + len(evidence) and end > start]
 
 
 def split_problems(report: dict) -> list[str]:
@@ -377,43 +243,115 @@ def summary(report: dict) -> str:
         lines.append(f"{report['repaired_evidence']} 条证据抄错了几个字，已改成原文的原话。")
     if report["without_source"]:
         lines.append(f"{len(report['without_source'])} 条没有写证据或对不上段落，不计入覆盖。")
-    problems = split_problems(report)
-    lines += [f"✗ {problem}。" for problem in problems]
-    lines += [] if problems else ["✓ 验证集没有训练集的题，考到的事实都学过。"]
-    return "\n".join(lines)
+    problems = [f"✗ {problem}。" for problem in split_problems(report)]
+    return "\n".join([*lines, *(problems or ["✓ 验证集没有训练集的题，考到的事实都学过。"])])
 
 
 def uncovered_text(report: dict, limit: int = 10) -> str:
-    """没有出过题的段落，一段一行，至多 limit 行。"""
-    lines = [f"第 {p['page']} 页 {p['section']}：{p['text'][:_EXCERPT]}" for p in report["uncovered"]]
+    """没有出过题的段落，一段一行，至多 limit 行，每行至多 60 个字的原文。"""
+    lines = [f"第 {p['page']} 页 {p['section']}：{p['text'][:60]}" for p in report["uncovered"]]
     more = [f"……还有 {len(lines) - limit} 段，见 {NAME}.html。"] if len(lines) > limit else []
     return "\n".join([*lines[:limit], *more]) or "每一段都出过题。"
 
 
-def write(
-    folder: str | Path, rows: list[dict], train: list[dict], dev: list[dict], pages: list[Page],
-    rejected: list[dict] | None = None, funnel: list[tuple[str, int]] | None = None,
-) -> dict:
-    """在 folder 里写 dataset_report.json、.png、.html，返回报告的内容。
+_LONGEST_NAME, _MOST_CHAPTERS = 18, 25  # 章节名的字数、画出的章数；再多就看不清了，全部在报告的表里
 
-    funnel 是每一关剩余的条数（qa_checks.funnel 的结果），给了就画进 HTML。
+
+def funnel_plot(counts: list[tuple[str, int]], path: str | Path | None = None) -> Figure:
+    """数据每过一关还剩多少：蓝色是剩下的，红色是这一关拦下的；给了 path 就另存为 PNG。
+
+    counts 是 build_dataset 报告里的 funnel，即 [(关口, 剩余条数)]；为空时抛出 LabError。
     """
+    if not counts:
+        raise LabError("画不出数据漏斗：没有任何关口的条数。")
+    figure = _figure(7.0, 0.42 * len(counts) + 0.9)
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    names = [data_label(name, f"step {i}") for i, (name, _) in enumerate(counts, 1)]
+    left = [count for _, count in counts]
+    lost = [0, *(before - after for before, after in zip(left, left[1:], strict=False))]
+    places = range(len(counts))
+    axes.barh(places, left, color=AFTER, height=0.62)
+    axes.barh(places, lost, left=left, color=WRONG, height=0.62)
+    axes.set_yticks(places, names)
+    for place, (count, gone) in enumerate(zip(left, lost, strict=True)):
+        text = label(f"{count}（−{gone}）", f"{count} (−{gone})") if gone else str(count)
+        axes.text(count + gone + max(left) * 0.01, place, text, va="center", fontsize=9)
+    axes.set(xlim=(0, max(1, *left) * 1.16), xlabel=label("条数", "rows"))
+    axes.invert_yaxis()
+    return save(figure, path)
 
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    report = describe(rows, train, dev, pages, rejected)
-    text = json.dumps(report | {"funnel": funnel or []}, ensure_ascii=False, indent=1)
-    files.write(folder / f"{NAME}.json", text + "\n")
-    picture = folder / f"{NAME}.png"
-    overview_plot(report, picture)
-    files.write(folder / f"{NAME}.html", render(report, picture.read_bytes(), funnel or []))
-    return report
+
+def overview_plot(report: dict, path: str | Path | None = None) -> Figure:
+    """一张图看数据集：各章的覆盖、每页的题数、问题与答案的长短；给了 path 就另存为 PNG。
+
+    report 是 describe 的结果。
+    """
+    chapters = _chapters(report["sections"])
+    figure = _figure(10.5, max(5.2, 0.32 * min(len(chapters), _MOST_CHAPTERS) + 1.6))
+    wide, narrow = figure.subfigures(1, 2, width_ratios=[1.2, 1])
+    _coverage_bars(wide.subplots(), chapters)
+    top, bottom = narrow.subplots(2, 1)
+    _page_bars(top, report["by_page"])
+    _length_bars(bottom, report["lengths"])
+    return save(figure, path)
 
 
-def render(report: dict, picture: bytes, funnel: list[tuple[str, int]]) -> str:
-    """报告的 HTML：一个文件、不引用外部资源；一切文字都转义。"""
-    from labutils.base.figures import template
+def _figure(width: float, height: float) -> LabFigure:
+    use_chinese_font()
+    return LabFigure(figsize=(width, height), dpi=100, layout="constrained")
 
-    return template("dataset/report.html.j2").render(
-        report=report, problems=split_problems(report), funnel=funnel,
-        picture=base64.b64encode(picture).decode())
+
+def _chapters(sections: list[dict]) -> list[tuple[str, int, int, int]]:
+    """小节并到所在的章：[(章名, 段落数, 出过题的段落数, 题数)]。"""
+    totals: dict[str, Counter] = {}
+    for section in sections:
+        total = totals.setdefault(section["section"].split(" › ")[0], Counter())
+        total.update({key: section[key] for key in ("paragraphs", "covered", "pairs")})
+    return [(name, total["paragraphs"], total["covered"], total["pairs"]) for name, total in totals.items()]
+
+
+def _coverage_bars(axes: Axes, chapters: list[tuple[str, int, int, int]]) -> None:
+    shown = chapters[:_MOST_CHAPTERS]
+    places, covered = range(len(shown)), [asked for _, _, asked, _ in shown]
+    bare = [total - asked for _, total, asked, _ in shown]
+    axes.barh(places, covered, color=RIGHT, height=0.66, label=label("出过题", "asked"))
+    axes.barh(places, bare, left=covered, color=WRONG, height=0.66, label=label("没有题", "not asked"))
+    for place, (_, total, _, pairs) in enumerate(shown):
+        axes.text(total, place, label(f" {pairs} 题", f" {pairs}"), va="center", fontsize=8)
+    axes.set_yticks(places, [_short(name, i) for i, (name, *_) in enumerate(shown, 1)], fontsize=8)
+    more = label(f"（前 {len(shown)} 章，共 {len(chapters)} 章）", f" ({len(shown)} of {len(chapters)})")
+    title = label("各章的段落", "paragraphs by chapter") + (more if len(shown) < len(chapters) else "")
+    axes.margins(x=0.12, y=0.02)
+    axes.invert_yaxis()
+    _dress(axes, title, label("段落数", "paragraphs"))
+
+
+def _short(name: str, number: int) -> str:
+    text = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
+    return data_label(text, f"chapter {number}")
+
+
+def _page_bars(axes: Axes, pages: list[dict]) -> None:
+    numbers, train, dev = ([page[key] for page in pages] for key in ("page", "train", "dev"))
+    axes.bar(numbers, train, color=AFTER, label=label("训练集", "train"))
+    axes.bar(numbers, dev, bottom=train, color=BASELINE, label=label("验证集", "dev"))
+    _dress(axes, label("每页的题数", "pairs by page"), label("页", "page"), label("题数", "pairs"))
+
+
+def _length_bars(axes: Axes, lengths: dict[str, dict]) -> None:
+    values = [lengths["question"]["values"], lengths["answer"]["values"]]
+    longest = max(map(max, values))
+    width = max(1, -(-longest // 16))
+    axes.hist(values, bins=range(0, longest + 2 * width, width), color=[AFTER, BEFORE],
+              label=[label("问题", "question"), label("答案", "answer")])
+    _dress(axes, label("问题与答案的长短", "lengths"), label("字数", "characters"), label("条数", "rows"))
+
+
+def _dress(axes: Axes, title: str, xlabel: str, ylabel: str = "") -> None:
+    """标题和轴名；图例放在标题和图之间，柱子多高都遮不住。"""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set_title(title, pad=24)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
