@@ -1,33 +1,37 @@
-"""统一排版软件留下的怪字符：看着一样、编码不同的字，模型和查找都会当成两个字。
+"""一页页的原始文字 → 干净的段落 → 带页码的文字块。讲解见 notebook 01。
 
-在 notebooks/01_build_dataset.ipynb 用到（document.read_pages 的一步）。
-全角标点是中文的正字，保留；全角的字母数字、部首区的“假汉字”、直排标点换成通常的写法。
-
-
-把文档切成文本块：每块不超过给定字数，句子完整，页码不丢。
-
-大模型一次读不完整份文档，一块一块地读，出题才细。在 notebooks/01_build_dataset.ipynb 讲解。
-做法：各页连成一整篇，记住每页从哪个字开始；句子和块都只是整篇里的一段（起点、终点），
-所以去掉重叠再拼起来就是原文，页码由位置查得。
-
-
-一页页的原始文字 → 干净的段落：去掉页眉、页脚、页码，接上被排版截断的句子。
-
-在 notebooks/01_build_dataset.ipynb 讲解，由 document.read_pages 调用。
+统一怪字符；去掉页眉、页脚、页码，接上被排版截断的句子；再按句子切块，页码一路带着走，
+后面每条问答都能指回它出自哪一页。
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from itertools import pairwise
 
 from labutils.base.errors import LabError
 from labutils.base.text import without_spaces
 
-# 部首补充区里和汉字同形的字，Unicode 没有规定对应关系，PDF 里却常见
+
+@dataclass(frozen=True)
+class Page:
+    number: int  # 从 1 开始，和阅读器里的页码一致
+    text: str
+
+
+@dataclass(frozen=True)
+class Chunk:
+    text: str
+    pages: tuple[int, ...]  # 这块文字来自哪几页
+    repeated: int = 0  # 开头有多少个字是重复前一块末尾的
+
+
+# 看着一样、编码不同的字，模型和查找都会当成两个字。部首补充区里和汉字同形的，
+# Unicode 没有规定对应关系，PDF 里却常见
 _RADICALS = dict(zip(
     "⺠⻁⻄⻅⻆⻉⻋⻓⻔⻘⻙⻚⻛⻜⻝⻢⻣⻤⻥⻦⻧⻨⻩⻬⻮⻰",
     "民虎西见角贝车长门青韦页风飞食马骨鬼鱼鸟卤麦黄齐齿龙", strict=True))
@@ -69,40 +73,145 @@ def width(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(c) in "WFA" else 1 for c in text)
 
 
+_HAN = "\u3400-\u9fff"
 SENTENCE_END = "。！？!?…"
 STOPS = SENTENCE_END + "；;：:"  # 一行停在这些符号上，就是说完了，不接下一行
 CLOSING = "”’」』）)】》"
 COUNT = r"[零〇一二三四五六七八九十百\d]+"
 NUMBERED = r"[（(][一二三四五六七八九十\d]+[）)]|\d{1,2}(?:\.\d{1,2})*[.．、\s]\s*\D"  # （一）、1.2 总则
-HEADING = re.compile(
-    rf"\s*(?:第{COUNT}[章节条]|[一二三四五六七八九十]+、|{NUMBERED}|[·•●○◆■▪－*-]\s)"
+HEADING = re.compile(rf"\s*(?:第{COUNT}[章节条]|[一二三四五六七八九十]+、|{NUMBERED}|[·•●○◆■▪－*-]\s)")
+PAGE_NUMBER = re.compile(
+    r"[\s\-—–_·|]*(?:第\s*[\d一二三四五六七八九十百]+\s*页|page\s*\d+|\d{1,3}|[ivx]{1,6})"
+    r"(?:\s*(?:/|of|[,，]?\s*共)\s*\d+\s*页?)?[\s\-—–_·|]*",
+    re.IGNORECASE,
 )
-_HAN = "\u3400-\u9fff"
-# 半角的 ! ? ; . 也出现在网址、小数、缩写里，后面是空白、汉字或结尾时才算句末；
-# 英文句号还要求前面不是编号（1. 总则），后面另起一句
-_SENTENCE_STOP = re.compile(
-    rf"[。！？；]+[{CLOSING}]*|[!?;]+[{CLOSING}]*(?=[\s{_HAN}]|$)"
-    rf"|(?:(?<=[a-z)\]])|(?<=\d\d\d))\.(?=\s+[A-Z{_HAN}])|\n"
-)
-_CLAUSE_STOP = re.compile(r"[，,、：:]")
+_HAS_WORD = re.compile(r"[^\W\d_]{2}")  # 只有数字、符号的行可能是表格，不当页眉
+EDGE = 2  # 页眉、页脚各至多几行（页码不算）
+NARROWEST = 60  # 判断写没写满时，一行至少按 30 个字算：两栏的页、幻灯片的页眉可以比正文行宽
+
+
+def clean_pages(raw: list[str]) -> list[str]:
+    """去掉页码和重复的页眉页脚，再接上断句。页数不变。
+
+    页眉页脚是在页首或页尾两行之内、许多页都有（或单数页、双数页都有，或连着几页都有）的同一行。
+    """
+    pages = [[line.rstrip() for line in tidy(text).splitlines() if line.strip()] for text in raw]
+    pages = [_drop_page_number(lines) for lines in pages]
+    running = _running(pages)
+    kept = [_drop_running(lines, running) for lines in pages]
+    full = usual_width([line for lines in kept for line in lines])
+    return [join_lines(lines, full) for lines in kept]
+
+
+def _running(pages: list[list[str]]) -> set[str]:
+    """页眉页脚的写法（见 _key）。"""
+    where: dict[str, list[int]] = defaultdict(list)
+    for number, lines in enumerate(pages):
+        for key in {_key(line) for line in lines[:EDGE] + lines[-EDGE:]}:
+            where[key].append(number)
+    repeated = {key for key, numbers in where.items()
+                if _HAS_WORD.search(key) and _is_running(numbers, len(pages))}
+    usual = usual_width([line for lines in pages for line in lines if _key(line) not in repeated])
+    return {key for key in repeated if not _is_prose(key, usual)}
+
+
+def _key(line: str) -> str:
+    """数字换成 #：“××通知 第 3 页”每页都不同，说的却是一件事；章节号也一样。"""
+    return re.sub(r"\d+", "#", without_spaces(line))
+
+
+def _is_running(numbers: list[int], count: int) -> bool:
+    """这一行出现在这些页（从 0 数）的边上，是不是页眉页脚。
+
+    三种情形：六成以上的页都有；单数页或双数页的六成以上都有（书籍左右页不同）；
+    连着三页、或隔页连着三次都有（每章换一个页眉）。
+    """
+    found = set(numbers)
+    sides = [n for n in found if n % 2], [n for n in found if n % 2 == 0]
+    return (len(found) >= max(3, count * 0.6) or max(map(len, sides)) >= max(3, count * 0.3)
+            or any(n + step in found and n + 2 * step in found for n in found for step in (1, 2)))
+
+
+def _is_prose(key: str, usual: int) -> bool:
+    """写满一行或以句号结尾的是正文：每页一份的表单、套话会一再出现，不能当页眉删掉。"""
+    full = max(usual, NARROWEST)
+    return bool(usual) and (width(key) >= 0.8 * full or key.rstrip(CLOSING)[-1:] in SENTENCE_END + "；")
+
+
+def _drop_running(lines: list[str], running: set[str]) -> list[str]:
+    """从两头往里剥，剥到第一行不重复的为止；续表每页重复的表头（这行和里面一行都有三格）不算页眉。"""
+    lines = list(lines)
+    for end, next_in in ((0, 1), (-1, -2)):
+        for _ in range(EDGE):
+            if not lines or _key(lines[end]) not in running:
+                break
+            if len(lines) > 1 and min(len(lines[i].split()) for i in (end, next_in)) >= 3:
+                break
+            lines.pop(end)
+            lines = _drop_page_number(lines)
+    return lines
+
+
+def _drop_page_number(lines: list[str]) -> list[str]:
+    """只看第一行和最后一行：表格中间的数字不是页码。"""
+    lines = lines[:-1] if lines and PAGE_NUMBER.fullmatch(lines[-1]) else lines
+    return lines[1:] if lines and PAGE_NUMBER.fullmatch(lines[0]) else lines
+
+
+def usual_width(lines: list[str]) -> int:
+    """正文写满一行的宽度（汉字算 2 格）：较长的行里最常见的那个宽度。
+
+    不取最宽的一行：一行大表格、一条长网址就会让所有正文行都显得没写满。
+    """
+    widths = [width(line.strip()) for line in lines if not is_row(line.strip())]
+    widest = max(widths, default=0)
+    long = [w for w in widths if w >= 0.5 * widest]
+    if len(long) < 5:
+        return widest
+    counts = Counter(long)
+    return max(long, key=lambda w: (sum(counts[w - d] for d in range(-1, 5)), w))
+
+
+NEVER_FIRST = tuple("，。、；：？！）》”’」』")  # 排版规矩：这些标点不会在一句话的开头
+_HYPHENATED = re.compile(r"(?:^|[^A-Za-z-])[A-Za-z]*[a-z]-$")
 _CELL_GAP = re.compile(rf"(?<=[{_HAN}\d）)%])\s+(?=[{_HAN}\d（(—-])")
 # 汉字与汉字、数字与数字之间的空白，正文里不会有；“共 24 门”那样的空白正文里常有
 _SURE_GAP = re.compile(rf"(?<=[{_HAN}）])\s+(?=[{_HAN}（])|(?<=[\d%])\s+(?=\d)")
 
-Span = tuple[int, int]
+
+def join_lines(lines: list[str], full_width: int = 0) -> str:
+    """接上被排版截断的句子。full_width 是写满一行的宽度，不给就取最常见的。
+
+    一行写满了、末尾又不是句号，说明句子没完；没写满就换行的是标题、表格或段尾，不接。
+    下一行以逗号、句号之类开头，一定是上一行的后半截（表格里折行的格子常这样）。
+    下一行空两格另起一段，或像标题、表格，也不接。行末带连字符的英文词接回去。
+    """
+    full = 0.8 * (full_width or usual_width(lines))
+    text = previous = ""
+    for line in lines:
+        body = line.strip()
+        if previous and _goes_on(previous, line, full):
+            text = _attach(text, body)
+        else:
+            text += ("\n" if text else "") + body
+        previous = body
+    return text
 
 
-@dataclass(frozen=True)
-class Page:
-    number: int  # 从 1 开始，和阅读器里的页码一致
-    text: str
+def _goes_on(previous: str, line: str, full: float) -> bool:
+    end, body = previous.rstrip(CLOSING)[-1:], line.strip()
+    new_paragraph = line.startswith(("\u3000", "  ")) or HEADING.match(body)
+    stopped = end in STOPS or (end == "." and not body[:1].isascii())
+    return body[:1] in NEVER_FIRST or (width(previous) >= full and not stopped and not new_paragraph
+                                       and not is_row(previous) and not is_row(body))
 
 
-@dataclass(frozen=True)
-class Chunk:
-    text: str
-    pages: tuple[int, ...]  # 这块文字来自哪几页
-    repeated: int = 0  # 开头有多少个字是重复前一块末尾的
+def _attach(text: str, body: str) -> str:
+    """英文词在行末用连字符断开的，去掉连字符；本来就有连字符的词（state-of-the-art）保留。"""
+    word = text[max(text.rfind(" "), text.rfind("\n")) + 1 :]
+    if body[:1].islower() and body[:1].isascii() and _HYPHENATED.search(word):
+        return text[:-1] + body
+    return text + glue(text[-1:], body[:1]) + body
 
 
 def is_row(line: str) -> bool:
@@ -110,6 +219,24 @@ def is_row(line: str) -> bool:
     if "\t" in line or " | " in line or _SURE_GAP.search(line):
         return True
     return len(_CELL_GAP.findall(line)) >= 2 and not re.search("[，。；！？]", line)
+
+
+def glue(left: str, right: str) -> str:
+    """接上两行时中间放什么：西文词之间放空格；汉字之间、被截断的数字之间什么也不放。"""
+    if not (left.isascii() and right.isascii()) or (left.isdigit() and right.isdigit()):
+        return ""
+    return " " if (left.isalnum() or left in ",.;:!?)]%'\"") and (right.isalnum() or right in "([\"'") else ""
+
+
+# 半角的 ! ? ; . 也出现在网址、小数、缩写里，后面是空白、汉字或结尾时才算句末；
+# 英文句号还要求前面不是编号（1. 总则），后面另起一句
+_SENTENCE_STOP = re.compile(
+    rf"[。！？；]+[{CLOSING}]*|[!?;]+[{CLOSING}]*(?=[\s{_HAN}]|$)"
+    rf"|(?:(?<=[a-z)\]])|(?<=\d\d\d))\.(?=\s+[A-Z{_HAN}])|\n"
+)
+_CLAUSE_STOP = re.compile(r"[，,、：:]")
+
+Span = tuple[int, int]  # 整篇文字里的一段：(起点, 终点)
 
 
 def chunks(pages: list[Page], size: int = 400, overlap: int = 50) -> list[Chunk]:
@@ -121,7 +248,8 @@ def chunks(pages: list[Page], size: int = 400, overlap: int = 50) -> list[Chunk]
     if size < 1 or not 0 <= overlap < size:
         raise LabError(f"分块大小 {size}、重叠 {overlap} 不合适：要求 0 ≤ 重叠 < 大小。")
     text, starts = _whole(pages)
-    pieces = [p for s in _sentences(text) for p in _cut_long(text, s, size)]
+    sentences = _spans(text, [0, *(stop.end() for stop in _SENTENCE_STOP.finditer(text)), len(text)])
+    pieces = [piece for sentence in sentences for piece in _cut_long(text, sentence, size)]
     result: list[Chunk] = []
     done = 0  # 已经装进块里的文字到哪里为止
     for first, last in _pack(pieces, size, overlap):
@@ -158,43 +286,25 @@ def between(before: str, after: str) -> str:
     return glue(last[-1], first[0])
 
 
-def glue(left: str, right: str) -> str:
-    """接上两行时中间放什么：西文词之间放空格；汉字之间、被截断的数字之间什么也不放。"""
-    if not (left.isascii() and right.isascii()) or (left.isdigit() and right.isdigit()):
-        return ""
-    return " " if (left.isalnum() or left in ",.;:!?)]%'\"") and (right.isalnum() or right in "([\"'") else ""
-
-
-def _sentences(text: str) -> list[Span]:
-    spans, start = [], 0
-    for stop in _SENTENCE_STOP.finditer(text):
-        spans.append((start, stop.end()))
-        start = stop.end()
-    spans.append((start, len(text)))
-    return [span for a, b in spans if (span := _trim(text, a, b))]
-
-
-def _trim(text: str, start: int, end: int) -> Span | None:
-    """去掉两头的空白；只有空白就返回 None。"""
-    body = text[start:end]
-    start += len(body) - len(body.lstrip())
-    return (start, start + len(body.strip())) if body.strip() else None
+def _spans(text: str, cuts: list[int]) -> list[Span]:
+    """在 cuts 这些位置把 text 切开，各段去掉两头的空白；只有空白的不要。"""
+    spans = []
+    for start, end in pairwise(cuts):
+        body = text[start:end]
+        start += len(body) - len(body.lstrip())
+        spans += [(start, start + len(body.strip()))] if body.strip() else []
+    return spans
 
 
 def _cut_long(text: str, sentence: Span, size: int) -> list[Span]:
     """不比 size 长的原样返回；太长的先在逗号处分，一个分句还太长就硬切。"""
     start, end = sentence
-    if end - start <= size:
-        return [sentence]
-    stops = [m.end() for m in _CLAUSE_STOP.finditer(text, start, end)] + [end]
-    pieces = []
-    while end - start > size:
-        fitting = [stop for stop in stops if start < stop <= start + size]
-        cut = fitting[-1] if fitting else start + size
-        pieces.append((start, cut))
-        start = cut
-    pieces.append((start, end))
-    return [piece for a, b in pieces if (piece := _trim(text, a, b))]
+    stops = [m.end() for m in _CLAUSE_STOP.finditer(text, start, end)]
+    cuts = [start]
+    while end - cuts[-1] > size:
+        furthest = cuts[-1] + size
+        cuts.append(max((stop for stop in stops if cuts[-1] < stop <= furthest), default=furthest))
+    return _spans(text, [*cuts, end])
 
 
 def _pack(pieces: list[Span], size: int, overlap: int) -> list[tuple[int, int]]:
@@ -203,155 +313,13 @@ def _pack(pieces: list[Span], size: int, overlap: int) -> list[tuple[int, int]]:
     for i, (_, end) in enumerate(pieces):
         if i > first and end - pieces[first][0] > size:
             packed.append((first, i - 1))
-            first = _overlap_start(pieces, i, size, overlap)
+            # 往回数，重复的整句合计不超过 overlap 个字，连同第 i 句不超过 size
+            earliest = max(pieces[i - 1][1] - overlap, end - size)
+            first = bisect_left(pieces, (earliest,), hi=i)
     return [*packed, (first, len(pieces) - 1)] if pieces else []
-
-
-def _overlap_start(pieces: list[Span], i: int, size: int, overlap: int) -> int:
-    """从第 i 句往回数，重复的整句合计不超过 overlap 个字，连同第 i 句不超过 size。"""
-    start = i
-    while start > 0:
-        begin = pieces[start - 1][0]
-        if pieces[i - 1][1] - begin > overlap or pieces[i][1] - begin > size:
-            break
-        start -= 1
-    return start
 
 
 def _pages(starts: list[tuple[int, int]], begin: int, end: int) -> set[int]:
     """全文第 begin 到 end 个字落在哪几页。"""
-    first = bisect_right(starts, (begin, float("inf"))) - 1
-    last = bisect_right(starts, (end - 1, float("inf"))) - 1
+    first, last = (bisect_right(starts, (place, float("inf"))) - 1 for place in (begin, end - 1))
     return {number for _, number in starts[first : last + 1]}
-
-
-PAGE_NUMBER = re.compile(
-    r"[\s\-—–_·|]*(?:第\s*[\d一二三四五六七八九十百]+\s*页|page\s*\d+|\d{1,3}|[ivx]{1,6})"
-    r"(?:\s*(?:/|of|[,，]?\s*共)\s*\d+\s*页?)?[\s\-—–_·|]*",
-    re.IGNORECASE,
-)
-_HAS_WORD = re.compile(r"[^\W\d_]{2}")  # 只有数字、符号的行可能是表格，不当页眉
-EDGE = 2  # 页眉、页脚各至多几行（页码不算）
-NEVER_FIRST = tuple("，。、；：？！）》”’」』")  # 排版规矩：这些标点不会在一句话的开头
-NARROWEST = 60  # 判断写没写满时，一行至少按 30 个字算：两栏的页、幻灯片的页眉可以比正文行宽
-_HYPHENATED = re.compile(r"(?:^|[^A-Za-z-])[A-Za-z]*[a-z]-$")
-
-
-def clean_pages(raw: list[str]) -> list[str]:
-    """去掉页码和重复的页眉页脚，再接上断句。页数不变。
-
-    页眉页脚是在页首或页尾两行之内、许多页都有（或单数页、双数页都有，或连着几页都有）的同一行。
-    """
-    pages = [[line.rstrip() for line in tidy(text).splitlines() if line.strip()] for text in raw]
-    numbered = [_drop_page_number(lines) for lines in pages]
-    where: dict[str, list[int]] = defaultdict(list)
-    for number, lines in enumerate(numbered):
-        for key in {_key(line) for line in lines[:EDGE] + lines[-EDGE:]}:
-            where[key].append(number)
-    repeated = {key for key, numbers in where.items()
-                if _HAS_WORD.search(key) and _is_running(numbers, len(pages))}
-    usual = usual_width([li for lines in numbered for li in lines if _key(li) not in repeated])
-    running = {key for key in repeated if not _is_prose(key, usual)}
-    kept = [_drop_running(lines, running) for lines in numbered]
-    full = usual_width([line for lines in kept for line in lines])
-    return [join_lines(lines, full) for lines in kept]
-
-
-def _key(line: str) -> str:
-    """数字换成 #：“××通知 第 3 页”每页都不同，说的却是一件事；章节号也一样。"""
-    return re.sub(r"\d+", "#", without_spaces(line))
-
-
-def _is_running(numbers: list[int], count: int) -> bool:
-    """这一行出现在这些页（从 0 数）的边上，是不是页眉页脚。
-
-    三种情形：六成以上的页都有；单数页或双数页的六成以上都有（书籍左右页不同）；
-    连着三页、或隔页连着三次都有（每章换一个页眉）。
-    """
-    found = set(numbers)
-    if len(found) >= max(3, count * 0.6):
-        return True
-    if any(len([n for n in found if n % 2 == odd]) >= max(3, count * 0.3) for odd in (0, 1)):
-        return True
-    return any(n + step in found and n + 2 * step in found for n in found for step in (1, 2))
-
-
-def _is_prose(key: str, usual: int) -> bool:
-    """写满一行或以句号结尾的是正文：每页一份的表单、套话会一再出现，不能当页眉删掉。"""
-    full = max(usual, NARROWEST)
-    return bool(usual) and (width(key) >= 0.8 * full or key.rstrip(CLOSING)[-1:] in SENTENCE_END + "；")
-
-
-def _drop_running(lines: list[str], repeated: set[str]) -> list[str]:
-    """从两头往里剥，剥到第一行不重复的为止；续表每页重复的表头（这行和里面一行都有三格）不算页眉。"""
-    lines = list(lines)
-    for end, next_in in ((0, 1), (-1, -2)):
-        for _ in range(EDGE):
-            if not lines or _key(lines[end]) not in repeated:
-                break
-            if len(lines) > 1 and min(len(lines[i].split()) for i in (end, next_in)) >= 3:
-                break
-            lines.pop(end)
-            lines = _drop_page_number(lines)
-    return lines
-
-
-def _drop_page_number(lines: list[str]) -> list[str]:
-    """只看第一行和最后一行：表格中间的数字不是页码。"""
-    if lines and PAGE_NUMBER.fullmatch(lines[-1]):
-        lines = lines[:-1]
-    if lines and PAGE_NUMBER.fullmatch(lines[0]):
-        lines = lines[1:]
-    return lines
-
-
-def usual_width(lines: list[str]) -> int:
-    """正文写满一行的宽度（汉字算 2 格）：较长的行里最常见的那个宽度。
-
-    不取最宽的一行：一行大表格、一条长网址就会让所有正文行都显得没写满。
-    """
-    widths = [width(line.strip()) for line in lines if not is_row(line.strip())]
-    long = [w for w in widths if w >= 0.5 * max(widths)]
-    if len(long) < 5:
-        return max(widths, default=0)
-    counts = Counter(long)
-    return max(long, key=lambda w: (sum(counts[w - d] for d in range(-1, 5)), w))
-
-
-def join_lines(lines: list[str], full_width: int = 0) -> str:
-    """接上被排版截断的句子。full_width 是写满一行的宽度，不给就取最常见的。
-
-    一行写满了、末尾又不是句号，说明句子没完；没写满就换行的是标题、表格或段尾，不接。
-    下一行以逗号、句号之类开头，一定是上一行的后半截（表格里折行的格子常这样）。
-    下一行空两格另起一段，或像标题、表格，也不接。行末带连字符的英文词接回去。
-    """
-    full = 0.8 * (full_width or usual_width(lines))
-    text = ""
-    previous = ""
-    for line in lines:
-        body = line.strip()
-        if previous and _goes_on(previous, line, full):
-            text = _attach(text, body)
-        else:
-            text += ("\n" if text else "") + body
-        previous = body
-    return text
-
-
-def _goes_on(previous: str, line: str, full: float) -> bool:
-    end = previous.rstrip(CLOSING)[-1:]
-    body = line.strip()
-    if body[:1] in NEVER_FIRST:
-        return True
-    new_paragraph = line.startswith(("\u3000", "  ")) or HEADING.match(body)
-    stopped = end in STOPS or (end == "." and not body[:1].isascii())
-    return (width(previous) >= full and not stopped and not new_paragraph
-            and not is_row(previous) and not is_row(body))
-
-
-def _attach(text: str, body: str) -> str:
-    """英文词在行末用连字符断开的，去掉连字符；本来就有连字符的词（state-of-the-art）保留。"""
-    word = text[max(text.rfind(" "), text.rfind("\n")) + 1 :]
-    if body[:1].islower() and body[:1].isascii() and _HYPHENATED.search(word):
-        return text[:-1] + body
-    return text + glue(text[-1:], body[:1]) + body
