@@ -1,24 +1,20 @@
-"""训练的“课程表”：各个来源怎样混合、先后次序、哪些样本在一批。
+"""训练数据：读对话，按固定的“课程表”混合、改写、编码、拼成批。讲解见 notebook 02。
 
-课程表在训练前一次排好：第 n 个样本是哪一条、怎么改写，只由种子和 n 决定，与进程里
-别的随机数无关。所以训练被打断后从第 n 个样本接着来，结果一位不差。
-讲解在 notebooks/02_lora_finetune.ipynb。
-
-
-训练数据：读对话，按固定的“课程表”（training_plan）混合、改写、编码、拼成批。
-
-讲解在 notebooks/02_lora_finetune.ipynb。
+课程表在训练前一次排好：第 n 个样本是哪一条、怎么改写，只由种子和 n 决定，与进程里别的随机数无关。
+所以训练被打断后从第 n 个样本接着来，结果一位不差。
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import math
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 
@@ -30,75 +26,20 @@ from labutils.models import chat
 from labutils.training.config import Config
 from labutils.training.rewording import augment, question_from_answer
 
-T = TypeVar("T")
-
-
-def schedule(sizes: list[int], ratios: list[float], total: int, seed: int) -> list[tuple]:
-    """排课程表：total 个 (轮次, 来源号, 行号)。
-
-    来源 0（问答）每轮每行一次；来源 k 每轮取 round(ratios[k] × sizes[0]) 行，接着上一轮
-    往下取，取完一遍重新洗牌，因此各行出现的次数最多差一。每一轮内部打乱。
-    """
-    counts = [round(ratio * sizes[0]) for ratio in ratios]
-    streams = [_endless(size, f"{seed}-{k}") for k, size in enumerate(sizes)]
-    plan: list[tuple] = []
-    epoch = 0
-    while len(plan) < total:
-        rows = [(epoch, k, next(streams[k])) for k, n in enumerate(counts) for _ in range(n)]
-        random.Random(f"{seed}-epoch-{epoch}").shuffle(rows)
-        plan += rows
-        epoch += 1
-    return plan[:total]
-
-
-def _endless(size: int, seed: str):
-    rng, order = random.Random(seed), list(range(size))
-    while True:
-        rng.shuffle(order)
-        yield from list(order)
-
-
-def group_similar(plan: Sequence[T], lengths: Sequence[int], batch: int, seed: int) -> list[T]:
-    """把长短相近的样本放进同一批，少算填充；lengths 是 plan 里各样本的词元数。
-
-    每 8 批为一块，块内按长度排序，再打乱批的次序。块再大填充更少，但一批里的样本太相像
-    （比较见 benchmarks/LOG.md）。
-    """
-    rng, grouped = random.Random(f"{seed}-group"), []
-    for start in range(0, len(plan), 8 * batch):
-        block = sorted(range(start, min(start + 8 * batch, len(plan))), key=lengths.__getitem__)
-        batches = [block[i:i + batch] for i in range(0, len(block), batch)]
-        rng.shuffle(batches)
-        grouped += [plan[number] for one in batches for number in one]
-    return grouped
-
 
 @dataclass
 class Source:
-    """一种来源的对话。name：qa、unanswerable 或 general；file：打印用的文件名。
-
-    numbers：每段对话是文件里的第几条；空表示依次是 1、2、3……
-    """
+    """一种来源的对话。name：qa、unanswerable、general 或 dev；file：打印用的文件名。"""
 
     name: str
     file: str
     conversations: list[list[dict]]
-    numbers: list[int] = field(default_factory=list)
-
-    def where(self, index: int) -> str:
-        """报错时说的位置：哪个文件第几条。"""
-        return f"{self.file} 第 {self.numbers[index] if self.numbers else index + 1} 条"
 
     @property
     def title(self) -> str:
         """打印用的中文名。"""
         return {"qa": "训练问答", "unanswerable": "“没有写明”的问答", "general": "通用对话",
                 "dev": "验证集"}[self.name]
-
-    @property
-    def augmentable(self) -> bool:
-        """通用对话里有“照着念”一类任务，改动一个字答案就错了，所以不改写。"""
-        return self.name != "general"
 
 
 def find_file(name: str, data_dir: Path) -> Path:
@@ -141,20 +82,81 @@ def _read_questions(path: Path) -> list[dict]:
     return to_conversations(rows)
 
 
-def ratios_of(sources: list[Source], config: Config) -> list[float]:
-    """各来源相对问答的比例，问答自己是 1。"""
-    data = config.data_config
-    table = {"qa": 1.0, "general": data.general_ratio, "unanswerable": data.unanswerable_ratio}
-    return [table[source.name] for source in sources]
+def questions(source: Source) -> frozenset[str]:
+    """一个来源里用户说过的全部话，统一写法之后。"""
+    return frozenset(normalize(message["content"]) for messages in source.conversations
+                     for message in messages if message["role"] == "user")
 
 
-def samples_per_epoch(sources: list[Source], config: Config) -> int:
-    """一轮有多少条样本：问答各一次，加上按比例混入的。"""
-    return sum(round(r * len(sources[0].conversations)) for r in ratios_of(sources, config))
+def data_digest(sources: list[Source]) -> str:
+    """全部对话内容的指纹，续训时用来发现数据换过了。"""
+    text = json.dumps([s.conversations for s in sources], ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+def encode_source(tokenizer, source: Source, max_length: int
+                  ) -> tuple[list[list[dict]], list[dict[str, list[int]]], int]:
+    """一个来源的全部样本：(各自到回答为止的消息, 编成的 {"input_ids", "labels"}, 多少段对话被截断)。
+
+    每个要学的回答是一个样本；超过 max_length 的从右边截断，回答整个在外面的不要。
+    编不了的、一个样本也没有的，引发 LabError，说出是哪个文件第几条。
+    """
+    messages, encoded, truncated = [], [], 0
+    for number, conversation in enumerate(source.conversations, 1):
+        try:
+            parts = chat.turns(conversation)
+            whole = [chat.encode(tokenizer, part) for part in parts]
+            cut = [chat.truncate(sample, max_length) for sample in whole]
+            if not any(cut):
+                raise LabError(chat.NOTHING)
+        except LabError as error:
+            raise LabError(f"{source.file} 第 {number} 条：{error}") from None
+        messages += [part for part, sample in zip(parts, cut, strict=True) if sample]
+        encoded += [sample for sample in cut if sample]
+        truncated += cut != whole
+    return messages, encoded, truncated
+
+
+def schedule(sizes: list[int], counts: list[int], total: int, seed: int) -> list[tuple[int, int, int]]:
+    """排课程表：total 个 (轮次, 来源号, 行号)；sizes 是各来源的行数。
+
+    来源 k 每轮取 counts[k] 行，接着上一轮往下取，取完一遍重新洗牌，因此各行出现的次数最多差一。
+    每一轮内部打乱。
+    """
+    streams = [_endless(size, f"{seed}-{k}") for k, size in enumerate(sizes)]
+    plan: list[tuple[int, int, int]] = []
+    for epoch in itertools.count():
+        if len(plan) >= total:
+            return plan[:total]
+        rows = [(epoch, k, next(streams[k])) for k, n in enumerate(counts) for _ in range(n)]
+        random.Random(f"{seed}-epoch-{epoch}").shuffle(rows)
+        plan += rows
+
+
+def _endless(size: int, seed: str):
+    rng, order = random.Random(seed), list(range(size))
+    while True:
+        rng.shuffle(order)
+        yield from list(order)
+
+
+def group_similar(plan: Sequence, lengths: Sequence[int], batch: int, seed: int) -> list:
+    """把长短相近的样本放进同一批，少算填充；lengths 是 plan 里各样本的词元数。
+
+    每 8 批为一块，块内按长度排序，再打乱批的次序。块再大填充更少，但一批里的样本太相像
+    （比较见 benchmarks/LOG.md）。
+    """
+    rng, grouped = random.Random(f"{seed}-group"), []
+    for start in range(0, len(plan), 8 * batch):
+        block = sorted(range(start, min(start + 8 * batch, len(plan))), key=lengths.__getitem__)
+        batches = [block[i:i + batch] for i in range(0, len(block), batch)]
+        rng.shuffle(batches)
+        grouped += [plan[number] for one in batches for number in one]
+    return grouped
 
 
 class Sample(NamedTuple):
-    """课程表的一项：第几轮、第几个来源、来源的第几行；question 是新问法，不改写时是 None。"""
+    """课程表的一项：第几轮、第几个来源、来源的第几个样本；question 是新问法，不改写时是 None。"""
 
     epoch: int
     source: int
@@ -165,50 +167,61 @@ class Sample(NamedTuple):
 class PlannedDataset(torch.utils.data.Dataset):
     """按课程表取样本：第 n 项 → {"input_ids", "labels"}，两个等长的列表。
 
-    held_out 是验证集的问题（questions 的结果）：改写出来碰巧与它们相同或只差一两个字的
-    不用，免得泄漏。
+    total：一共多少个样本，None 表示按配置的 num_train_epochs 轮，凑成整批。
+    held_out 是验证集的问题（questions 的结果）：改写出来碰巧与它们相同或只差一两个字的不用，免得泄漏。
+    per_epoch 是一轮的样本数，truncated 是各来源被截断的对话数。
     """
 
-    def __init__(self, tokenizer, sources: list[Source], config: Config, total: int,
+    def __init__(self, tokenizer, sources: list[Source], config: Config, total: int | None,
                  batch: int, seed: int, held_out: frozenset[str] = frozenset()):
-        self.tokenizer, self.sources = tokenizer, sources
-        self.max_length = config.max_length
+        self.tokenizer, self.sources, self.max_length = tokenizer, sources, config.max_length
         self.data_config, self.held_out = config.data_config, [grams(q) for q in held_out]
-        self.encoded = [encode_source(tokenizer, source, config.max_length) for source in sources]
-        entries = schedule([len(s.conversations) for s in sources],
-                           ratios_of(sources, config), total, seed)
+        self.messages, self.encoded, self.truncated = zip(
+            *(encode_source(tokenizer, source, config.max_length) for source in sources), strict=True)
+        sizes = [len(samples) for samples in self.encoded]
+        table = {"qa": 1.0, "general": self.data_config.general_ratio,
+                 "unanswerable": self.data_config.unanswerable_ratio}
+        counts = [round(table[source.name] * sizes[0]) for source in sources]
+        self.per_epoch = sum(counts)
+        if total is None:
+            total = math.ceil(config.training_args.num_train_epochs * self.per_epoch / batch) * batch
+        entries = schedule(sizes, counts, total, seed)
         self.plan = [Sample(*entry, self._new_question(*entry, seed)) for entry in entries]
         if config.training_args.group_by_length:
-            lengths = [self._length(sample) for sample in self.plan]
-            self.plan = group_similar(self.plan, lengths, batch, seed)
+            self.plan = group_similar(self.plan, [self._length(sample) for sample in self.plan], batch, seed)
 
     def __len__(self) -> int:
         return len(self.plan)
 
     def __getitem__(self, index: int) -> dict[str, list[int]]:
-        sample = self.plan[index]
-        if sample.question is None:
-            return self.encoded[sample.source][sample.row]
-        messages = list(self.sources[sample.source].conversations[sample.row])
+        _, source, row, question = self.plan[index]
+        if question is None:
+            return self.encoded[source][row]
+        messages = list(self.messages[source][row])
         asked = _first_question(messages)
-        messages[asked] = messages[asked] | {"content": sample.question}
-        return chat.encode(self.tokenizer, messages, self.max_length)
+        messages[asked] = messages[asked] | {"content": question}
+        reworded = chat.truncate(chat.encode(self.tokenizer, messages), self.max_length)
+        return reworded or self.encoded[source][row]  # 新问法太长，放不下回答的，仍用原来的
 
     def _length(self, sample: Sample) -> int:
         """大约多少个词元：一个汉字约一个词元，所以改写只按字数的增减算，不必先编码。"""
         length = len(self.encoded[sample.source][sample.row]["input_ids"])
         if sample.question is None:
             return length
-        messages = self.sources[sample.source].conversations[sample.row]
+        messages = self.messages[sample.source][sample.row]
         return length + len(sample.question) - len(messages[_first_question(messages)]["content"])
 
     def _new_question(self, epoch: int, source: int, row: int, seed: int) -> str | None:
         """这个样本的新问法；这一次不改写，或与验证问题太像，返回 None。"""
-        messages = self.sources[source].conversations[row]
-        asked = _first_question(messages)
-        if asked is None or not self.sources[source].augmentable:
-            return None
-        new = self._reworded(messages[asked:], random.Random(f"{seed}/{epoch}/{source}/{row}"))
+        if self.sources[source].name == "general":
+            return None  # 通用对话里有“照着念”一类任务，改动一个字答案就错了
+        messages = self.messages[source][row]
+        question, answer = messages[_first_question(messages):][:2]
+        rng, new = random.Random(f"{seed}/{epoch}/{source}/{row}"), None
+        if rng.random() < self.data_config.question_from_answer:
+            new = question_from_answer(answer["content"], rng)
+        if new is None and rng.random() < self.data_config.question_augmentation:
+            new = augment(question["content"], rng)
         return None if new is None or self._asks_held_out(new) else new
 
     def _asks_held_out(self, question: str) -> bool:
@@ -216,53 +229,10 @@ class PlannedDataset(torch.utils.data.Dataset):
         asked = grams(question)
         return any(overlap(asked, other) >= NEAR_DUPLICATE for other in self.held_out)
 
-    def _reworded(self, messages: list[dict], rng: random.Random) -> str | None:
-        """messages 开头那个问题的新问法；这一次不改写时返回 None。"""
-        new = None
-        if rng.random() < self.data_config.question_from_answer:
-            new = question_from_answer(messages[1]["content"], rng)
-        if new is None and rng.random() < self.data_config.question_augmentation:
-            new = augment(messages[0]["content"], rng)
-        return new
 
-
-def _first_question(messages: list[dict]) -> int | None:
+def _first_question(messages: list[dict]) -> int:
     """用户的第一句话是第几条消息。"""
-    return next((i for i, m in enumerate(messages) if m["role"] == "user"), None)
-
-
-def questions(source: Source) -> frozenset[str]:
-    """一个来源里用户说过的全部话，统一写法之后。"""
-    return frozenset(normalize(message["content"]) for messages in source.conversations
-                     for message in messages if message["role"] == "user")
-
-
-def unroll(tokenizer, source: Source) -> Source:
-    """对话模板会改写历史的模型（如 Qwen3）：多轮对话的每个回答单独成一条；别的模型不变。"""
-    parts = _each(source, lambda messages: chat.unroll(tokenizer, messages))
-    numbers = [number for number, some in enumerate(parts, 1) for _ in some]
-    return Source(source.name, source.file, [one for some in parts for one in some], numbers)
-
-
-def encode_source(tokenizer, source: Source, max_length: int) -> list[dict[str, list[int]]]:
-    """编码一个来源的全部对话；编不了的说出是哪个文件第几条。"""
-    return _each(source, lambda messages: chat.encode(tokenizer, messages, max_length))
-
-
-def _each(source: Source, function: Callable[[list[dict]], Any]) -> list[Any]:
-    results = []
-    for index, messages in enumerate(source.conversations):
-        try:
-            results.append(function(messages))
-        except LabError as error:
-            raise LabError(f"{source.where(index)}：{error}") from None
-    return results
-
-
-def count_truncated(tokenizer, source: Source, max_length: int) -> int:
-    """多少条对话超过 max_length、会被截断（结束符仍保留）。"""
-    return sum(len(chat.encode(tokenizer, messages)["input_ids"]) > max_length
-               for messages in source.conversations)
+    return next(i for i, message in enumerate(messages) if message["role"] == "user")
 
 
 class LeftCollator:
@@ -289,9 +259,3 @@ class LeftCollator:
         keep = min(width, width - first + 1)
         return {"input_ids": ids, "attention_mask": mask, "labels": labels[:, -keep:],
                 "logits_to_keep": keep}
-
-
-def data_digest(sources: list[Source]) -> str:
-    """全部对话内容的指纹，续训时用来发现数据换过了。"""
-    text = json.dumps([s.conversations for s in sources], ensure_ascii=False, sort_keys=True)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -65,16 +64,12 @@ def prepare(config: Config, data_dir: Path, model_name: str, folder: Path) -> Jo
     sources = data.read_training(config, data_dir)
     dev_source = data.read_dev(config, data_dir)
     base, tokenizer, dtype, reason = _load_base(model_name, config)
-    sources = [data.unroll(tokenizer, source) for source in sources]
-    dev_source = data.unroll(tokenizer, dev_source)
     args = training_arguments(config, folder, use_cpu=base.device.type == "cpu")
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    per_epoch = data.samples_per_epoch(sources, config)
-    if args.max_steps < 0:
-        args.max_steps = math.ceil(config.training_args.num_train_epochs * per_epoch / batch)
-    train = data.PlannedDataset(tokenizer, sources, config, args.max_steps * batch,
-                                         batch, seed, data.questions(dev_source))
-    dev = data.encode_source(tokenizer, dev_source, config.max_length)
+    total = None if args.max_steps < 0 else args.max_steps * batch
+    train = data.PlannedDataset(tokenizer, sources, config, total, batch, seed, data.questions(dev_source))
+    args.max_steps = len(train) // batch
+    _, dev, truncated = data.encode_source(tokenizer, dev_source, config.max_length)
     identity = checkpoints.identity(
         config.as_dict(), data.data_digest([*sources, dev_source]),
         checkpoints.base_reference(model_name), checkpoints.weights_digest(base), seed,
@@ -82,9 +77,9 @@ def prepare(config: Config, data_dir: Path, model_name: str, folder: Path) -> Jo
     identity["进程数"] = args.world_size  # 换了进程数，每个进程看到的样本与随机数都不同
     model = add_lora(base, config, checkpoints.base_reference(model_name), seed)
     job = Job(config, folder, model, train, dev, args,
-               tokenizer.pad_token_id or 0, batch, per_epoch / batch, identity)
+               tokenizer.pad_token_id or 0, batch, train.per_epoch / batch, identity)
     if args.process_index == 0:
-        _describe(job, sources, dev_source, tokenizer, reason)
+        _describe(job, [*sources, dev_source], [*train.truncated, truncated], reason)
     return job
 
 
@@ -201,12 +196,10 @@ def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
     return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)
 
 
-def _describe(job: Job, sources: list[data.Source], dev: data.Source,
-              tokenizer, reason: str) -> None:
+def _describe(job: Job, sources: list[data.Source], truncated: list[int], reason: str) -> None:
     """打印这次训练的概况：设备、每种数据多少条、截断了多少、可训练参数、步数。"""
     print(reason)
-    for source in [*sources, dev]:
-        long = data.count_truncated(tokenizer, source, job.config.max_length)
+    for source, long in zip(sources, truncated, strict=True):
         note = f"，其中 {long} 条超过 {job.config.max_length} 个 token，从右边截断" if long else ""
         print(f"{source.title}：{source.file}，{len(source.conversations)} 条{note}")
     trainable, total = count_parameters(job.model)

@@ -265,8 +265,8 @@ def read(tmp_path, *items, array=False):
 
 
 def learned(tokenizer, messages):
-    labels = chat.encode(tokenizer, messages)["labels"]
-    return tokenizer.decode([label for label in labels if label != chat.IGNORE])
+    samples = [chat.encode(tokenizer, part) for part in chat.turns(messages)]
+    return tokenizer.decode([i for sample in samples for i in sample["labels"] if i != chat.IGNORE])
 
 
 @pytest.mark.parametrize("array", [False, True])
@@ -355,6 +355,5 @@ def test_training_reads_the_same_conversations(tmp_path):
     with_tools = {"tools": TOOLS, "conversations": [SYSTEM, USER, TOOL, REPLY]}
     read(tmp_path, with_tools, {"conversations": [USER, REPLY]})
     source, = data.read_training(Config(), tmp_path)
-    encoded = data.encode_source(tiny_tokenizer(), source, 500)
-    assert len(encoded) == 2 and all(len(row["input_ids"]) == len(row["labels"]) for row in encoded)
-    assert data.unroll(tiny_tokenizer(), source).conversations == source.conversations
+    _, encoded, _ = data.encode_source(tiny_tokenizer(), source, 500)
+    assert len(encoded) == 3 and all(len(row["input_ids"]) == len(row["labels"]) for row in encoded)

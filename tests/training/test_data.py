@@ -6,18 +6,18 @@ from collections import Counter
 
 import pytest
 import torch
+from fakes.chat_fakes import build_tokenizer as build_qwen
 
-import labutils  # noqa: F401
 from labutils.base import files
 from labutils.base.errors import LabError
 from labutils.base.text import normalize
+from labutils.models import chat
 from labutils.models.chat import IGNORE
 from labutils.training.config import Config, load_config
 from labutils.training.data import (
     LeftCollator,
     PlannedDataset,
     Source,
-    count_truncated,
     data_digest,
     encode_source,
     find_file,
@@ -59,7 +59,7 @@ def dataset(tokenizer, total=40, seed=1, **values):
 
 
 def test_each_epoch_holds_every_question_once_and_the_given_shares():
-    plan = schedule([8, 3, 5], [1.0, 0.25, 0.5], total=14 * 6, seed=3)
+    plan = schedule([8, 3, 5], [8, 2, 4], total=14 * 6, seed=3)
     for epoch in range(6):
         rows = [entry for entry in plan if entry[0] == epoch]
         counts = Counter(entry[1] for entry in rows)
@@ -68,16 +68,16 @@ def test_each_epoch_holds_every_question_once_and_the_given_shares():
 
 
 def test_mixed_in_rows_are_used_evenly():
-    plan = schedule([8, 3, 5], [1.0, 0.25, 0.5], total=14 * 10, seed=3)
+    plan = schedule([8, 3, 5], [8, 2, 4], total=14 * 10, seed=3)
     for k, size in ((1, 3), (2, 5)):
         used = Counter(row for _, source_index, row in plan if source_index == k)
         assert len(used) == size and max(used.values()) - min(used.values()) <= 1
 
 
 def test_a_longer_schedule_starts_with_the_shorter_one():
-    short = schedule([8, 3], [1.0, 0.5], 30, seed=5)
-    assert schedule([8, 3], [1.0, 0.5], 90, seed=5)[:30] == short
-    assert schedule([8, 3], [1.0, 0.5], 30, seed=6) != short
+    short = schedule([8, 3], [8, 4], 30, seed=5)
+    assert schedule([8, 3], [8, 4], 90, seed=5)[:30] == short
+    assert schedule([8, 3], [8, 4], 30, seed=6) != short
 
 
 def test_samples_depend_on_seed_and_position_only(tokenizer):
@@ -97,7 +97,7 @@ def test_global_random_state_is_neither_used_nor_changed(tokenizer):
 
 
 def test_grouping_keeps_the_samples_and_narrows_the_batches():
-    plan = schedule([64], [1.0], 64, seed=1)
+    plan = schedule([64], [64], 64, seed=1)
     lengths = [random.Random(row).randint(5, 200) for _, _, row in plan]
     size = dict(zip(plan, lengths, strict=True))
     grouped = group_similar(plan, lengths, 4, seed=1)
@@ -198,7 +198,7 @@ def test_loss_is_the_same_as_with_right_padding_and_all_logits(toy_base):
     from labutils.models import loader
 
     model, tokenizer = loader.load(toy_base)
-    rows = encode_source(tokenizer, source("qa", 5), 200)
+    _, rows, _ = encode_source(tokenizer, source("qa", 5), 200)
     width = max(len(row["input_ids"]) for row in rows)
 
     def padded(key, value):
@@ -214,9 +214,8 @@ def test_loss_is_the_same_as_with_right_padding_and_all_logits(toy_base):
 
 def test_truncated_rows_are_counted_and_keep_the_end(tokenizer):
     long = Source("qa", "x.json", [dialogue("问", "答" * 300), dialogue("问", "答")])
-    assert count_truncated(tokenizer, long, 50) == 1
-    encoded = encode_source(tokenizer, long, 50)
-    assert len(encoded[0]["input_ids"]) == 50
+    _, encoded, truncated = encode_source(tokenizer, long, 50)
+    assert truncated == 1 and len(encoded[0]["input_ids"]) == 50
     assert encoded[0]["labels"][-1] == tokenizer.eos_token_id
 
 
@@ -225,6 +224,42 @@ def test_row_that_cannot_be_encoded_is_named(tokenizer):
         dialogue("问", "答"), dialogue("问" * 100, "答")])
     with pytest.raises(LabError, match=r"data/train.json 第 2 条"):
         encode_source(tokenizer, bad, 20)
+
+
+def test_every_answer_of_a_conversation_is_a_sample(tokenizer):
+    """样本按回答数；上文太长、回答放不下的后几轮不要，整段对话算一条截断的。"""
+    talk = dialogue("第一问", "一") + dialogue("第二问", "二") + dialogue("问" * 60, "三")
+    several = Source("qa", "x.json", [dialogue("问", "答"), talk])
+    messages, encoded, truncated = encode_source(tokenizer, several, 500)
+    assert [len(part) for part in messages] == [2, 2, 4, 6] and truncated == 0
+    assert [tokenizer.decode(row["input_ids"][-2:-1]) for row in encoded] == list("答一二三")
+    messages, encoded, truncated = encode_source(tokenizer, several, 40)
+    assert [len(part) for part in messages] == [2, 2, 4] and truncated == 1
+    data = PlannedDataset(tokenizer, [several], config(max_steps=-1, num_train_epochs=2), None, 4, seed=1)
+    assert data.per_epoch == 4 and len(data) == 8 and Counter(s.row for s in data.plan) == {
+        row: 2 for row in range(4)}
+
+
+def test_history_that_the_template_rewrites_is_seen_as_in_inference():
+    """Qwen3 的模板渲染历史与渲染最后一轮不同：每个样本的提示词都是推理时的那一个。"""
+    qwen = build_qwen("Qwen3")
+    talk = dialogue("你好 hello", "早上好") + dialogue("有效期？", "五年。")
+    messages, encoded, _ = encode_source(qwen, Source("qa", "x.json", [talk]), 500)
+    for part, row in zip(messages, encoded, strict=True):
+        prompt = chat.prompt_ids(qwen, part[:-1])
+        assert row["input_ids"][: len(prompt)] == prompt
+    bad = dialogue("你好", "<think>想</think>答")
+    with pytest.raises(LabError, match=r"^x\.json 第 3 条：.*思考"):
+        encode_source(qwen, Source("qa", "x.json", [talk, talk, bad]), 500)
+
+
+def test_rewording_that_leaves_no_room_for_the_answer_is_not_used(tokenizer):
+    sources = [Source("qa", "x.json", [dialogue("哪天截止？", "一月三十一日。")])]
+    made = config(question_augmentation=1.0)
+    data = PlannedDataset(tokenizer, sources, made, 60, 4, seed=1)
+    data.max_length = len(data.encoded[0][0]["input_ids"]) - 6
+    longest = max(range(60), key=lambda i: len(data.plan[i].question or ""))
+    assert len(data.plan[longest].question) > 12 and data[longest] == data.encoded[0][0]
 
 
 def test_unanswerable_rows_become_conversations_and_errors_name_the_line(tmp_path):

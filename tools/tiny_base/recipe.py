@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from transformers import GlmConfig, GlmForCausalLM
 
-from labutils.models.chat import IGNORE, encode
+from labutils.models.chat import IGNORE, encode, turns
 from tools.tiny_base import corpus, measure, vocab
 
 
@@ -63,17 +63,17 @@ def _pack(tokenizer, rng: Random, recipe: Recipe) -> tuple[torch.Tensor, torch.T
     row_ids: list[int] = []
     row_labels: list[int] = []
     while len(ids) < recipe.rows:
-        sample = encode(tokenizer, corpus.conversation(rng))
-        if len(sample["input_ids"]) > recipe.length:
-            continue
-        if len(row_ids) + len(sample["input_ids"]) > recipe.length:
-            pad = recipe.length - len(row_ids)
-            ids.append(row_ids + [0] * pad)
-            labels.append(row_labels + [IGNORE] * pad)
-            row_ids, row_labels = [], []
-        row_ids += sample["input_ids"]
-        row_labels += sample["labels"]
-    return torch.tensor(ids), torch.tensor(labels)
+        for sample in [encode(tokenizer, part) for part in turns(corpus.conversation(rng))]:
+            if len(sample["input_ids"]) > recipe.length:
+                continue
+            if len(row_ids) + len(sample["input_ids"]) > recipe.length:
+                pad = recipe.length - len(row_ids)
+                ids.append(row_ids + [0] * pad)
+                labels.append(row_labels + [IGNORE] * pad)
+                row_ids, row_labels = [], []
+            row_ids += sample["input_ids"]
+            row_labels += sample["labels"]
+    return torch.tensor(ids[:recipe.rows]), torch.tensor(labels[:recipe.rows])
 
 
 def _loss(model, ids, labels, generator, context_share: float) -> torch.Tensor:
