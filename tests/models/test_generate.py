@@ -1,20 +1,23 @@
-"""生成:批量与单条一致、停得下来、流式文字拼起来等于批量结果、线程出错不会卡住。"""
+"""生成：批量与单条一致、停得下来、流式文字拼起来等于批量结果、线程出错不会卡住。"""
 
 import threading
+from functools import partial
 
 import pytest
 import torch
+from fakes.chat_fakes import build_tokenizer
 
 from labutils.base.errors import LabError
 from labutils.models import generate, loader
 from labutils.models.chat import encode
+from tools.tiny_base import vocab
 
-TALK = {"你好": "早上好", "今天星期几": "今天星期三,明天星期四", "再见": "慢走"}
+TALK = {"你好": "早上好", "今天星期几": "今天星期三，明天星期四", "再见": "慢走"}
 
 
 @pytest.fixture(scope="module")
 def taught(toy_base):
-    """把玩具模型练到背下三句对话,这样生成的内容是确定的。"""
+    """把玩具模型练到背下三句对话，这样生成的内容是确定的。"""
     model, tokenizer = loader.load(toy_base, device="cpu")
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -52,7 +55,7 @@ def test_too_little_memory_is_said(taught, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(taught[0], "generate", fail)
-    with pytest.raises(LabError, match="2 个问题,显存或内存不够"):
+    with pytest.raises(LabError, match="2 个问题，显存或内存不够"):
         generate.answer(*taught, ["你好", "再见"])
 
 
@@ -92,3 +95,22 @@ def test_sampling_is_off_by_default_and_on_with_temperature(taught):
     replies = {generate.answer(*taught, ["你好"], temperature=50.0, max_new_tokens=8)[0]
                for _ in range(5)}
     assert len(replies) > 1
+
+
+@pytest.mark.parametrize("build", [
+    vocab.build_tokenizer, *(partial(build_tokenizer, name) for name in ("Qwen3", "InternLM3"))])
+def test_growing_text_joined_is_one_decode(build):
+    """生僻字不切开，开头与末尾的空白不给出；不成字的字节也不会让后面的话丢掉。"""
+    tokenizer = build()
+    broken = tokenizer.encode("𠮷", add_special_tokens=False)[:-1]
+    for text in (" 好 𠮷\n👍 完 \n", "a  b\n\n", ""):
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        for row in (ids, ids + broken, broken + ids, [*ids, tokenizer.eos_token_id]):
+            growing, pieces = generate.GrowingText(tokenizer), []
+            for token in row:
+                growing.ids.append(token)
+                pieces.append(growing.grown())
+            assert not "".join(pieces).endswith((" ", "\n", "\ufffd"))
+            assert "\ufffd" not in "".join(pieces) or row[0] == broken[0]
+            pieces.append(growing.grown(last=True))
+            assert "".join(pieces) == generate.clean(tokenizer, row)
