@@ -1,19 +1,11 @@
-"""LoRA 适配器在官方写法与原生写法之间换算，两边算出的 logits 相同。
+"""LoRA 适配器：在官方写法与原生写法之间换算，两边的 logits 相同；检查它是不是真的在起作用。
 
 官方 ChatGLM3 把 q、k、v 合成一层 query_key_value，适配器也只有一对 A、B；原生 GLM 是三层。
 拆开：三层各拿一份同样的 A，B 按行切成三段。合上：A 相同就只留一份，不同就把 A 上下叠起来、B 摆成分块对角。
-由此也得出：训练时让三层共用一个 A，就与官方的 LoRA 是同一个模型，参数个数也相同。讲解见 notebook 90。
-
-
-适配器是不是真的在起作用：“微调后没有效果”时先做这个检查。
-
-讲解在 notebooks/02_lora_finetune.ipynb。
+由此也得出：训练时让三层共用一个 A，就与官方的 LoRA 是同一个模型，参数个数也相同。
+讲解见 notebook 90（换算）与 notebook 02（检查）。
 """
 
-from __future__ import annotations
-
-import json
-from collections.abc import Set
 from pathlib import Path
 
 import torch
@@ -22,7 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_mode
 from labutils.base.errors import LabError
 from labutils.base.files import rel
 from labutils.models import chat, chatglm3
-from labutils.models.weights import tensors
+from labutils.models.weights import adapter_settings, tensors
 
 # 官方线性层 → 原生线性层
 OFFICIAL_LAYERS = {"query_key_value": ["q_proj", "k_proj", "v_proj"], "dense": ["o_proj"],
@@ -34,38 +26,30 @@ KEPT = ("base_model_name_or_path", "peft_type", "task_type", "r", "lora_alpha", 
 PREFIX = "base_model.model."  # peft 写在每个名字前面
 
 
-def native_targets(targets: str | list[str]) -> str | list[str]:
-    """target_modules 里的官方层名换成原生层名，其余照旧；query_key_value 变成三个。"""
-    if isinstance(targets, str):
-        return OFFICIAL_LAYERS.get(targets, targets)
-    return list(dict.fromkeys(native for name in targets for native in OFFICIAL_LAYERS.get(name, [name])))
-
-
-def share_a(model: PeftModel) -> None:
-    """让每层注意力的 q、k、v 共用同一个 A（同一个 Parameter），与官方的 query_key_value 相同。
-
-    要在建立优化器之前调用。保存时写成三份相同的 A；接着训练时读进同一块内存，仍然共用。
-    没有这三层时引发 LabError。
-    """
-    shared = False
-    for module in model.modules():
-        layers = [getattr(module, name, None) for name in QKV]
-        if all(hasattr(layer, "lora_A") for layer in layers):
-            for layer in layers[1:]:
-                layer.lora_A["default"].weight = layers[0].lora_A["default"].weight
-            shared = True
-    if not shared:
-        raise LabError("共用 A（shared_a）要求 q_proj、k_proj、v_proj 三层都加 LoRA；"
-                       "请把它们写进 target_modules，或去掉 shared_a")
-
-
-def read_settings(folder: Path) -> dict:
-    """adapter_config.json 的内容；读不懂时引发 LabError。"""
-    path = folder / "adapter_config.json"
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise LabError(f"{rel(path)} 读不懂（{error}），请换一个完整的 checkpoint-N。") from error
+def load(model, folder: Path) -> PeftModel:
+    """把适配器套在模型上；官方写法的先换成原生写法。与基座对不上时引发 LabError。"""
+    settings, saved = adapter_settings(folder), read_weights(folder)
+    official = is_official(settings)
+    if official:
+        if not chatglm3.is_chatglm3(model.config):
+            raise LabError(f"适配器 {rel(folder)} 是在官方 ChatGLM3 上训练的，"
+                           f"基座 {model.name_or_path} 却不是 ChatGLM3，请换基座。")
+        _refuse_unusual(settings, saved, folder)
+        saved = to_native(saved, model.config)
+        tuned = PeftModel(model, native_settings(LoraConfig.from_pretrained(str(folder))))
+    else:
+        tuned = PeftModel.from_pretrained(model, str(folder))
+    # 不写 False，peft 会拿官方 config.json 猜词表改过大小，把词向量也算进来
+    wanted = get_peft_model_state_dict(tuned, save_embedding_layers=False).keys()
+    if official and saved.keys() != wanted:
+        raise LabError(f"适配器 {rel(folder)} 的层与基座 {model.name_or_path} 对不上，"
+                       "请用训练时的同一个基座。")
+    if missing := sorted(wanted - saved.keys()):  # peft 照样套上，那几层等于没有微调
+        raise LabError(f"适配器 {rel(folder)} 的 {len(wanted)} 个权重少了 {len(missing)} 个，"
+                       f"例如 {missing[0]}，请换一个完整的 checkpoint-N，或用训练时的同一个基座。")
+    if official:
+        set_peft_model_state_dict(tuned, saved)
+    return tuned
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -94,44 +78,39 @@ def _refuse_unusual(settings: dict, weights: dict[str, torch.Tensor], folder: Pa
                        "换算；请用 peft_type: LORA 重新训练。")
 
 
-def load(model, folder: Path) -> PeftModel:
-    """把适配器套在模型上；官方写法的先换成原生写法。与基座对不上时引发 LabError。"""
-    settings = read_settings(folder)
-    if not is_official(settings):
-        tuned = PeftModel.from_pretrained(model, str(folder))
-        _refuse_gaps(tuned, read_weights(folder).keys(), folder)
-        return tuned
-    if not chatglm3.is_chatglm3(model.config):
-        raise LabError(f"适配器 {rel(folder)} 是在官方 ChatGLM3 上训练的，"
-                       f"基座 {model.name_or_path} 却不是 ChatGLM3，请换基座。")
-    official = read_weights(folder)
-    _refuse_unusual(settings, official, folder)
-    weights = to_native(official, model.config)
-    tuned = PeftModel(model, native_settings(LoraConfig.from_pretrained(str(folder))))
-    # 不写 False，peft 会拿官方 config.json 猜词表改过大小，把词向量也算进来
-    if weights.keys() != get_peft_model_state_dict(tuned, save_embedding_layers=False).keys():
-        raise LabError(f"适配器 {rel(folder)} 的层与基座 {model.name_or_path} 对不上，"
-                       "请用训练时的同一个基座。")
-    set_peft_model_state_dict(tuned, weights)
-    return tuned
-
-
-def _refuse_gaps(tuned: PeftModel, saved: Set[str], folder: Path) -> None:
-    """peft 缺了权重也照样套上，那几层等于没有微调；这里引发 LabError，说出少几个和一个例子。"""
-    wanted = get_peft_model_state_dict(tuned, save_embedding_layers=False).keys()
-    if missing := sorted(wanted - saved):
-        raise LabError(f"适配器 {rel(folder)} 的 {len(wanted)} 个权重少了 {len(missing)} 个，"
-                       f"例如 {missing[0]}，请换一个完整的 checkpoint-N，或用训练时的同一个基座。")
+def native_targets(targets: str | list[str]) -> str | list[str]:
+    """target_modules 里的官方层名换成原生层名，其余照旧；query_key_value 变成三个。"""
+    if isinstance(targets, str):
+        return OFFICIAL_LAYERS.get(targets, targets)
+    return list(dict.fromkeys(native for name in targets for native in OFFICIAL_LAYERS.get(name, [name])))
 
 
 def native_settings(config: LoraConfig) -> LoraConfig:
     """官方适配器的设置换成原生层名；r、alpha 不变。"""
     config.target_modules = native_targets(sorted(config.target_modules))
     for name in ("rank_pattern", "alpha_pattern"):
-        pattern = getattr(config, name)
-        setattr(config, name, {native: value for key, value in pattern.items()
-                               for native in OFFICIAL_LAYERS.get(key, [key])})
+        pattern = {native: value for key, value in getattr(config, name).items()
+                   for native in native_targets([key])}
+        setattr(config, name, pattern)
     return config
+
+
+def share_a(model: PeftModel) -> None:
+    """让每层注意力的 q、k、v 共用同一个 A（同一个 Parameter），与官方的 query_key_value 相同。
+
+    要在建立优化器之前调用。保存时写成三份相同的 A；接着训练时读进同一块内存，仍然共用。
+    没有这三层时引发 LabError。
+    """
+    shared = False
+    for module in model.modules():
+        layers = [getattr(module, name, None) for name in QKV]
+        if all(hasattr(layer, "lora_A") for layer in layers):
+            for layer in layers[1:]:
+                layer.lora_A["default"].weight = layers[0].lora_A["default"].weight
+            shared = True
+    if not shared:
+        raise LabError("共用 A（shared_a）要求 q_proj、k_proj、v_proj 三层都加 LoRA；"
+                       "请把它们写进 target_modules，或去掉 shared_a")
 
 
 def to_native(weights: dict[str, torch.Tensor], config) -> dict[str, torch.Tensor]:
@@ -221,7 +200,7 @@ def check_adapter_alive(model, tokenizer, question: str) -> str:
     if change < 1e-6:
         raise LabError("适配器没有起作用：开与关的预测完全一样；请检查适配器与基座是否配套，"
                        "以及是否已经合并或被关掉")
-    old, new = _text(tokenizer, without), _text(tokenizer, with_adapter)
+    new, old = (tokenizer.decode([int(p.argmax())]).replace("\n", "换行") for p in (with_adapter, without))
     top = f"最可能的仍是“{new}”" if old == new else f"最可能的由“{old}”变为“{new}”"
     return (f"适配器在工作：{len(matrices)} 个 B 矩阵中 {alive} 个不为零；对“{question}”，"
             f"下一个词元的概率分布变化了 {change * 100:.2g}%，{top}")
@@ -241,7 +220,3 @@ def _next_token(model: PeftModel, tokenizer, question: str) -> tuple[torch.Tenso
         without = model(input_ids=batch).logits[0, -1].float().softmax(-1)
     model.train(was_training)
     return with_adapter, without
-
-
-def _text(tokenizer, distribution: torch.Tensor) -> str:
-    return tokenizer.decode([int(distribution.argmax())]).replace("\n", "换行")

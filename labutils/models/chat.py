@@ -34,10 +34,10 @@ def prompt_ids(tokenizer, messages: list[dict]) -> list[int]:
     for message in messages:
         if message["role"] not in ROLES:
             raise LabError(f"对话里的角色 {message['role']!r} 不认识，请改成 {'、'.join(ROLES)} 之一。")
-    if is_glm_format(tokenizer):
-        return tokenizer.convert_tokens_to_ids(["[gMASK]", "<sop>"]) + _glm_ids(
-            tokenizer, messages) + tokenizer.convert_tokens_to_ids(["<|assistant|>"])
-    return _text_ids(tokenizer, _render(tokenizer, messages, add_generation_prompt=True))
+    if not is_glm_format(tokenizer):
+        return _text_ids(tokenizer, _render(tokenizer, messages, add_generation_prompt=True))
+    mask, sop, reply = tokenizer.convert_tokens_to_ids(["[gMASK]", "<sop>", "<|assistant|>"])
+    return [mask, sop, *_glm_ids(tokenizer, messages), reply]
 
 
 def turns(messages: list[dict]) -> list[list[dict]]:
@@ -83,8 +83,11 @@ def truncate(sample: dict[str, list[int]], size: int) -> dict[str, list[int]] | 
 
 def stop_ids(tokenizer) -> list[int]:
     """生成时遇到就停的编号，不重复：eos、模板写在回答后面的特殊词元、GLM 的 user 与 observation 角色符。"""
-    added = tokenizer.get_added_vocab()
-    ends = [] if is_glm_format(tokenizer) else _written_end(tokenizer)
+    added, tail = tokenizer.get_added_vocab(), []
+    if not is_glm_format(tokenizer):  # 渲染一问一答，看“答”字后面写了什么
+        probe = [{"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}]
+        tail = _text_ids(tokenizer, _render(tokenizer, probe).rpartition("答")[2], at_start=False)
+    ends = [i for i in tail if i in added.values()][:1]
     roles = [added[name] for name in ("<|user|>", "<|observation|>") if name in added]
     ids = [i for i in [tokenizer.eos_token_id, *ends, *roles] if i is not None]
     if not ids:
@@ -94,14 +97,10 @@ def stop_ids(tokenizer) -> list[int]:
 
 def split_calls(message: dict, write: Callable[[dict], str]) -> list[dict]:
     """带 tool_calls 的回答 → 想法一条，每个调用一条（函数名作元信息，write(参数) 作内容）。"""
-    plain = _without(message, "tool_calls")
+    plain = {key: value for key, value in message.items() if key != "tool_calls"}
     calls = [call["function"] for call in message.get("tool_calls", [])]
     said = [plain] if message["content"] or not calls else []
     return said + [{**plain, "metadata": call["name"], "content": write(call["arguments"])} for call in calls]
-
-
-def _without(message: dict, *keys: str) -> dict:
-    return {key: value for key, value in message.items() if key not in keys}
 
 
 # ---- ChatGLM3 的格式 ----
@@ -146,9 +145,9 @@ def _render(tokenizer, messages: list[dict], add_generation_prompt: bool = False
     if tools and "tools" not in template:
         raise LabError("这个模型的对话模板不支持 tools，请去掉数据里的 tools，或换一个支持的模型。")
     starts = _control_starts(tokenizer)
-    shown = [_break_control(starts[m["role"] == "assistant"], _without(m, "loss", "tools"))
-             | {"role": m["role"]} for m in _adapted(tokenizer, messages, template)
-             if m["content"] or not m.get("tools")]
+    shown = [{key: value if key == "role" else _break_control(starts[m["role"] == "assistant"], value)
+              for key, value in m.items() if key not in ("loss", "tools")}
+             for m in _adapted(tokenizer, messages, template) if m["content"] or not m.get("tools")]
     # 不要思考过程：课程的问答直接回答；没有这个开关的模板不理会它
     options = {**tokenizer.special_tokens_map, "enable_thinking": False}
     try:
@@ -226,11 +225,3 @@ def _template_answer(tokenizer, messages: list[dict]) -> list[int]:
 
 def _squeezed(text: str) -> str:
     return "".join(text.replace(BREAK, "").split())
-
-
-def _written_end(tokenizer) -> list[int]:
-    """模板写在回答后面的第一个特殊词元（没有则为空）：渲染一问一答，看“答”字后面。"""
-    probe = [{"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}]
-    tail = _text_ids(tokenizer, _render(tokenizer, probe).rpartition("答")[2], at_start=False)
-    added = set(tokenizer.get_added_vocab().values())
-    return [i for i in tail if i in added][:1]

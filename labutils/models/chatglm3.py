@@ -1,16 +1,10 @@
-"""由官方的 tokenizer.model 造出快速分词器，编号与官方逐个相同。讲解见 notebook 90。
+"""官方 ChatGLM3 文件夹直接读进 transformers 自带的 GlmForCausalLM。讲解见 notebook 90。
 
-tokenizer.model 是 SentencePiece 的 BPE 模型，一份 protobuf；只需要其中几个字段，所以自己读，不装别的包。
-字段编号出自 google/sentencepiece 的 sentencepiece_model.proto。
-
-
-官方 ChatGLM3 文件夹直接读进 transformers 自带的 GlmForCausalLM：不改写 12 GB 权重，不执行下载来的代码。
-
-两者是同一个结构：同样的分组查询、只转一半维度的旋转位置、SwiGLU 与 RMSNorm，只是配置键与张量的名字不同，
-而且官方把 q、k、v 的权重上下叠成一个 query_key_value。这里写着两张对照表。讲解见 notebook 90。
+不改写 12 GB 权重，不执行下载来的代码。两者是同一个结构（分组查询、只转一半维度的旋转位置、SwiGLU、RMSNorm），
+只是配置键与张量的名字不同，而且官方把 q、k、v 的权重上下叠成一个 query_key_value：对照表在这里。
+tokenizer.model 是 SentencePiece 的 BPE 模型，由它造出编号与官方逐个相同的快速分词器。
 """
 
-import json
 import re
 import struct
 from collections.abc import Iterator
@@ -27,183 +21,25 @@ from labutils.base.errors import LabError
 from labutils.base.files import rel
 from labutils.models import weights
 
-CONTROL = ["<unk>", "<s>", "</s>"]
-# 官方把 <sop>、<eop> 写作 sop、eop，但从不由文字读出；照写的话 people、philosopher 会被切开
-SPECIAL = ["[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>",
-           "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"]
-# 供 vLLM 等使用；训练与推理的编号由 chat_format 逐条消息拼出，用户写的控制符只会是普通文字。
-# 内容前的空格就是官方单独编码内容时加的那个空格。
-CHAT_TEMPLATE = (
-    "{{ '[gMASK]<sop>' }}{% for m in messages %}"
-    "{{ '<|' + m['role'] + '|>' + (m['metadata'] or '' if m['metadata'] is defined else '') + '\n' }}"
-    "{% set tools = '\n' + m['tools'] | tojson(indent=4) if m['tools'] else '' %}"
-    "{% if m['content'] or tools %}{{ ' ' + m['content'] + tools }}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
-)
-NORMAL, UNKNOWN, CONTROL_PIECE, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-OFFICIAL_VOCAB, OFFICIAL_PIECES = 65024, 64789
-SPACE = "\u2581"  # SentencePiece 用它代表空格
-
-
-class Piece(NamedTuple):
-    """词表的一项；type 是 NORMAL、BYTE 等。分数高的先合并。"""
-
-    text: str
-    score: float
-    type: int
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """逐个产出 protobuf 消息的 (字段编号, 值)：整数、4 字节的浮点数或字节串。"""
-    position = 0
-    while position < len(data):
-        key, position = _varint(data, position)
-        number, kind = key >> 3, key & 7
-        if kind == 0:
-            value, position = _varint(data, position)
-        elif kind in (1, 2, 5):
-            size, position = _varint(data, position) if kind == 2 else ({1: 8, 5: 4}[kind], position)
-            value, position = data[position:position + size], position + size
-            if position > len(data):
-                raise ValueError("文件不完整")
-            value = struct.unpack("<f", value)[0] if kind == 5 else value
-        else:
-            raise ValueError("不是 protobuf")
-        yield number, value
-
-
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[position]
-        value |= (byte & 127) << shift
-        position, shift = position + 1, shift + 7
-        if byte < 128:
-            return value, position
-
-
-def read_pieces(path: Path) -> list[Piece]:
-    """读 tokenizer.model 的词表，下标就是编号；读不懂或不是 ChatGLM3 那种模型时引发 LabError。"""
-    try:
-        top = list(_fields(path.read_bytes()))
-        pieces = [_piece(dict(_fields(value))) for number, value in top if number == 1]
-        parts = dict(top)  # trainer_spec 是 2，normalizer_spec 是 3
-        trainer, normalizer = dict(_fields(parts[2])), dict(_fields(parts[3]))
-    except FileNotFoundError:
-        raise LabError(f"模型文件夹里没有 {rel(path)}，请重新下载 tokenizer.model。") from None
-    except (OSError, ValueError, IndexError, KeyError, AttributeError, TypeError) as error:
-        raise LabError(f"{rel(path)} 不是 SentencePiece 模型，或没有下载完"
-                       f"（{error or type(error).__name__}），请重新下载 tokenizer.model。") from error
-    # 编号见 proto：model_type 3（2 为 BPE）、byte_fallback 35；precompiled_charsmap 2（改写文字的表）、
-    # add_dummy_prefix 3、remove_extra_whitespaces 4、escape_whitespaces 5，后三个缺省为真
-    kinds = {piece.type for piece in pieces}
-    matches = (trainer.get(3, 1) == 2 and trainer.get(35, 0) == 1 and not normalizer.get(2)
-               and normalizer.get(3, 1) == 1 and normalizer.get(4, 1) == 0 and normalizer.get(5, 1) == 1
-               and kinds <= {NORMAL, UNKNOWN, CONTROL_PIECE, BYTE}
-               and [piece.text for piece in pieces[:3]] == CONTROL)
-    if not matches:
-        raise LabError(f"{rel(path)} 与 ChatGLM3 的分词器不是一种（应为带字节回退、不改写文字的 BPE），"
-                       "请换成同一个模型文件夹里的 tokenizer.model。")
-    return pieces
-
-
-def _piece(values: dict[int, Any]) -> Piece:
-    return Piece(values[1].decode("utf-8"), values.get(2, 0.0), values.get(3, NORMAL))
-
-
-def _merges(pieces: list[Piece]) -> list[tuple[str, str]]:
-    """BPE 的合并次序：每个普通词元拆成两个普通词元的所有拆法，按词元的分数从高到低。"""
-    ids = {piece.text: index for index, piece in enumerate(pieces) if piece.type == NORMAL}
-    found = []
-    for text, index in ids.items():
-        for cut in range(1, len(text)):
-            left, right = text[:cut], text[cut:]
-            if left in ids and right in ids:
-                found.append((-pieces[index].score, ids[left], ids[right], left, right))
-    return [(left, right) for *_, left, right in sorted(found)]
-
-
-def build(pieces: list[Piece], max_length: int) -> PreTrainedTokenizerFast:
-    """词表 → 快速分词器；九个控制符的编号接在词表后面。"""
-    core = Tokenizer(models.BPE(
-        vocab={piece.text: index for index, piece in enumerate(pieces)}, merges=_merges(pieces),
-        unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    core.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
-    core.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(),
-                                      decoders.Fuse(), decoders.Strip(" ", 1, 0)])
-    core.add_special_tokens([*CONTROL, *SPECIAL])
-    prefix = [("[gMASK]", core.token_to_id("[gMASK]")), ("<sop>", core.token_to_id("<sop>"))]
-    core.post_processor = processors.TemplateProcessing(
-        single="[gMASK] <sop> $A", pair="[gMASK] <sop> $A $B", special_tokens=prefix)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<unk>",
-        additional_special_tokens=SPECIAL, chat_template=CHAT_TEMPLATE, padding_side="left",
-        model_max_length=max_length, clean_up_tokenization_spaces=False,
-        model_input_names=["input_ids", "attention_mask"])
-
-
-def load_tokenizer(folder: Path, config: GlmConfig) -> PreTrainedTokenizerFast:
-    """官方文件夹的分词器；它与模型的词表对不上时引发 LabError。"""
-    pieces = read_pieces(folder / "tokenizer.model")
-    tokenizer = build(pieces, config.max_position_embeddings)
-    where = rel(folder / "tokenizer.model")
-    if len(tokenizer) > config.vocab_size:
-        raise LabError(f"{where} 有 {len(tokenizer)} 个词元，超过模型词表的 {config.vocab_size}，"
-                       "不是同一个模型的分词器，请重新下载。")
-    # 6B 的词表补齐到 65024；换成别的小词表，编号都在范围里，却全对不上
-    official = (config.vocab_size, config.hidden_size) == (OFFICIAL_VOCAB, 4096)
-    if official and len(pieces) != OFFICIAL_PIECES:
-        raise LabError(f"{where} 有 {len(pieces)} 个词元，ChatGLM3-6B 的是 {OFFICIAL_PIECES} 个，"
-                       "不是同一个模型的分词器，请重新下载。")
-    _check_recorded(folder, tokenizer)
-    return tokenizer
-
-
-def _check_recorded(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    """tokenizer_config.json 若记着控制符的编号，就与造出来的核对。"""
-    path = folder / "tokenizer_config.json"
-    try:
-        recorded = json.loads(path.read_text(encoding="utf-8")).get("added_tokens_decoder", {})
-        named = {int(number): token["content"] for number, token in recorded.items()}
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
-        raise LabError(f"{rel(path)} 读不懂（{error}），请重新下载这个文件。") from error
-    for number, name in named.items():
-        ours = tokenizer.convert_tokens_to_ids({"sop": "<sop>", "eop": "<eop>"}.get(name, name))
-        if ours != number and name in {*SPECIAL, "sop", "eop"}:
-            raise LabError(f"{rel(path)} 里 {name} 的编号是 {number}，由 tokenizer.model 得到的却是 {ours}，"
-                           "两个文件不是同一个模型的，请重新下载。")
-
-
 # 官方键 → GlmConfig 的键，值照抄
-SIZES = {
-    "padded_vocab_size": "vocab_size", "hidden_size": "hidden_size",
-    "ffn_hidden_size": "intermediate_size", "num_layers": "num_hidden_layers",
-    "num_attention_heads": "num_attention_heads", "multi_query_group_num": "num_key_value_heads",
-    "kv_channels": "head_dim", "seq_length": "max_position_embeddings",
-}
+SIZES = {"padded_vocab_size": "vocab_size", "hidden_size": "hidden_size",
+         "ffn_hidden_size": "intermediate_size", "num_layers": "num_hidden_layers",
+         "num_attention_heads": "num_attention_heads", "multi_query_group_num": "num_key_value_heads",
+         "kv_channels": "head_dim", "seq_length": "max_position_embeddings"}
 # 官方键 → (原生结构唯一能照办的值, 官方代码的缺省值)
-FIXED = {
-    "rmsnorm": (True, True), "post_layer_norm": (True, True), "multi_query_attention": (True, False),
-    "add_bias_linear": (False, False), "apply_residual_connection_post_layernorm": (False, False),
-    "fp32_residual_connection": (False, False), "interleaved_qkv": (False, False),
-    "tie_word_embeddings": (False, False), "hidden_dropout": (0.0, 0.0),
-    "quantization_bit": (0, 0), "pre_seq_len": (None, None),
-}
+FIXED = {"rmsnorm": (True, True), "post_layer_norm": (True, True), "multi_query_attention": (True, False),
+         "add_bias_linear": (False, False), "apply_residual_connection_post_layernorm": (False, False),
+         "fp32_residual_connection": (False, False), "interleaved_qkv": (False, False),
+         "tie_word_embeddings": (False, False), "hidden_dropout": (0.0, 0.0),
+         "quantization_bit": (0, 0), "pre_seq_len": (None, None)}
 REASONS = {"quantization_bit": "int4、int8 的量化权重换不过来，请下载未量化的版本",
            "pre_seq_len": "P-Tuning v2 的前缀没有对应的结构，请改用 LoRA",
            "multi_query_attention": "只支持 ChatGLM2、ChatGLM3 的分组查询"}
 # 官方张量名的一段 → 原生的一段；query_key_value 另外拆成三份
-NAMES = {
-    "transformer.embedding.word_embeddings": "model.embed_tokens",
-    "transformer.encoder.final_layernorm": "model.norm",
-    "transformer.output_layer": "lm_head",
-    "transformer.encoder.layers": "model.layers",
-    ".self_attention.dense": ".self_attn.o_proj",
-    ".mlp.dense_h_to_4h": ".mlp.gate_up_proj",
-    ".mlp.dense_4h_to_h": ".mlp.down_proj",
-}
+NAMES = {"transformer.embedding.word_embeddings": "model.embed_tokens",
+         "transformer.encoder.final_layernorm": "model.norm", "transformer.output_layer": "lm_head",
+         "transformer.encoder.layers": "model.layers", ".self_attention.dense": ".self_attn.o_proj",
+         ".mlp.dense_h_to_4h": ".mlp.gate_up_proj", ".mlp.dense_4h_to_h": ".mlp.down_proj"}
 FUSED = ".self_attention.query_key_value"
 SPLIT = [".self_attn.q_proj", ".self_attn.k_proj", ".self_attn.v_proj"]
 ROTARY = "transformer.rotary_pos_emb.inv_freq"  # 由 rope_theta 算得出来，不必读
@@ -222,11 +58,9 @@ register_checkpoint_conversion_mapping("ChatGLM3ForCausalLM", [
 
 
 def is_official(folder: Path) -> bool:
-    """文件夹的 config.json 是不是官方 ChatGLM 的写法（model_type 为 chatglm）。"""
-    try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"] == "chatglm"
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    """文件夹的 config.json 是不是官方 ChatGLM 的写法（model_type 为 chatglm）；读不懂时引发 LabError。"""
+    path = folder / "config.json"
+    return path.is_file() and weights.read_json(path).get("model_type") == "chatglm"
 
 
 def is_chatglm3(config) -> bool:
@@ -234,10 +68,36 @@ def is_chatglm3(config) -> bool:
     return config.model_type == "glm" and config.eos_token_id == 2
 
 
+def load(folder: Path, dtype: torch.dtype, **options):
+    """官方 ChatGLM3 文件夹 → (GlmForCausalLM, 分词器)；文件夹有任何不对之处都引发 LabError。
+
+    options 交给 from_pretrained（例如 quantization_config、device_map）。
+    """
+    config, tokenizer = read_folder(folder)
+    model = ChatGLM3ForCausalLM.from_pretrained(folder, config=config, dtype=dtype, **options)
+    # 读完就是普通的 GLM：save_pretrained 从此写原生的名字，peft 也不会再去换名字
+    model.__class__, model._weight_conversions = GlmForCausalLM, None
+    model.generation_config = generation_config(tokenizer)
+    return model, tokenizer
+
+
+def read_folder(folder: Path) -> tuple[GlmConfig, PreTrainedTokenizerFast]:
+    """配置与分词器；连同权重文件一起核对过，有任何不对之处都引发 LabError。"""
+    config = read_config(folder)
+    tokenizer = load_tokenizer(folder, config)
+    check_weights(config, weights.shapes(weights.shards(folder)), folder)
+    return config, tokenizer
+
+
+def generation_config(tokenizer) -> GenerationConfig:
+    """贪心解码；遇到结束符、用户或工具结果的角色符就停，与官方相同。"""
+    stops = tokenizer.convert_tokens_to_ids(["</s>", "<|user|>", "<|observation|>"])
+    return GenerationConfig(eos_token_id=stops, pad_token_id=0)
+
+
 def read_config(folder: Path) -> GlmConfig:
     """官方 config.json → GlmConfig；有不支持的设置、缺键或值不合理时引发 LabError，并说出键名。"""
-    where = rel(folder / "config.json")
-    raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    raw, where = weights.read_json(folder / "config.json"), rel(folder / "config.json")
     for key, (wanted, default) in FIXED.items():
         if (value := raw.get(key, default)) != wanted:
             raise LabError(f"{where} 的 {key} 是 {value}，原生 GLM 只支持 {wanted}"
@@ -287,15 +147,12 @@ def expected_tensors(config: GlmConfig) -> dict[str, tuple[int, ...]]:
                     "transformer.output_layer.weight": (config.vocab_size, width)}
 
 
-def check_weights(folder: Path, config: GlmConfig) -> None:
-    """核对权重文件：分片齐全、读得出、张量的名字与形状和配置一致；否则引发 LabError。
+def check_weights(config: GlmConfig, found: dict[str, tuple[int, ...]], folder: Path) -> None:
+    """核对权重文件里的张量（名字 → 形状）与配置一致，一个不多、一个不少；否则引发 LabError。
 
     transformers 遇到缺少的张量只是提醒一句，然后随机初始化，模型就成了胡说的。
     """
-    wanted, found = expected_tensors(config), {}
-    for path in weights.shards(folder):
-        found |= weights.shapes(path)
-    found.pop(ROTARY, None)
+    wanted, found = expected_tensors(config), {n: shape for n, shape in found.items() if n != ROTARY}
     problems = [f"缺少张量 {name}" for name in wanted if name not in found]
     problems += [f"多出张量 {name}" for name in found if name not in wanted]
     problems += [f"张量 {name} 的形状是 {list(found[name])}，应为 {list(shape)}"
@@ -317,22 +174,138 @@ def native_tensors(name: str, tensor: torch.Tensor, rows: list[int]) -> dict[str
     return {name.replace(FUSED, new): part.clone() for new, part in zip(SPLIT, parts, strict=True)}
 
 
-def generation_config(tokenizer) -> GenerationConfig:
-    """贪心解码；遇到结束符、用户或工具结果的角色符就停，与官方相同。"""
-    stops = tokenizer.convert_tokens_to_ids(["</s>", "<|user|>", "<|observation|>"])
-    return GenerationConfig(eos_token_id=stops, pad_token_id=0)
+# ---- 分词器 ----
+
+CONTROL = ["<unk>", "<s>", "</s>"]
+# 官方把 <sop>、<eop> 写作 sop、eop，但从不由文字读出；照写的话 people、philosopher 会被切开
+SPECIAL = ["[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>",
+           "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"]
+# 供 vLLM 等使用；训练与推理的编号由 chat 逐条消息拼出，用户写的控制符只会是普通文字。
+# 内容前的空格就是官方单独编码内容时加的那个空格。
+CHAT_TEMPLATE = (
+    "{{ '[gMASK]<sop>' }}{% for m in messages %}"
+    "{{ '<|' + m['role'] + '|>' + (m['metadata'] or '' if m['metadata'] is defined else '') + '\n' }}"
+    "{% set tools = '\n' + m['tools'] | tojson(indent=4) if m['tools'] else '' %}"
+    "{% if m['content'] or tools %}{{ ' ' + m['content'] + tools }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+NORMAL, UNKNOWN, CONTROL_PIECE, BYTE = 1, 2, 3, 6
+OFFICIAL_VOCAB, OFFICIAL_PIECES = 65024, 64789
+SPACE = "\u2581"  # SentencePiece 用它代表空格
 
 
-def load(folder: Path, dtype: torch.dtype, **options):
-    """官方 ChatGLM3 文件夹 → (GlmForCausalLM, 分词器)；文件夹有任何不对之处都引发 LabError。
+def load_tokenizer(folder: Path, config: GlmConfig) -> PreTrainedTokenizerFast:
+    """官方文件夹的分词器；它与模型的词表对不上时引发 LabError。"""
+    pieces = read_pieces(folder / "tokenizer.model")
+    tokenizer = build(pieces, config.max_position_embeddings)
+    where = rel(folder / "tokenizer.model")
+    if len(tokenizer) > config.vocab_size:
+        raise LabError(f"{where} 有 {len(tokenizer)} 个词元，超过模型词表的 {config.vocab_size}，"
+                       "不是同一个模型的分词器，请重新下载。")
+    # 6B 的词表补齐到 65024；换成别的小词表，编号都在范围里，却全对不上
+    official = (config.vocab_size, config.hidden_size) == (OFFICIAL_VOCAB, 4096)
+    if official and len(pieces) != OFFICIAL_PIECES:
+        raise LabError(f"{where} 有 {len(pieces)} 个词元，ChatGLM3-6B 的是 {OFFICIAL_PIECES} 个，"
+                       "不是同一个模型的分词器，请重新下载。")
+    path = folder / "tokenizer_config.json"  # 新版官方文件夹在这里记着控制符的编号
+    recorded = weights.read_json(path).get("added_tokens_decoder", {}) if path.is_file() else {}
+    for number, token in recorded.items():
+        name = {"sop": "<sop>", "eop": "<eop>"}.get(token["content"], token["content"])
+        if name in SPECIAL and (ours := tokenizer.convert_tokens_to_ids(name)) != int(number):
+            raise LabError(f"{rel(path)} 里 {token['content']} 的编号是 {number}，由 tokenizer.model 得到的"
+                           f"却是 {ours}，两个文件不是同一个模型的，请重新下载。")
+    return tokenizer
 
-    options 交给 from_pretrained（例如 quantization_config、device_map）。
+
+class Piece(NamedTuple):
+    """词表的一项；type 是 NORMAL、BYTE 等。分数高的先合并。"""
+
+    text: str
+    score: float
+    type: int
+
+
+def read_pieces(path: Path) -> list[Piece]:
+    """读 tokenizer.model 的词表，下标就是编号；读不懂或不是 ChatGLM3 那种模型时引发 LabError。
+
+    它是一份 protobuf，只需要其中几个字段，所以自己读，不装别的包；字段编号出自 google/sentencepiece 的
+    sentencepiece_model.proto。
     """
-    config = read_config(folder)
-    tokenizer = load_tokenizer(folder, config)
-    check_weights(folder, config)
-    model = ChatGLM3ForCausalLM.from_pretrained(folder, config=config, dtype=dtype, **options)
-    # 读完就是普通的 GLM：save_pretrained 从此写原生的名字，peft 也不会再去换名字
-    model.__class__, model._weight_conversions = GlmForCausalLM, None
-    model.generation_config = generation_config(tokenizer)
-    return model, tokenizer
+    try:
+        top = list(_fields(path.read_bytes()))
+        rows = [dict(_fields(value)) for number, value in top if number == 1]
+        pieces = [Piece(row[1].decode("utf-8"), row.get(2, 0.0), row.get(3, NORMAL)) for row in rows]
+        parts = dict(top)  # trainer_spec 是 2，normalizer_spec 是 3
+        trainer, normalizer = dict(_fields(parts[2])), dict(_fields(parts[3]))
+    except FileNotFoundError:
+        raise LabError(f"模型文件夹里没有 {rel(path)}，请重新下载 tokenizer.model。") from None
+    except (OSError, ValueError, IndexError, KeyError, AttributeError, TypeError) as error:
+        raise LabError(f"{rel(path)} 不是 SentencePiece 模型，或没有下载完"
+                       f"（{error or type(error).__name__}），请重新下载 tokenizer.model。") from error
+    # model_type 3（2 为 BPE）、byte_fallback 35；precompiled_charsmap 2（改写文字的表）、
+    # add_dummy_prefix 3、remove_extra_whitespaces 4、escape_whitespaces 5，后三个缺省为真
+    matches = (trainer.get(3, 1) == 2 and trainer.get(35, 0) == 1 and not normalizer.get(2)
+               and normalizer.get(3, 1) == 1 and normalizer.get(4, 1) == 0 and normalizer.get(5, 1) == 1
+               and {piece.type for piece in pieces} <= {NORMAL, UNKNOWN, CONTROL_PIECE, BYTE}
+               and [piece.text for piece in pieces[:3]] == CONTROL)
+    if not matches:
+        raise LabError(f"{rel(path)} 与 ChatGLM3 的分词器不是一种（应为带字节回退、不改写文字的 BPE），"
+                       "请换成同一个模型文件夹里的 tokenizer.model。")
+    return pieces
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
+    """逐个产出 protobuf 消息的 (字段编号, 值)：整数、4 字节的浮点数或字节串。"""
+    position = 0
+    while position < len(data):
+        key, position = _varint(data, position)
+        number, kind = key >> 3, key & 7
+        if kind not in (0, 1, 2, 5):
+            raise ValueError("不是 protobuf")
+        value, position = _varint(data, position) if kind in (0, 2) else ({1: 8, 5: 4}[kind], position)
+        if kind:  # 刚才读到的是长度
+            value, position = data[position:position + value], position + value
+            if position > len(data):
+                raise ValueError("文件不完整")
+        yield number, struct.unpack("<f", value)[0] if kind == 5 else value
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[position]
+        value |= (byte & 127) << shift
+        position, shift = position + 1, shift + 7
+        if byte < 128:
+            return value, position
+
+
+def build(pieces: list[Piece], max_length: int) -> PreTrainedTokenizerFast:
+    """词表 → 快速分词器；九个控制符的编号接在词表后面。"""
+    core = Tokenizer(models.BPE(
+        vocab={piece.text: index for index, piece in enumerate(pieces)}, merges=_merges(pieces),
+        unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    core.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
+    core.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(),
+                                      decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    core.add_special_tokens([*CONTROL, *SPECIAL])
+    prefix = [("[gMASK]", core.token_to_id("[gMASK]")), ("<sop>", core.token_to_id("<sop>"))]
+    core.post_processor = processors.TemplateProcessing(
+        single="[gMASK] <sop> $A", pair="[gMASK] <sop> $A $B", special_tokens=prefix)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<unk>",
+        additional_special_tokens=SPECIAL, chat_template=CHAT_TEMPLATE, padding_side="left",
+        model_max_length=max_length, clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"])
+
+
+def _merges(pieces: list[Piece]) -> list[tuple[str, str]]:
+    """BPE 的合并次序：每个普通词元拆成两个普通词元的所有拆法，按词元的分数从高到低。"""
+    ids = {piece.text: index for index, piece in enumerate(pieces) if piece.type == NORMAL}
+    found = []
+    for text, index in ids.items():
+        for cut in range(1, len(text)):
+            left, right = text[:cut], text[cut:]
+            if left in ids and right in ids:
+                found.append((-pieces[index].score, ids[left], ids[right], left, right))
+    return [(left, right) for *_, left, right in sorted(found)]

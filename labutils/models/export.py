@@ -4,7 +4,6 @@
 都是先写进 <名字>.partial，全部写好、核对过才改名，所以中途失败不会留下半个结果。讲解见 notebook 90。
 """
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from labutils.base.errors import LabError
 from labutils.base.files import as_system_error, rel, resolve, sentence, write_json
-from labutils.models import adapters, chat, chatglm3, loader
-from labutils.models import weights as weight_files
+from labutils.models import adapters, chat, chatglm3, loader, weights
 
 PROBE = "你好，请介绍一下自己。"
 SHARD = "4GB"
@@ -39,16 +37,28 @@ def export(model: str | Path, out: str | Path) -> str:
             loader.read_config(folder)  # 读不懂的、别家的结构，说出真正的原因
         raise LabError(f"{model} 不是官方 ChatGLM3 文件夹；transformers 自带的模型不必导出，可以直接使用，"
                        "要合并适配器请用 labutils merge。")
-    config = chatglm3.read_config(folder)
-    tokenizer = chatglm3.load_tokenizer(folder, config)
-    chatglm3.check_weights(folder, config)
-    shards = weight_files.shards(folder)
+    config, tokenizer = chatglm3.read_folder(folder)
+    shards = weights.shards(folder)
     with new_folder(out, sum(path.stat().st_size for path in shards)) as part:
         _write_shards(shards, part, config)
-        _write_config(config, part)
         chatglm3.generation_config(tokenizer).save_pretrained(part)
-        _write_tokenizer(tokenizer, part)
+        _write_plain(config, tokenizer, part)
     return f"原生格式的模型写在 {rel(out)}，transformers 与 vLLM 可以直接读。"
+
+
+def _export_adapter(folder: Path, out: Path) -> str:
+    settings = weights.adapter_settings(folder)
+    if adapters.is_official(settings):
+        raise LabError(f"{rel(folder)} 已经是官方写法的适配器，不必导出。")
+    config = loader.read_config(loader.adapter_base(folder))
+    if not chatglm3.is_chatglm3(config):
+        raise LabError(f"{rel(folder)} 不是在 ChatGLM3 上训练的适配器，没有官方写法可换。")
+    official = adapters.to_official(adapters.read_weights(folder), config)
+    with new_folder(out, sum(t.nbytes for t in official.values())) as part:
+        save_file({name: t.contiguous() for name, t in official.items()},
+                  part / "adapter_model.safetensors", {"format": "pt"})
+        write_json(part / "adapter_config.json", adapters.official_settings(settings, official, folder))
+    return f"官方写法的适配器写在 {rel(out)}，基座仍记作 {settings['base_model_name_or_path']}。"
 
 
 def merge(checkpoint: str | Path, out: str | Path, dtype: str | None = None) -> str:
@@ -67,8 +77,7 @@ def merge(checkpoint: str | Path, out: str | Path, dtype: str | None = None) -> 
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     with new_folder(out, size) as part:
         model.save_pretrained(part, max_shard_size=SHARD)
-        _write_config(model.config, part)
-        _write_tokenizer(tokenizer, part)
+        _write_plain(model.config, tokenizer, part)
         device, precision = model.device, model.dtype
         del model  # 大模型在内存里只能有一份
         again = AutoModelForCausalLM.from_pretrained(part, dtype=precision).to(device).eval()
@@ -127,9 +136,9 @@ def _write_shards(shards: list[Path], part: Path, config) -> None:
     rows, weight_map, size = chatglm3.qkv_rows(config), {}, 0
     for number, path in enumerate(shards, 1):
         native: dict[str, torch.Tensor] = {}
-        for name, tensor in weight_files.tensors(path):
+        for name, tensor in weights.tensors(path):
             native |= chatglm3.native_tensors(name, tensor, rows)
-        weight_files.refuse_nan(native.items(), rel(path))
+        weights.refuse_nan(native.items(), rel(path))
         whole = len(shards) == 1
         file = "model.safetensors" if whole else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         save_file({name: t.contiguous() for name, t in native.items()}, part / file, {"format": "pt"})
@@ -141,39 +150,17 @@ def _write_shards(shards: list[Path], part: Path, config) -> None:
                     {"metadata": {"total_size": size}, "weight_map": weight_map})
 
 
-def _write_config(config, part: Path) -> None:
-    """写 config.json；GLM 的旋转位置另写成平铺的键：4.57 与旧的推理引擎不认 rope_parameters。"""
+def _write_plain(config, tokenizer, part: Path) -> None:
+    """写配置与分词器，让 transformers 4.57 与旧的推理引擎也认得。"""
     config.save_pretrained(part)
-    path = part / "config.json"
-    values = json.loads(path.read_text(encoding="utf-8"))
-    if values["model_type"] == "glm":
-        rope = values["rope_parameters"]
-        values |= {key: rope[key] for key in ("rope_theta", "partial_rotary_factor")}
-    write_json(path, values)
-
-
-def _write_tokenizer(tokenizer, part: Path) -> None:
-    """写分词器；5.x 的类名和特殊词元的写法 4.57 不认，换成两边都认的。"""
+    values = weights.read_json(part / "config.json")
+    if values["model_type"] == "glm":  # 旋转位置另写成平铺的键：它们不认 rope_parameters
+        values |= {key: values["rope_parameters"][key] for key in ("rope_theta", "partial_rotary_factor")}
+    write_json(part / "config.json", values)
     tokenizer.save_pretrained(part)
-    path = part / "tokenizer_config.json"
-    values = json.loads(path.read_text(encoding="utf-8"))
-    if values.get("tokenizer_class") == "TokenizersBackend":
+    values = weights.read_json(part / "tokenizer_config.json")
+    if values.get("tokenizer_class") == "TokenizersBackend":  # 5.x 的类名和特殊词元的写法，换成两边都认的
         values["tokenizer_class"] = "PreTrainedTokenizerFast"
     if isinstance(values.get("extra_special_tokens"), list):
         values["additional_special_tokens"] = values.pop("extra_special_tokens")
-    write_json(path, values)
-
-
-def _export_adapter(folder: Path, out: Path) -> str:
-    settings = adapters.read_settings(folder)
-    if adapters.is_official(settings):
-        raise LabError(f"{rel(folder)} 已经是官方写法的适配器，不必导出。")
-    config = loader.read_config(loader.adapter_base(folder))
-    if not chatglm3.is_chatglm3(config):
-        raise LabError(f"{rel(folder)} 不是在 ChatGLM3 上训练的适配器，没有官方写法可换。")
-    weights = adapters.to_official(adapters.read_weights(folder), config)
-    with new_folder(out, sum(t.nbytes for t in weights.values())) as part:
-        save_file({name: t.contiguous() for name, t in weights.items()},
-                  part / "adapter_model.safetensors", {"format": "pt"})
-        write_json(part / "adapter_config.json", adapters.official_settings(settings, weights, folder))
-    return f"官方写法的适配器写在 {rel(out)}，基座仍记作 {settings['base_model_name_or_path']}。"
+    write_json(part / "tokenizer_config.json", values)

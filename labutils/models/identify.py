@@ -1,28 +1,20 @@
-"""课程所说的 ChatGLM3-6B 的已知数字：大小、张量与参数的个数、分词器的指纹、一句话的编号。
+"""labutils check MODEL：不用 GPU，看一个模型文件夹是否完整、是不是课程所说的那个模型。讲解见 notebook 90。
 
-参数与张量个数出自官方的权重索引，tokenizer.model 的指纹出自官方仓库的 git-lfs 记录，
+只读配置、权重文件的头和分词器，不载入权重（.bin 格式要读一遍核对校验和）。
+ChatGLM3-6B 的参数与张量个数出自官方的权重索引，tokenizer.model 的指纹出自官方仓库的 git-lfs 记录，
 编号由官方的 build_chat_input 得到。没有分片内容的指纹，所以只能证明“该有的都在”，不能证明一字不差。
-
-
-labutils check MODEL：不用 GPU，看一个模型文件夹是否完整、是不是课程所说的那个模型。
-
-只读配置、权重文件的头和分词器，不载入权重（.bin 格式要读一遍核对校验和）。讲解见 notebook 90。
 """
 
-from __future__ import annotations
-
 import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+from transformers import AutoModelForCausalLM
 
-from labutils.base.errors import FAIL, OK, WARN, Check, LabError, first_line
+from labutils.base.errors import FAIL, OK, WARN, Check, LabError
 from labutils.base.files import rel, resolve
 from labutils.models import chat, chatglm3, loader, weights
-from labutils.models.loader import WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -54,13 +46,8 @@ CHATGLM3_6B = Known(
     prompts={"你好": [64790, 64792, 64795, 30910, 13, 36474, 54591, 64796]},
 )
 # 大小相同、用途不同的几个：官方 config.json 的 _name_or_path 以此结尾 → 说明
-VARIANTS = {
-    "base": "没有经过对话训练的版本，直接提问会接着写下去",
-    "32k": "能读更长的文字，显存也用得更多",
-    "128k": "能读更长的文字，显存也用得更多",
-}
-
-
+LONGER = "能读更长的文字，显存也用得更多"
+VARIANTS = {"base": "没有经过对话训练的版本，直接提问会接着写下去", "32k": LONGER, "128k": LONGER}
 VERDICT = "这是什么模型"
 PROBE = "一流本科课程的有效期多久？\nGLM 3-6B，2023 年。"
 
@@ -76,20 +63,25 @@ def check_folder(name: str, known: Known = CHATGLM3_6B) -> list[Check]:
     if config is None:
         return checks
     count = _attempt(checks, "权重", lambda: _weights(folder, config))
-    tokenizer = _attempt(checks, "分词器", lambda: _tokenizer(folder, config))
+    tokenizer = _attempt(checks, "分词器", lambda: _tokenizer(name, folder, config))
     if any(check.status == FAIL for check in checks):
         return checks
     same_size = count == known.parameters and all(
         getattr(config, key, None) == value for key, value in known.sizes.items())
-    if not same_size:
-        return [*checks, Check(VERDICT, OK, _another(folder, config, count, known))]
-    checks.append(_known_prompts(folder, tokenizer, known))
-    return [*checks, _verdict(folder, checks[-1].status == OK, known)]
+    if same_size:
+        checks.append(_known_prompts(folder, tokenizer, known))
+        return [*checks, _verdict(folder, checks[-1].status == OK, known)]
+    size = f"{count / 1e9:.2f} B" if count >= 1e8 else f"{count / 1e6:.2f} M"
+    said = (f"不是课程所说的 {known.title}，而是 {size} 参数的 {config.model_type} 结构；"
+            "transformers 自带这种结构，可以用同样的命令微调")
+    if folder == loader.WEIGHTS:
+        said = f"自带的小模型，{size} 参数"
+    return [*checks, Check(VERDICT, OK, said)]
 
 
 def _local_folder(name: str) -> Path:
     if name == loader.TINY:
-        return WEIGHTS
+        return loader.WEIGHTS
     folder = resolve(name)
     if not folder.is_dir():
         raise LabError(f"{name} 不是本机的文件夹；核对文件之前请先把模型下载下来。")
@@ -103,13 +95,12 @@ def _attempt(checks: list[Check], name: str, look):
     try:
         message, value = look()
     except LabError as error:
-        checks.append(Check(name, FAIL, str(error)))
-        return None
-    checks.append(Check(name, OK, message))
+        message, value = str(error), None
+    checks.append(Check(name, FAIL if value is None else OK, message))
     return value
 
 
-def _config(name: str) -> tuple[str, PreTrainedConfig]:
+def _config(name: str):
     config = loader.read_config(name)
     return (f"{config.model_type} 结构，{config.num_hidden_layers} 层，宽 {config.hidden_size}，"
             f"词表 {config.vocab_size}"), config
@@ -118,16 +109,20 @@ def _config(name: str) -> tuple[str, PreTrainedConfig]:
 def _weights(folder: Path, config) -> tuple[str, int]:
     """权重文件齐全、大小对、张量与配置一致；返回参数个数。"""
     files = weights.shards(folder)
-    found: dict[str, tuple[int, ...]] = {}
-    for path in files:
-        found |= weights.shapes(path)
+    found = weights.shapes(files)
+    official = chatglm3.is_official(folder)
+    if official:
+        chatglm3.check_weights(config, found, folder)
     found.pop(chatglm3.ROTARY, None)
-    if chatglm3.is_official(folder) and found != chatglm3.expected_tensors(config):
-        chatglm3.check_weights(folder, config)
     _check_total(folder, files)
     count = sum(torch.Size(shape).numel() for shape in found.values())
-    if not chatglm3.is_official(folder):
-        _check_count(folder, config, count)
+    if not official and not getattr(config, "quantization_config", None):  # 量化过的按字节打包，个数不可比
+        with torch.device("meta"):
+            expected = AutoModelForCausalLM.from_config(config).num_parameters()
+        # 可以多：有的文件把共用的词嵌入与输出层各存一份，有的还存着旋转位置表
+        if count < expected:
+            raise LabError(f"{rel(folder)} 的权重只有 {count:,} 个参数，按 config.json 应有 "
+                           f"{expected:,} 个，请确认下载完整、没有混入别的模型的文件。")
     size = sum(path.stat().st_size for path in files)
     return (f"{len(files)} 个文件共 {size / 1e9:.2f} GB，{len(found)} 个张量，{count:,} 个参数，"
             "都与配置相符"), count
@@ -136,61 +131,25 @@ def _weights(folder: Path, config) -> tuple[str, int]:
 def _check_total(folder: Path, files: list[Path]) -> None:
     """索引写着全部张量的总字节数；与分片的数据部分比较，能发现装错的分片。"""
     index = weights.listing(folder)
-    if index is None or index.name != "model.safetensors.index.json":
+    if index.name != "model.safetensors.index.json":
         return
-    total = json.loads(index.read_text(encoding="utf-8")).get("metadata", {}).get("total_size")
-    found = sum(_data_bytes(path) for path in files)
+    total, found = weights.read_json(index).get("metadata", {}).get("total_size"), 0
+    for path in files:
+        with path.open("rb") as file:  # 数据部分是文件长度减去 8 字节的头长度与头本身
+            found += path.stat().st_size - 8 - int.from_bytes(file.read(8), "little")
     if total not in (None, found):
         raise LabError(f"{rel(index)} 说权重共 {int(total):,} 字节，分片里却有 {found:,} 字节，"
                        "请确认分片与索引来自同一次下载。")
 
 
-def _data_bytes(path: Path) -> int:
-    """safetensors 里数据部分的长度：文件长度减去 8 字节的头长度与头本身。"""
-    with path.open("rb") as file:
-        return path.stat().st_size - 8 - int.from_bytes(file.read(8), "little")
-
-
-def _check_count(folder: Path, config, count: int) -> None:
-    """参数不少于结构所需；可以多：有的文件把共用的词嵌入与输出层各存一份，有的还存着旋转位置表。"""
-    if getattr(config, "quantization_config", None):
-        return  # 量化过的权重按字节打包，个数不可比
-    with torch.device("meta"):
-        expected = AutoModelForCausalLM.from_config(config).num_parameters()
-    if count < expected:
-        raise LabError(f"{rel(folder)} 的权重只有 {count:,} 个参数，按 config.json 应有 "
-                       f"{expected:,} 个，请确认下载完整、没有混入别的模型的文件。")
-
-
-def _tokenizer(folder: Path, config):
+def _tokenizer(name: str, folder: Path, config):
     """分词器读得出、与词表对得上、知道怎样提问。"""
-    if chatglm3.is_official(folder):
-        tokenizer = chatglm3.load_tokenizer(folder, config)
-    else:
-        tokenizer = _plain_tokenizer(folder)
-    if len(tokenizer) > config.vocab_size:
-        raise LabError(f"分词器有 {len(tokenizer)} 个词元，超过模型词表的 {config.vocab_size}，"
-                       "不是同一个模型的，请重新下载。")
+    tokenizer = loader.read_tokenizer(name, str(folder), config)
     if not chat.is_glm_format(tokenizer) and not tokenizer.chat_template:
         raise LabError("分词器没有对话模板，不知道怎样提问；请换成对话（chat、instruct）版的模型。")
     back = tokenizer.decode(tokenizer.encode(PROBE, add_special_tokens=False)).strip()
     note = "编码再解码与原文一致" if back == PROBE else f"编码再解码得到“{back}”，它会改写文字"
     return f"{len(tokenizer)} 个词元，{note}", tokenizer
-
-
-def _plain_tokenizer(folder: Path):
-    try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except loader.BROKEN as error:
-        raise LabError(f"分词器读不出来（{first_line(error)}），请重新下载分词器的文件。") from error
-
-
-def _another(folder: Path, config, count: int, known: Known) -> str:
-    size = f"{count / 1e9:.2f} B" if count >= 1e8 else f"{count / 1e6:.2f} M"
-    if folder == WEIGHTS:
-        return f"自带的小模型，{size} 参数"
-    return (f"不是课程所说的 {known.title}，而是 {size} 参数的 {config.model_type} 结构；"
-            "transformers 自带这种结构，可以用同样的命令微调")
 
 
 def _known_prompts(folder: Path, tokenizer, known: Known) -> Check:
@@ -213,14 +172,9 @@ def _verdict(folder: Path, prompts_match: bool, known: Known) -> Check:
                      f"要用 {known.title}，请重新下载")
     if not chatglm3.is_official(folder):
         return Check(VERDICT, OK, f"{known.title} 的原生格式（由 labutils export 或 merge 写出）")
+    recorded = str(weights.read_json(folder / "config.json").get("_name_or_path", "")).lower()
     for suffix, note in VARIANTS.items():
-        if _recorded_name(folder).endswith(suffix):
+        if recorded.endswith(suffix):
             return Check(VERDICT, WARN, f"{known.title}-{suffix}：{note}", f"课程用的是 {known.title}")
     return Check(VERDICT, OK, f"就是课程所说的 {known.title}：{known.tensors} 个张量、"
                               f"{known.parameters:,} 个参数、已知句子的编号都对得上")
-
-
-def _recorded_name(folder: Path) -> str:
-    """官方 config.json 里记的名字，例如 THUDM/chatglm3-6b-base。"""
-    raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return str(raw.get("_name_or_path", "")).lower()

@@ -3,20 +3,13 @@
 讲解见 notebook 00（自带小模型）与 notebook 02（适配器）。
 """
 
-import json
 import os
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    PreTrainedConfig,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -108,9 +101,7 @@ def adapter_base(folder: Path) -> str:
     if not any(folder.glob("adapter_model.*")):
         raise LabError(f"适配器文件夹 {rel(folder)} 里没有 adapter_model.safetensors，"
                        "请换一个完整的 checkpoint-N，或重新训练。")
-    from labutils.models import adapters  # 用到适配器才导入：peft 要几秒
-
-    base = adapters.read_settings(folder).get("base_model_name_or_path")
+    base = weights.adapter_settings(folder).get("base_model_name_or_path")
     if not base:
         raise LabError(f"{rel(path)} 没有记录基座模型，"
                        "请在 base_model_name_or_path 里补上 tiny 或模型文件夹。")
@@ -129,27 +120,13 @@ def _failed(name: str, error: Exception) -> LabError:
     return LabError(f"加载模型 {name} 失败：{first_line(error)}。请检查文件夹是否完整、网络是否可用。")
 
 
-def read_config(name_or_path: str | Path):
+def read_config(name_or_path: str | Path, source: str | None = None) -> PreTrainedConfig:
     """只读配置，不读权重：返回 transformers 的配置，官方 ChatGLM3 的已换成 GlmConfig。
 
-    结构不在 transformers 里、或不是语言模型时抛出 LabError。
+    source 是 from_pretrained 能用的位置，不给就由名字得出。
+    结构不在 transformers 里、或不是语言模型时引发 LabError。
     """
-    name = str(name_or_path)
-    return _read_config(name, _base_folder(name))
-
-
-def _check_json(path: Path) -> None:
-    try:
-        readable = isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
-    except (OSError, ValueError):
-        readable = False
-    if not readable:
-        raise LabError(f"{rel(path)} 读不懂，不是一份完整的配置，请重新下载这个文件。")
-
-
-def _read_config(name: str, source: str):
-    if Path(source).is_dir():
-        _check_json(Path(source) / "config.json")
+    name, source = str(name_or_path), source or _base_folder(str(name_or_path))
     if chatglm3.is_official(Path(source)):
         return chatglm3.read_config(Path(source))
     try:
@@ -163,6 +140,20 @@ def _read_config(name: str, source: str):
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise LabError(f"模型 {name} 的结构是 {config.model_type}，不是能对话的语言模型，请换一个模型。")
     return config
+
+
+def read_tokenizer(name: str, source: str, config: PreTrainedConfig):
+    """分词器；读不出来、词元比模型的词表多时引发 LabError。"""
+    if chatglm3.is_official(Path(source)):
+        return chatglm3.load_tokenizer(Path(source), config)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", trust_remote_code=False)
+    except BROKEN as error:
+        raise LabError(f"分词器读不出来（{first_line(error)}），请重新下载分词器的文件。") from error
+    if len(tokenizer) > (rows := config.get_text_config().vocab_size):
+        raise LabError(f"模型 {name} 的分词器有 {len(tokenizer)} 个词元，超过模型词表的 {rows}，"
+                       "不是同一个模型的分词器，请重新下载。")
+    return tokenizer
 
 
 def _quantization(kind: str | None, dtype: torch.dtype, device: torch.device) -> dict:
@@ -181,39 +172,23 @@ def _quantization(kind: str | None, dtype: torch.dtype, device: torch.device) ->
     return {"quantization_config": settings, "device_map": {"": device}}
 
 
-def _load_any(name: str, source: str, config, dtype, options: dict):
-    """transformers 自带的任何语言模型；缺张量、分词器的词元比词表多都要报错，而不是将就着用。"""
-    if Path(source).is_dir():
-        weights.shards(Path(source))
-    tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", trust_remote_code=False)
-    model, report = AutoModelForCausalLM.from_pretrained(
-        source, config=config, dtype=dtype, output_loading_info=True, **options)
-    if missing := sorted(report["missing_keys"]):
-        raise LabError(f"模型 {name} 的权重里缺少 {len(missing)} 个张量，例如 {missing[0]}，请重新下载。")
-    rows = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > rows:
-        raise LabError(f"模型 {name} 的分词器有 {len(tokenizer)} 个词元，超过模型词表的 {rows}，"
-                       "不是同一个模型的分词器，请重新下载。")
-    return model, tokenizer
-
-
-def _place(model, name: str, device: torch.device):
-    """模型放到设备上；放不下时说清楚。"""
-    try:
-        return model.to(device)
-    except OUT_OF_MEMORY as error:
-        raise _failed(name, error) from None
-
-
-def _load_base(name: str, dtype, device, quantization: str | None = None):
+def _load_base(name: str, dtype, device, quantization: str | None):
+    """任何语言模型；缺张量、分词器的词元比词表多都要报错，而不是将就着用。"""
     source = _base_folder(name)
     options = _quantization(quantization, dtype, device)
-    config = _read_config(name, source)
+    config = read_config(name, source)
     try:
         if chatglm3.is_official(Path(source)):
             model, tokenizer = chatglm3.load(Path(source), dtype, **options)
         else:
-            model, tokenizer = _load_any(name, source, config, dtype, options)
+            if Path(source).is_dir():
+                weights.shards(Path(source))
+            tokenizer = read_tokenizer(name, source, config)
+            model, report = AutoModelForCausalLM.from_pretrained(
+                source, config=config, dtype=dtype, output_loading_info=True, **options)
+            if missing := sorted(report["missing_keys"]):
+                raise LabError(f"模型 {name} 的权重里缺少 {len(missing)} 个张量，"
+                               f"例如 {missing[0]}，请重新下载。")
     except BROKEN as error:
         raise _failed(name, error) from error
     weights.refuse_nan(model.named_parameters(), f"模型 {name}")
@@ -223,6 +198,14 @@ def _load_base(name: str, dtype, device, quantization: str | None = None):
         tokenizer.pad_token = tokenizer.eos_token
     model.config.name_or_path = model.name_or_path = name
     return (model if options else _place(model, name, device)).eval(), tokenizer
+
+
+def _place(model, name: str, device: torch.device):
+    """模型放到设备上；放不下时说清楚。"""
+    try:
+        return model.to(device)
+    except OUT_OF_MEMORY as error:
+        raise _failed(name, error) from None
 
 
 def load(name_or_path: str | Path, dtype=None, device=None, quantization: str | None = None):
@@ -237,11 +220,10 @@ def load(name_or_path: str | Path, dtype=None, device=None, quantization: str | 
     name = str(name_or_path)
     device, dtype, _ = pick_device_dtype(dtype, device)
     folder = resolve(name)
-    if name == TINY or not folder.is_dir() or not is_adapter(folder):
-        if name != TINY and folder.is_dir() and folder.name.startswith("checkpoint-"):
-            adapter_base(folder)
+    tuned = folder.is_dir() and (is_adapter(folder) or folder.name.startswith("checkpoint-"))
+    if name == TINY or not tuned:
         return _load_base(name, dtype, device, quantization)
-    from labutils.models import adapters
+    from labutils.models import adapters  # 用到适配器才导入：peft 要几秒
 
     model, tokenizer = _load_base(adapter_base(folder), dtype, device, quantization)
     try:
@@ -251,6 +233,6 @@ def load(name_or_path: str | Path, dtype=None, device=None, quantization: str | 
     except BROKEN as error:
         raise LabError(f"适配器 {rel(folder)} 与基座 {model.name_or_path} 对不上："
                        f"{first_line(error)}。请用训练时的同一个基座。") from error
-    added = ((key, weight) for key, weight in tuned.named_parameters() if "lora_" in key)
-    weights.refuse_nan(added, f"适配器 {rel(folder)}")
+    weights.refuse_nan(((key, weight) for key, weight in tuned.named_parameters() if "lora_" in key),
+                       f"适配器 {rel(folder)}")
     return (tuned if quantization else _place(tuned, rel(folder), device)).eval(), tokenizer

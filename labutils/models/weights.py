@@ -1,11 +1,12 @@
-"""模型文件夹里的权重文件：有哪些分片、每个分片里有什么；缺了、坏了用一句话说清楚。
+"""模型文件夹里的配置与权重文件：有哪些分片、每个分片里有什么；缺了、坏了用一句话说清楚。讲解见 notebook 02。
 
-讲解见 notebook 02；safetensors 与分片索引的格式出自 transformers 与 safetensors 的文档。
+safetensors 与分片索引的格式出自 transformers 与 safetensors 的文档。
 """
 
 import json
 import zipfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError  # 只为认出 torch.load 拒绝读取时的报错
 
@@ -19,8 +20,23 @@ from labutils.base.files import rel
 NAMES = ("model.safetensors", "model.safetensors.index.json",
          "pytorch_model.bin", "pytorch_model.bin.index.json")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-DAMAGED = (OSError, RuntimeError, ValueError, EOFError, SafetensorError, UnpicklingError,
-           zipfile.BadZipFile)
+DAMAGED = (OSError, RuntimeError, ValueError, EOFError, SafetensorError, UnpicklingError, zipfile.BadZipFile)
+
+
+def read_json(path: Path, advice: str = "请重新下载这个文件") -> dict:
+    """一份 JSON 写的配置；打不开、不是一个 JSON 对象时引发 LabError。"""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        value = None
+    if not isinstance(value, dict):
+        raise LabError(f"{rel(path)} 读不懂，不是一份完整的配置，{advice}。")
+    return value
+
+
+def adapter_settings(folder: Path) -> dict:
+    """adapter_config.json 的内容；读不懂时引发 LabError。"""
+    return read_json(folder / "adapter_config.json", "请换一个完整的 checkpoint-N")
 
 
 def listing(folder: Path) -> Path | None:
@@ -37,58 +53,61 @@ def shards(folder: Path) -> list[Path]:
     if found is None:
         raise LabError(f"模型文件夹 {rel(folder)} 里没有权重文件（model.safetensors 或 "
                        "pytorch_model.bin，或它们的分片与索引），请确认下载完整。")
-    files = _listed(found) if found.suffix == ".json" else [found]
+    files = [found]
+    if found.suffix == ".json":
+        try:
+            files = [folder / name for name in sorted(set(read_json(found)["weight_map"].values()))]
+        except (LabError, KeyError, AttributeError, TypeError):
+            raise LabError(f"权重索引 {rel(found)} 读不懂，请重新下载这个文件。") from None
     missing = [path.name for path in files if not path.is_file()]
     if missing:
         raise LabError(f"模型文件夹 {rel(folder)} 缺少 {len(files)} 个权重分片中的 {len(missing)} 个："
                        f"{'、'.join(missing[:3])}，请重新下载缺少的文件。")
     for path in files:
-        _refuse_pointer(path)
+        with path.open("rb") as file:
+            if file.read(24).startswith(b"version https://git-lfs"):
+                raise LabError(f"{rel(path)} 只是 git-lfs 的占位说明，不是权重；"
+                               "请安装 git-lfs 后运行 git lfs pull，或从 ModelScope 下载。")
     return files
 
 
-def _listed(index: Path) -> list[Path]:
-    """索引文件 weight_map 里提到的分片。"""
-    try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, AttributeError, TypeError, OSError):
-        raise LabError(f"权重索引 {rel(index)} 读不懂，请重新下载这个文件。") from None
-    return [index.parent / name for name in sorted(names)]
-
-
-def _refuse_pointer(path: Path) -> None:
-    with path.open("rb") as file:
-        if file.read(24).startswith(b"version https://git-lfs"):
-            raise LabError(f"{rel(path)} 只是 git-lfs 的占位说明，不是权重；"
-                           "请安装 git-lfs 后运行 git lfs pull，或从 ModelScope 下载。")
-
-
 def tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """逐个产出一个权重文件里的 (名字, 张量)；内存里同时只有用到的部分。
+    """逐个产出一个权重文件里的 (名字, 张量)；内存里同时只有用到的部分。损坏时引发 LabError。
 
     .bin 是 torch.save 的压缩包：先核对每一项的校验和，再以 weights_only 读取，绝不执行其中的代码。
-    文件损坏、没有下载完或含有别的对象时引发 LabError。
     """
-    try:
+    with _damage_said(path):
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():
                     yield name, file.get_tensor(name)
         else:
-            yield from _read_bin(path).items()
-    except DAMAGED as error:
-        raise _damaged(path, error) from error
+            with zipfile.ZipFile(path) as archive:
+                if broken := archive.testzip():
+                    raise ValueError(f"{broken} 的校验和不对")
+            yield from torch.load(path, map_location="cpu", weights_only=True, mmap=True).items()
 
 
-def shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """一个权重文件里每个张量的形状；safetensors 只读文件头。损坏时引发 LabError。"""
+def shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
+    """几个权重文件里每个张量的形状；safetensors 只读文件头。损坏时引发 LabError。"""
+    found = {}
+    for path in files:
+        with _damage_said(path):
+            if path.suffix == ".safetensors":
+                with safe_open(path, framework="pt") as file:
+                    found |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+            else:
+                found |= {name: tuple(tensor.shape) for name, tensor in tensors(path)}
+    return found
+
+
+@contextmanager
+def _damage_said(path: Path) -> Iterator[None]:
     try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
-        return {name: tuple(tensor.shape) for name, tensor in _read_bin(path).items()}
+        yield
     except DAMAGED as error:
-        raise _damaged(path, error) from error
+        raise LabError(f"权重文件 {rel(path)} 损坏或没有下载完（{first_line(error)}），"
+                       "请重新下载这个文件。") from error
 
 
 def refuse_nan(tensors: Iterable[tuple[str, torch.Tensor]], where: str) -> None:
@@ -98,14 +117,3 @@ def refuse_nan(tensors: Iterable[tuple[str, torch.Tensor]], where: str) -> None:
             if not torch.stack(tensor.detach().aminmax()).isfinite().all():
                 raise LabError(f"{where} 的权重 {name} 里有 nan 或无穷大，多半是文件损坏，"
                                "请重新下载权重文件。")
-
-
-def _read_bin(path: Path) -> dict[str, torch.Tensor]:
-    with zipfile.ZipFile(path) as archive:
-        if broken := archive.testzip():
-            raise ValueError(f"{broken} 的校验和不对")
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-
-
-def _damaged(path: Path, error: Exception) -> LabError:
-    return LabError(f"权重文件 {rel(path)} 损坏或没有下载完（{first_line(error)}），请重新下载这个文件。")

@@ -161,7 +161,7 @@ def test_interrupted_export_leaves_nothing(official, tmp_path, monkeypatch):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(export, "_write_tokenizer", stop)
+    monkeypatch.setattr(export, "_write_plain", stop)
     with pytest.raises(KeyboardInterrupt):
         export.export(official, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
