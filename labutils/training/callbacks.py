@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,13 @@ from labutils.base.errors import LabError
 def read_log(path: Path) -> list[dict[str, Any]]:
     """读 training_log.jsonl；写的时候被打断的半行略过，还没有这个文件就是 []。"""
     return [row for _, row in files.read_rows(path, torn="skip")]
+
+
+def watchers(log: TrainingLog, callbacks: Iterable[TrainerCallback]) -> list[TrainerCallback]:
+    """一次训练的全部旁观者：损失坏了先停下，再记日志；画着实时曲线就不打印进度。"""
+    callbacks = list(callbacks)
+    drawing = any(isinstance(c, LiveLossCurve) for c in callbacks) and LiveLossCurve.in_notebook()
+    return [StopWhenBroken(), log, FinishWithRecord(), *([] if drawing else [PrintProgress()]), *callbacks]
 
 
 class TrainingLog(TrainerCallback):
@@ -47,8 +55,7 @@ class TrainingLog(TrainerCallback):
         self.seconds += time.perf_counter() - self._started
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        row = {"step": state.global_step,
-               "epoch": round(state.global_step / self.steps_per_epoch, 3)}
+        row = {"step": state.global_step, "epoch": round(state.global_step / self.steps_per_epoch, 3)}
         if "eval_loss" in logs:
             row["eval_loss"] = logs["eval_loss"]
         elif "loss" in logs:
@@ -56,14 +63,9 @@ class TrainingLog(TrainerCallback):
             row["seconds"] = round(self.seconds, 3)
         else:
             return  # Trainer 最后的汇总行；汇总在 result.json
-        self.rows.append(row)
         if state.is_world_process_zero:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(_line(row))
-
-    def last(self, key: str) -> float | None:
-        """最近一次记录的某个值，例如 last("eval_loss")。"""
-        return next((row[key] for row in reversed(self.rows) if key in row), None)
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -73,14 +75,10 @@ def _line(row: dict[str, Any]) -> str:
 class FinishWithRecord(TrainerCallback):
     """最后一步总要记录并评测，存检查点的那一步总要记录，即使不是 logging_steps 的整数倍。"""
 
-    def __init__(self, evaluate: bool):
-        self.evaluate = evaluate
-
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step >= state.max_steps:
-            control.should_evaluate = self.evaluate
-        control.should_log |= control.should_save or state.global_step >= state.max_steps
-        return control
+        finished = state.global_step >= state.max_steps
+        control.should_evaluate |= finished and args.eval_strategy != "no"
+        control.should_log |= control.should_save or finished
 
 
 class StopWhenBroken(TrainerCallback):
@@ -107,9 +105,9 @@ class PrintProgress(TrainerCallback):
     """在终端打印进度，全程约 20 行。"""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        step, total = state.global_step, state.max_steps
         if not state.is_world_process_zero:
             return
-        step, total = state.global_step, state.max_steps
         if "eval_loss" in logs:
             print(f"  第 {step}/{total} 步  验证集损失 {logs['eval_loss']:.4f}", flush=True)
         elif "loss" in logs and (step >= total or step % max(total // 20, 1) < args.logging_steps):
@@ -129,27 +127,21 @@ class LiveLossCurve(TrainerCallback):
     @staticmethod
     def in_notebook() -> bool:
         """当前进程是不是 Jupyter 内核。"""
-        try:
-            from IPython import get_ipython
-        except ImportError:
-            return False
+        from IPython import get_ipython
+
         return hasattr(get_ipython(), "kernel")
 
     def on_log(self, args, state, control, **kwargs):
-        if self.in_notebook() and time.perf_counter() >= self.next_time:
-            self._draw(state)
+        if time.perf_counter() >= self.next_time:
+            self.on_train_end(args, state, control)
 
     def on_train_end(self, args, state, control, **kwargs):
-        if self.in_notebook():
-            self._draw(state)
-
-    def _draw(self, state) -> None:
+        started = time.perf_counter()
+        rows = [row for row in state.log_history if "loss" in row or "eval_loss" in row]
+        if not rows or not self.in_notebook():
+            return
         from IPython.display import display
 
-        started = time.perf_counter()
-        rows = [r for r in state.log_history if "loss" in r or "eval_loss" in r]
-        if not rows:
-            return
         figure = figures.loss_curve(rows)
         if self.handle is None:
             self.handle = display(figure, display_id=True)

@@ -1,5 +1,6 @@
 """续训：被杀掉再运行，结果与一口气训练完一位不差；写了一半的检查点不当真。"""
 
+import errno
 import json
 import os
 import shutil
@@ -143,7 +144,7 @@ def test_every_checkpoint_leads_to_the_same_end(lab, toy_base, straight, copy):
 
 
 def test_finished_run_is_not_trained_again(lab, toy_base, copy, capsys, monkeypatch):
-    monkeypatch.setattr(finetune, "_train", None)  # 一旦去训练就出错
+    monkeypatch.setattr(finetune, "LabTrainer", None)  # 一旦去训练就出错
     before = (copy / "training_log.jsonl").read_text(encoding="utf-8")
     for resume in ("auto", True, 9):
         result = again(lab, toy_base, copy, resume=resume)
@@ -153,7 +154,7 @@ def test_finished_run_is_not_trained_again(lab, toy_base, copy, capsys, monkeypa
 
 @pytest.mark.parametrize("lost", ["optimizer.pt", "trainer_state.json"])
 def test_a_finished_adapter_without_its_training_state_is_kept(lab, toy_base, copy, lost, monkeypatch):
-    monkeypatch.setattr(finetune, "_train", None)
+    monkeypatch.setattr(finetune, "LabTrainer", None)
     for checkpoint in checkpoints.checkpoints(copy):
         (checkpoint / lost).unlink()
     assert again(lab, toy_base, copy).adapter == copy / "checkpoint-9"
@@ -162,6 +163,17 @@ def test_a_finished_adapter_without_its_training_state_is_kept(lab, toy_base, co
             again(lab, toy_base, copy, **changed)
     assert (copy / "checkpoint-9" / "adapter_model.safetensors").exists()
     assert (copy / "result.json").exists()
+
+
+def test_a_full_disk_at_the_start_deletes_nothing(lab, toy_base, copy, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (copy / "checkpoint-9" / "optimizer.pt").unlink()
+    monkeypatch.setattr(files, "write_json", full)
+    with pytest.raises(LabError, match="磁盘满了"):
+        again(lab, toy_base, copy)
+    assert (copy / "checkpoint-9" / "adapter_model.safetensors").exists()
 
 
 def test_killed_between_last_checkpoint_and_result_needs_no_training(lab, toy_base, straight, copy):
@@ -261,6 +273,8 @@ def corrupt(path):
 @pytest.mark.parametrize(("file", "damage"), [
     ("adapter_model.safetensors", truncate),
     ("adapter_model.safetensors", os.unlink),
+    ("adapter_config.json", truncate),
+    ("adapter_config.json", os.unlink),
     ("trainer_state.json", truncate),
     ("trainer_state.json", os.unlink),
     ("optimizer.pt", truncate),
