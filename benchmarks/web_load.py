@@ -15,6 +15,7 @@ import sys
 import time
 import weakref
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -45,7 +46,7 @@ def serve(model_path: str, way: str) -> None:
         _never_end(batching.Row)
         batching.MAX_ROWS = 8
     model, tokenizer = loader.load(model_path)
-    options = {"stream": generate.stream, "parallel": 1} if way == "single" else {}
+    options = {"stream": partial(generate.stream, model, tokenizer)} if way == "single" else {}
     with launch(model, tokenizer, rows=(), **options) as demo:
         print("URL", demo.url, flush=True)
         for _ in sys.stdin:

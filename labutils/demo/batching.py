@@ -1,18 +1,13 @@
-"""连续拼批用的表：一行是一个正在生成的回答，各行共用一次前向计算。讲解见 notebook 04。
+"""连续拼批：每一步同时算出所有人的下一个词元，谁来了下一步就加入，谁说完了就离开。讲解见 notebook 04。
 
-许多人同时提问时，每一步同时算出所有人的下一个词元（连续拼批）。讲解见 notebook 04。
-
-谁来了下一步就加入，谁说完了就离开，不必等最慢的人。算法：Yu et al., "Orca", OSDI 2022。
-一人一行：自己的提示、抽样设置、停止信号。微调前与微调后也能在同一批里，由 peft 按行决定用不用适配器。
-transformers 自带的连续拼批不用，是因为它不能按行开关适配器，还要换掉整个模型的注意力实现。
+算法：Yu et al., "Orca", OSDI 2022。一人一行：自己的提示、抽样设置、停止信号；微调前与微调后也能在同一批里，
+由 peft 按行决定用不用适配器。transformers 自带的连续拼批不用，是因为它不能按行开关适配器，还要换掉整个
+模型的注意力实现。
 """
 
 import logging
-import queue
 import threading
-from collections import deque
-from collections.abc import Iterator
-from threading import Event
+from functools import partial
 
 import torch
 from torch.nn.functional import pad
@@ -27,12 +22,136 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 
 from labutils.base.errors import LabError
+from labutils.demo.engine import Line, Prompt, Reply, Stop, Streams
 from labutils.models.chat import prompt_ids, stop_ids
-from labutils.models.generate import GrowingText, as_messages, left_pad
+from labutils.models.generate import GrowingText, as_messages, left_pad, stream
 
 BASE = "__base__"  # peft 的写法：这一行不用任何适配器
-_END = object()
+MAX_ROWS = 32
+JOIN_AT_ONCE = 8   # 一步最多接这么多新人：算新提示时，正在说的人要等
 _log = logging.getLogger(__name__)
+
+
+def local(model, tokenizer) -> Line:
+    """本进程里的模型怎样答：能拼批就拼批，否则一次一个。"""
+    if not can_batch(model):
+        return Streams(partial(stream, model, tokenizer))
+    batcher = Batcher(model, tokenizer, MAX_ROWS)
+    # 第一次计算要做许多准备，比以后慢几倍；先做完，别让第一个提问的人等
+    hello = Prompt([], prompt_ids(tokenizer, as_messages("你好")))
+    first = batcher.start(hello, True, Stop(), {"max_new_tokens": 2})
+    first.over.wait()
+    first.read()
+    return batcher
+
+
+def can_batch(model) -> bool:
+    """能不能拼批：键值缓存要是最普通的一种，适配器要是没有合并的普通 LoRA。"""
+    if not hasattr(model, "generate") or model.config.is_encoder_decoder:
+        return False
+    kinds = {type(layer) for layer in DynamicCache(config=model.config).layers}
+    adapters = getattr(model, "peft_config", {}).values()
+    plain = all(a.peft_type == "LORA" and not a.use_dora for a in adapters)
+    return kinds == {DynamicLayer} and plain
+
+
+class Batcher(Line):
+    """一个模型、一条生成线程：有人问时才开，答完了就结束，不留下任何显存或内存。"""
+
+    quiet = 120.0
+
+    def __init__(self, model, tokenizer, width: int):
+        super().__init__(width)
+        self.model, self.new = model, partial(Row, tokenizer)
+        self._thread: threading.Thread | None = None
+
+    def serve(self) -> None:
+        with self.lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, daemon=True, name="lab-batch")
+                self._thread.start()
+
+    def _run(self) -> None:
+        table = Table(self.model)
+        while (newcomers := self._newcomers()) is not None:
+            with torch.inference_mode():
+                self._join(table, newcomers)
+                table = self._step(table)
+
+    def _newcomers(self) -> "list[Row] | None":
+        """下一步要接的新人；没有人要答时返回 None，线程随之结束。"""
+        with self.lock:
+            newcomers = self.turn(JOIN_AT_ONCE)
+            if not self.replies:
+                self._thread = None
+                return None
+            return newcomers
+
+    def _join(self, table: "Table", rows: "list[Row]") -> None:
+        """一起接进来；出了错就一个一个地接，只让接不进来的那个人收到错误。"""
+        try:
+            return table.join(rows)
+        except Exception as error:
+            if len(rows) == 1:
+                return rows[0].fail(error)
+        for row in rows:
+            self._join(table, [row])
+
+    def _step(self, table: "Table") -> "Table":
+        """各前进一步；出了错，缓存就不可信了：换一张新表，把每个人说到一半的话重新算一遍接着说。
+
+        每次重新接入都至少多一个词元，所以总会结束。
+        """
+        try:
+            table.step()
+            return table
+        except Exception:
+            _log.exception("拼批的一步出错，逐个重新接入")
+        fresh = Table(self.model)
+        for row in [row for row in table.rows if not row.over.is_set()]:
+            self._join(fresh, [row])
+        return fresh
+
+
+class Row(Reply):
+    """表里的一行：一个词元一个词元地放，读的时候变成文字。options 里有不认识的设置时引发 TypeError。"""
+
+    def __init__(self, tokenizer, *asked):
+        super().__init__(*asked)
+        options = dict(self.options)
+        self.limit = options.pop("max_new_tokens", 128)
+        self.steps = processors(**options)
+        self.sampled = bool(options.get("do_sample") or options.get("temperature"))
+        self.stops, self.text, self.said = stop_ids(tokenizer), GrowingText(tokenizer), []
+
+    @property
+    def ids(self) -> list[int]:
+        """提示和已经说过的话。"""
+        return self.prompt.ids + self.said
+
+    def pick(self, scores: torch.Tensor) -> int:
+        """按这一行的设置选下一个词元；scores 形状 (1, 词表)。"""
+        scores = self.steps(torch.tensor([self.ids], device=scores.device), scores)
+        if self.sampled:
+            return int(torch.multinomial(scores.softmax(-1), 1))
+        return int(scores.argmax())
+
+    def add(self, token: int) -> None:
+        self.said.append(token)
+        if token not in self.stops:
+            self.put(token)
+        if token in self.stops or len(self.said) >= self.limit:
+            self.end()
+
+    def fail(self, error: Exception) -> None:
+        _log.error("一个回答生成出错", exc_info=error)
+        self.end(LabError(f"生成这个回答时出错（{type(error).__name__}），请缩短问题或清空历史对话后再试；"
+                          "原因写在启动网页的窗口里。"))
+
+    def read(self) -> str:
+        last = self.over.is_set()  # 先看，再取：说完之后取到的就是全部
+        self.text.ids += self.take()
+        return self.text.grown(last=last)
 
 
 def processors(do_sample: bool = False, temperature: float = 0.0, top_p: float = 1.0, top_k: int = 50,
@@ -45,63 +164,6 @@ def processors(do_sample: bool = False, temperature: float = 0.0, top_p: float =
         steps += [TemperatureLogitsWarper(float(temperature)), TopKLogitsWarper(top_k),
                   TopPLogitsWarper(top_p)]
     return steps
-
-
-class Row:
-    """一个回答：生成线程往里加词元（add、end），读者取走（read_into）。"""
-
-    def __init__(self, prompt: list[int], stops: list[int], adapter: bool, stop: Event,
-                 options: dict):
-        options = dict(options)
-        self.prompt, self.stops, self.adapter, self.stop = prompt, stops, adapter, stop
-        self.limit = options.pop("max_new_tokens", 128)
-        self.steps = processors(**options)
-        self.sampled = bool(options.get("do_sample") or options.get("temperature"))
-        self.said: list[int] = []
-        self.closed, self.over = Event(), Event()  # 读者走了；不会再有新词元
-        self.finished, self.failure = False, None  # 读者已经读完；出的错
-        self._out: queue.Queue = queue.Queue()
-
-    @property
-    def done(self) -> bool:
-        return self.over.is_set()
-
-    @property
-    def stopped(self) -> bool:
-        return self.stop.is_set() or self.closed.is_set()
-
-    def pick(self, scores: torch.Tensor) -> int:
-        """按这一行的设置选下一个词元；scores 形状 (1, 词表)。"""
-        scores = self.steps(torch.tensor([self.prompt + self.said], device=scores.device), scores)
-        if self.sampled:
-            return int(torch.multinomial(scores.softmax(-1), 1))
-        return int(scores.argmax())
-
-    def add(self, token: int) -> None:
-        self.said.append(token)
-        if token in self.stops:
-            self.end()
-            return
-        self._out.put(token)
-        if len(self.said) >= self.limit:
-            self.end()
-
-    def end(self, error: Exception | None = None) -> None:
-        self._out.put(error or _END)
-        self.over.set()
-
-    def read_into(self, ids: list[int], timeout: float) -> None:
-        """等到至少一个新词元，把攒下的全部接在 ids 后面；等不到时引发 queue.Empty。"""
-        item = self._out.get(timeout=timeout)
-        while True:
-            if isinstance(item, int):
-                ids.append(item)
-            else:
-                self.finished, self.failure = True, None if item is _END else item
-                return
-            if self._out.empty():
-                return
-            item = self._out.get()
 
 
 class Table:
@@ -122,7 +184,7 @@ class Table:
         """
         if not rows:
             return
-        batch = left_pad([row.prompt + row.said for row in rows], 0, self.model.device)
+        batch = left_pad([row.ids for row in rows], 0, self.model.device)
         cache, mask = DynamicCache(), batch["attention_mask"]
         scores = self._forward(batch["input_ids"], mask, cache, rows)
         self._merge(rows, cache, mask)
@@ -153,8 +215,7 @@ class Table:
             try:
                 token = row.pick(scores[i : i + 1]) if row.steps else best[i]
             except Exception as error:
-                _log.exception("选词元出错")
-                row.end(error)
+                row.fail(error)
             else:
                 row.add(token)
 
@@ -174,9 +235,9 @@ class Table:
 
     def _leave(self) -> None:
         for row in self.rows:
-            if row.stopped and not row.done:
+            if row.stop.is_set() and not row.over.is_set():
                 row.end()
-        kept = [i for i, row in enumerate(self.rows) if not row.done]
+        kept = [i for i, row in enumerate(self.rows) if not row.over.is_set()]
         if not kept:
             self._clear()
         elif len(kept) < len(self.rows):
@@ -196,119 +257,3 @@ class Table:
 def _stack(old: torch.Tensor, new: torch.Tensor, width: int) -> torch.Tensor:
     """两批键或值 (行, 头, 长度, 维) 都在左边补零到 width 长，再上下接起来。"""
     return torch.cat([pad(states, (0, 0, width - states.shape[2], 0)) for states in (old, new)])
-
-
-MAX_ROWS = 32
-JOIN_AT_ONCE = 8  # 一步最多接这么多新人：算新提示时，正在说的人要等
-PACE = 0.02  # 秒。人越多，每个人的字来得越成批：刷新网页的开销比模型还大，总共每秒最多五十次
-
-
-def can_batch(model) -> bool:
-    """能不能拼批：键值缓存要是最普通的一种，适配器要是没有合并的普通 LoRA。"""
-    if not hasattr(model, "generate") or model.config.is_encoder_decoder:
-        return False
-    kinds = {type(layer) for layer in DynamicCache(config=model.config).layers}
-    adapters = getattr(model, "peft_config", {}).values()
-    plain = all(a.peft_type == "LORA" and not a.use_dora for a in adapters)
-    return kinds == {DynamicLayer} and plain
-
-
-class Batcher:
-    """一个模型、一条生成线程；stream 的形状与 ``labutils.inference.stream`` 相同。
-
-    线程有人问时才开，答完了就结束，不留下任何显存或内存。
-    """
-
-    def __init__(self, model, tokenizer, rows: int = MAX_ROWS):
-        self.model, self.tokenizer, self.rows = model, tokenizer, rows
-        self._waiting: deque[Row] = deque()
-        self._readers = 0
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-
-    def stream(self, model, tokenizer, messages, stop: threading.Event | None = None,
-               adapter: bool = True, timeout: float = 120.0, **generation) -> Iterator[str]:
-        """逐段产出回答；前两个参数用不到。连起来与 ``inference.answer`` 的回答相同。
-
-        设置 stop 或关闭这个生成器，这一行在下一步离开。这一行出错、timeout 秒没有新词元时引发
-        LabError，别的行不受影响。
-        """
-        row = Row(prompt_ids(self.tokenizer, as_messages(messages)), stop_ids(self.tokenizer),
-                  adapter, stop or threading.Event(), generation)
-        self._submit(row)
-        try:
-            yield from self._read(row, timeout)
-        finally:
-            row.closed.set()
-            with self._lock:
-                self._readers -= 1
-
-    def _submit(self, row: Row) -> None:
-        with self._lock:
-            self._waiting.append(row)
-            self._readers += 1
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, daemon=True, name="lab-batch")
-                self._thread.start()
-
-    def _read(self, row: Row, timeout: float) -> Iterator[str]:
-        """把一行的词元变成文字。读得慢时一次取走攒下的所有词元，不拖慢生成。"""
-        text = GrowingText(self.tokenizer)
-        while not row.finished:
-            try:
-                row.read_into(text.ids, timeout)
-            except queue.Empty:
-                raise LabError(f"等了 {timeout:.0f} 秒没有新的文字，已停止；"
-                               "请减小输入或稍后再试。") from None
-            if row.failure is not None:
-                raise LabError(f"生成这个回答时出错（{type(row.failure).__name__}），请缩短问题或"
-                               "清空历史对话后再试；原因写在启动网页的窗口里。") from row.failure
-            if piece := text.grown(last=row.finished):
-                yield piece
-                row.over.wait(self._readers * PACE)
-
-    def _run(self) -> None:
-        table = Table(self.model)
-        while (newcomers := self._next(table)) is not None:
-            for row in [row for row in newcomers if row.stopped]:
-                newcomers.remove(row)
-                row.end()
-            with torch.inference_mode():
-                self._join(table, newcomers)
-                table = self._step(table)
-
-    def _join(self, table: Table, rows: list[Row]) -> None:
-        """一起接进来；出了错就一个一个地接，只让接不进来的那个人收到错误。"""
-        try:
-            return table.join(rows)
-        except Exception as error:
-            if len(rows) == 1:
-                _log.exception("一个回答生成出错")
-                return rows[0].end(error)
-        for row in rows:
-            self._join(table, [row])
-
-    def _step(self, table: Table) -> Table:
-        """各前进一步；出了错，缓存就不可信了：换一张新表，把每个人说到一半的话重新算一遍接着说。
-
-        每次重新接入都至少多一个词元，所以总会结束。
-        """
-        try:
-            table.step()
-            return table
-        except Exception:
-            _log.exception("拼批的一步出错，逐个重新接入")
-        fresh = Table(self.model)
-        for row in [row for row in table.rows if not row.done]:
-            self._join(fresh, [row])
-        return fresh
-
-    def _next(self, table: Table) -> list[Row] | None:
-        """下一步要接的新人；没有人要答时返回 None，线程随之结束。"""
-        with self._lock:
-            room = min(self.rows - len(table.rows), JOIN_AT_ONCE, len(self._waiting))
-            newcomers = [self._waiting.popleft() for _ in range(room)]
-            if newcomers or table.rows:
-                return newcomers
-            self._thread = None
-            return None

@@ -21,12 +21,12 @@ BROKEN = (httpx.HTTPError, ValueError, AttributeError, TypeError)  # 断线，�
 
 
 class Endpoint:
-    """一台服务器上的一个模型。stream 与 inference.stream 的形状相同，交给 web_page.build。
+    """一台服务器上的一个模型。stream 与 parallel 交给 page.build。
 
     密钥只从环境变量 OPENAI_API_KEY 取，本地的服务器可以不设；从不打印。
     """
 
-    parallel = 32  # 服务器自己会排队、拼批；与本机的模型同样多（web_chat）
+    parallel = 32  # 服务器自己会排队、拼批；与本机的模型同样多（batching.MAX_ROWS）
     about = "问题转给另一台服务器上的模型回答，所以不显示“微调前 / 微调后”开关。"
 
     def __init__(self, url: str, model: str, timeout: float = 120.0):
@@ -47,16 +47,15 @@ class Endpoint:
             raise LabError(f"{self._host()} 上没有模型 {self.name}，有的是 {'、'.join(names[:5])}；"
                            "请检查 --model。")
 
-    def stream(self, model, tokenizer, messages: list[dict], stop: Event | None = None,
-               adapter: bool = True, **options) -> Iterator[str]:
-        """逐段产出回答；stop 被设置后尽快断开。出错时引发 LabError。前两个参数和 adapter 用不到。"""
+    def stream(self, messages: list[dict], stop: Event, **options) -> Iterator[str]:
+        """逐段产出回答；stop 被设置后尽快断开。出错时引发 LabError。"""
         begun, answered = False, False
         try:
             with self.client.chat.completions.create(
                     model=self.name, messages=messages, stream=True, **_request(options)) as events:
                 for event in events:
                     answered = True
-                    if stop is not None and stop.is_set():
+                    if stop.is_set():
                         return
                     piece = (event.choices[0].delta.content or "") if event.choices else ""
                     piece = piece if begun else piece.lstrip()

@@ -4,7 +4,6 @@ conversations 为 ``{"微调前": 消息列表, "微调后": 消息列表}``，�
 """
 
 import logging
-import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
@@ -18,63 +17,32 @@ from labutils.demo.engine import (
     DEFAULTS,
     MAX_TURNS,
     ChatEngine,
+    Prompt,
     Snapshot,
+    Stop,
     check_question,
     complete_turns,
     generation_options,
     plain_messages,
     show,
-    together,
 )
 from labutils.demo.guard import Visitors
 from labutils.demo.sources import Feedback, Sources
 
 _log = logging.getLogger(__name__)
 SIDES = (BEFORE, AFTER)
-STOPPED, THINKING = "已停止。", "正在回答……"
-
-
-class Running:
-    """正在生成的回答：每个浏览器页面最多一个，用停止信号代表。"""
-
-    def __init__(self):
-        self._signals: dict[str, threading.Event] = {}
-
-    def start(self, session: str) -> None:
-        if session in self._signals:
-            raise LabError("上一个回答还没有结束，请等它说完，或先点“停止”。")
-        self._signals[session] = threading.Event()
-
-    def signal(self, session: str) -> threading.Event:
-        """这个页面的停止信号；已经被停止时返回一个设置好的信号。"""
-        stopped = threading.Event()
-        stopped.set()
-        return self._signals.get(session, stopped)
-
-    def busy(self, session: str) -> bool:
-        return session in self._signals
-
-    def current(self, session: str, signal: threading.Event) -> bool:
-        """signal 代表的回答有没有被“停止”或“清空”打断。"""
-        return self._signals.get(session) is signal
-
-    def stop(self, session: str) -> None:
-        if session in self._signals:
-            self._signals.pop(session).set()
-
-    def finish(self, session: str, signal: threading.Event) -> None:
-        signal.set()
-        if self._signals.get(session) is signal:
-            del self._signals[session]
+THINKING = "正在回答……"
+# 由 answer 说“已停止”：从别处说，会被还在路上的“正在回答”盖掉
+STOPPED = gr.skip(), gr.skip(), gr.skip(), "已停止。", gr.skip()
 
 
 class Page:
     """页面的事件处理。shown 指 [conversations, 两个聊天框, 状态, 出处] 这五个组件。"""
 
-    def __init__(self, engine: ChatEngine, sources: Sources, feedback: Feedback,
-                 visitors: Visitors | None = None):
+    def __init__(self, engine: ChatEngine, sources: Sources, feedback: Feedback):
         self.engine, self.sources, self.feedback = engine, sources, feedback
-        self.running, self.visitors, self.voters = Running(), visitors or Visitors(), Visitors()
+        self.visitors, self.voters = Visitors(), Visitors()
+        self.running: dict[str, Stop] = {}  # 正在生成的回答：每个标签页最多一个
 
     def ask(self, text: str, mode: str, conversations: dict, request: gr.Request):
         """把问题放进对话并清空输入框；不合要求的问题留在输入框里。"""
@@ -102,46 +70,46 @@ class Page:
 
     def _start(self, request: gr.Request) -> None:
         self.visitors.check(request.session_hash, _host(request))
-        self.running.start(request.session_hash)
+        if request.session_hash in self.running:
+            raise LabError("上一个回答还没有结束，请等它说完，或先点“停止”。")
+        self.running[request.session_hash] = Stop()
 
     def answer(self, conversations: dict, max_new_tokens, temperature, top_p, repetition_penalty,
                request: gr.Request):
         """同时回答还没有回答的几边，每来一段文字就刷新页面。"""
-        signal = self.running.signal(request.session_hash)
+        signal, talk = self.running.get(request.session_hash), conversations
+        if signal is None:  # 还没开始就被叫停了
+            yield STOPPED
+            return
         try:
             with told():
-                options = generation_options(
-                    max_new_tokens, temperature, top_p, repetition_penalty)
+                options = generation_options(max_new_tokens, temperature, top_p, repetition_penalty)
                 asked = self._fitted(conversations, options["max_new_tokens"])
-                with closing(together(self.engine, asked, signal, **options)) as snapshots:
-                    for talk, status in self._follow(conversations, snapshots, signal):
-                        conversations = talk
-                        yield talk, *boxes(talk), status, ""  # gr.skip() 每次要重造组件，慢得多
-            if self.running.current(request.session_hash, signal):
-                yield conversations, *boxes(conversations), "", self._source(conversations, asked)
-            else:  # 由这里说“已停止”：从别处说，会被还在路上的“正在回答”盖掉
-                yield gr.skip(), gr.skip(), gr.skip(), STOPPED, gr.skip()
+                with closing(self.engine.together(asked, signal, **options)) as snapshots:
+                    for shot in snapshots:
+                        if signal.is_set():
+                            break
+                        talk = conversations | {
+                            side: conversations[side] + [{"role": "assistant", "content": text}]
+                            for side, text in shot.texts.items() if text}
+                        yield talk, *boxes(talk), queued(shot), ""  # gr.skip() 每次要重造组件，慢得多
+            if self.running.get(request.session_hash) is signal:
+                yield talk, *boxes(talk), "", self._source(talk, asked)
+            else:
+                yield STOPPED
         finally:
-            self.running.finish(request.session_hash, signal)
+            signal.set()
+            if self.running.get(request.session_hash) is signal:
+                del self.running[request.session_hash]
 
-    def _fitted(self, conversations: dict, size: int) -> dict[str, list[dict]]:
+    def _fitted(self, conversations: dict, size: int) -> dict[str, Prompt]:
         """等着回答的几边 → 放得进模型的消息。"""
-        asked = {}
-        for side in SIDES:
-            if conversations[side] and conversations[side][-1]["role"] == "user":
-                asked[side], dropped = self.engine.fit(conversations[side], size)
-                if dropped:
-                    gr.Info(f"对话太长，这次没有把最早的 {dropped} 轮送给模型。")
+        asked = {side: self.engine.fit(talk, size) for side, talk in conversations.items()
+                 if talk and talk[-1]["role"] == "user"}
+        for prompt in asked.values():
+            if prompt.dropped:
+                gr.Info(f"对话太长，这次没有把最早的 {prompt.dropped} 轮送给模型。")
         return asked
-
-    def _follow(self, before: dict, snapshots: Iterator[Snapshot], signal):
-        """每个快照 → (加上回答的对话, 状态)；没有变化时只让框架有机会叫停。"""
-        for shot in snapshots:
-            if signal.is_set():
-                return
-            said = {side: before[side] + [{"role": "assistant", "content": text}]
-                    for side, text in shot.texts.items() if text}
-            yield before | said, queued(shot)
 
     def _source(self, conversations: dict, asked: dict) -> str:
         """最后一边的出处；一边没有输出任何文字时提醒。"""
@@ -149,18 +117,16 @@ class Page:
             if conversations[side][-1]["role"] == "user":
                 gr.Warning(f"{side}的模型没有输出任何文字，请换个问法再试。")
                 return ""
-        question, reply = conversations[list(asked)[-1]][-2:] if asked else [{"content": ""}] * 2
-        return self.sources.show(question["content"], reply["content"]) if asked else ""
+        question, reply = conversations[list(asked)[-1]][-2:]
+        return self.sources.show(question["content"], reply["content"])
 
     def stop(self, request: gr.Request) -> None:
-        self.running.stop(request.session_hash)
-
-    def leave(self, request: gr.Request) -> None:
-        """标签页关了：不再为它生成，也忘掉它。"""
-        self.running.stop(request.session_hash)
+        """叫停；标签页关了也是这样，不再为它生成，也忘掉它。"""
+        if signal := self.running.pop(request.session_hash, None):
+            signal.set()
 
     def clear(self, request: gr.Request):
-        self.running.stop(request.session_hash)
+        self.stop(request)
         return empty(), [], [], "", ""
 
     def clear_leftovers(self, request: gr.Request):
@@ -168,7 +134,7 @@ class Page:
 
         这时又问了新问题的话，不能清。
         """
-        if self.running.busy(request.session_hash):
+        if request.session_hash in self.running:
             return [gr.skip()] * 5
         return empty(), [], [], "", ""
 
@@ -186,10 +152,9 @@ class Page:
     def correct(self, text: str, mode: str, conversations: dict, request: gr.Request) -> str:
         """记下正确答案并清空改正框；空的不记。"""
         with told():
-            correction = check_question(text) if (text or "").strip() else ""
-            if not correction:
+            if not (text or "").strip():
                 raise LabError("请先写下正确答案再保存。")
-            self._save(mode, conversations, request, correction=correction)
+            self._save(mode, conversations, request, correction=check_question(text))
         gr.Info("改正已经保存，谢谢。")
         return ""
 
@@ -209,17 +174,12 @@ class Page:
             messages = complete_turns(plain_messages(history)) + [question]
             sides = self.engine.sides(mode)
             self.visitors.check(request.session_hash, _host(request))
-            options = generation_options(**DEFAULTS)
-            asked = {side: self.engine.fit(messages, options["max_new_tokens"])[0] for side in sides}
-            with closing(together(self.engine, asked, threading.Event(), **options)) as snapshots:
+            options = generation_options(*DEFAULTS.values())
+            asked = dict.fromkeys(sides, self.engine.fit(messages, options["max_new_tokens"]))
+            with closing(self.engine.together(asked, Stop(), **options)) as snapshots:
                 for shot in snapshots:
-                    yield _one_text(shot, sides)
-
-
-def _one_text(shot: Snapshot, sides: list[str]) -> str:
-    if len(sides) == 1:
-        return shot.texts.get(sides[0], "")
-    return "\n".join(f"【{side}】{shot.texts.get(side, '')}" for side in sides)
+                    both = "\n".join(f"【{side}】{text}" for side, text in shot.texts.items())
+                    yield both if len(sides) > 1 else shot.texts[sides[0]]
 
 
 def queued(shot: Snapshot) -> str:

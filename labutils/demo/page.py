@@ -14,7 +14,7 @@ import gradio as gr
 
 from labutils.base import files
 from labutils.dataset.build import DOWN, FEEDBACK, UP
-from labutils.demo.engine import AFTER, BEFORE, DEFAULTS, MAX_CHARACTERS, ChatEngine
+from labutils.demo.engine import AFTER, BEFORE, DEFAULTS, MAX_CHARACTERS, ChatEngine, Streams
 from labutils.demo.events import Page, empty
 from labutils.demo.sources import MAX_CHARACTERS as MAX_CORRECTION
 from labutils.demo.sources import Feedback, Sources
@@ -197,13 +197,19 @@ def build(
     feedback 是存评价与改正的 JSONL。stream 替换生成函数（转给服务器，或测试），这时一次生成
     parallel 个回答。
     """
-    engine = ChatEngine(model, tokenizer, stream, parallel)
+    if stream is None:
+        from labutils.demo import batching  # 用到时才导入：转给服务器时不必等 torch 加载
+
+        line = batching.local(model, tokenizer)
+    else:
+        line = Streams(stream, parallel)
+    engine = ChatEngine(model, tokenizer, line)
     page = Page(engine, Sources(rows), Feedback(feedback))
     examples = pick_examples(rows) if examples is None else list(examples)
     with gr.Blocks(title="教育行业大模型课程实验", analytics_enabled=False) as blocks:
         widgets = lay_out(engine, examples, adapter)
         _wire(page, gr.State(empty()), widgets)
-        blocks.unload(page.leave)
+        blocks.unload(page.stop)
         # 谁先谁后由 engine 里的队管，框架不必再限制
         gr.api(page.chat, api_name="chat", concurrency_limit=None)
     return blocks.queue(max_size=MAX_EVENTS, api_open=False)  # 要排队的不能绕过队直接调用
@@ -234,13 +240,6 @@ def _wire(page: Page, conversations: gr.State, widgets: Widgets) -> None:
 def _wire_feedback(page: Page, conversations: gr.State, widgets: Widgets, quiet: dict) -> None:
     where = [widgets.mode, conversations]
     for name, kind in (("up", UP), ("down", DOWN)):
-        widgets.buttons[name].click(_vote(page, kind), where, widgets.panel, **quiet)
+        widgets.buttons[name].click(page.vote, [gr.State(kind), *where], widgets.panel, **quiet)
     widgets.buttons["save"].click(page.correct, [widgets.correction, *where], widgets.correction,
                                   **quiet)
-
-
-def _vote(page: Page, kind: str) -> Callable:
-    def vote(mode, conversations, request: gr.Request):
-        return page.vote(kind, mode, conversations, request)
-
-    return vote

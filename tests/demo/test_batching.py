@@ -1,16 +1,17 @@
 """连续拼批：每个人的回答与单独问时一字不差，不串、不丢，停得下来，出错不卡住。"""
 
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from fakes.web_fakes import wait_for
 from peft import LoraConfig, get_peft_model
 
 from labutils.base.errors import LabError
 from labutils.demo import batching
 from labutils.demo.batching import Batcher, Row, Table, can_batch, processors
+from labutils.demo.engine import AFTER, BEFORE, ChatEngine, Prompt, Stop
 from labutils.models import loader
 from labutils.models.chat import prompt_ids
 from labutils.models.generate import GrowingText, answer, as_messages
@@ -48,18 +49,35 @@ def alone(tuned, question, adapter, **options):
         return answer(model, tokenizer, [question], **options)[0]
 
 
-def ask(batcher, question, adapter=True, **options):
-    return "".join(batcher.stream(None, None, question, adapter=adapter, **options))
+def line(tuned, width=32):
+    return ChatEngine(*tuned, Batcher(*tuned, width))
+
+
+def talk(chat, question, side=AFTER, stop=None, **options):
+    """一边到现在为止的回答，一个快照一个快照地给。"""
+    asked = {side: chat.fit(as_messages(question), 1)}
+    return (shot.texts[side] for shot in chat.together(asked, stop or Stop(), **options))
+
+
+def ask(chat, question, adapter=True, **options):
+    *_, text = talk(chat, question, AFTER if adapter else BEFORE, **options)
+    return text
+
+
+def a_row(tuned, size, limit=9):
+    row = Row(tuned[1], Prompt([], [5] * size), True, Stop(), {"max_new_tokens": limit})
+    row.stops = []
+    return row
 
 
 def test_many_at_once_equal_one_at_a_time(tuned):
-    batcher = Batcher(*tuned, rows=6)
+    chat = line(tuned, 6)
     jobs = [(q, adapter, 5 + 7 * i) for i, q in enumerate(QUESTIONS) for adapter in (True, False)] * 2
 
     def job(number):
         question, adapter, size = jobs[number]
         time.sleep(0.01 * number)  # 陆续到来，陆续离开
-        return ask(batcher, question, adapter, max_new_tokens=size)
+        return ask(chat, question, adapter, max_new_tokens=size)
 
     with ThreadPoolExecutor(20) as pool:
         got = list(pool.map(job, range(len(jobs))))
@@ -68,9 +86,9 @@ def test_many_at_once_equal_one_at_a_time(tuned):
 
 
 def test_repetition_penalty_is_per_row(tuned):
-    batcher = Batcher(*tuned)
+    chat = line(tuned)
     with ThreadPoolExecutor(4) as pool:
-        got = list(pool.map(lambda p: ask(batcher, "你好", max_new_tokens=20, repetition_penalty=p),
+        got = list(pool.map(lambda p: ask(chat, "你好", max_new_tokens=20, repetition_penalty=p),
                             (1.0, 1.5, 1.0, 2.0)))
     assert got == [alone(tuned, "你好", True, max_new_tokens=20, repetition_penalty=p)
                    for p in (1.0, 1.5, 1.0, 2.0)]
@@ -78,39 +96,39 @@ def test_repetition_penalty_is_per_row(tuned):
 
 
 def test_sampling_really_samples(tuned):
-    batcher = Batcher(*tuned)
+    chat = line(tuned)
     options = {"max_new_tokens": 12, "do_sample": True, "temperature": 5.0, "top_p": 1.0}
-    assert len({ask(batcher, "你好", **options) for _ in range(4)}) > 1
+    assert len({ask(chat, "你好", **options) for _ in range(4)}) > 1
 
 
 def test_unknown_setting_is_refused(tuned):
     with pytest.raises(TypeError, match="no_such"):
-        ask(Batcher(*tuned), "你好", no_such=1)
+        ask(line(tuned), "你好", no_such=1)
 
 
 def test_stopping_one_leaves_the_others(tuned):
-    batcher, stop = Batcher(*tuned), threading.Event()
+    chat, stop = line(tuned), Stop()
     with ThreadPoolExecutor(2) as pool:
-        other = pool.submit(ask, batcher, "再见", max_new_tokens=60)
-        pieces = batcher.stream(None, None, "你好", stop=stop, max_new_tokens=400)
-        got = next(pieces)
+        other = pool.submit(ask, chat, "再见", max_new_tokens=60)
+        texts = talk(chat, "你好", stop=stop, max_new_tokens=400)
+        next(texts)
         began = time.monotonic()
         stop.set()
-        got += "".join(pieces)
+        *_, got = texts
         assert time.monotonic() - began < 5
         assert other.result() == alone(tuned, "再见", True, max_new_tokens=60)
     assert len(got) < 400 and alone(tuned, "你好", True, max_new_tokens=400).startswith(got)
 
 
 def test_thread_and_memory_go_when_all_have_left(tuned):
-    batcher = Batcher(*tuned)
-    pieces = batcher.stream(None, None, "你好", max_new_tokens=400)
-    next(pieces)
-    thread = batcher._thread
-    pieces.close()  # 读者关了网页
+    chat = line(tuned)
+    talking = chat.together({AFTER: chat.fit(as_messages("你好"), 1)}, Stop(), max_new_tokens=400)
+    next(talking)
+    thread = chat.line._thread
+    talking.close()  # 读者关了网页
     thread.join(20)
-    assert not thread.is_alive() and batcher._thread is None
-    assert ask(batcher, "再见", max_new_tokens=8) == alone(tuned, "再见", True, max_new_tokens=8)
+    assert not thread.is_alive() and chat.line._thread is None and not chat.line.busy
+    assert ask(chat, "再见", max_new_tokens=8) == alone(tuned, "再见", True, max_new_tokens=8)
 
 
 def failing(monkeypatch, when):
@@ -129,49 +147,49 @@ def failing(monkeypatch, when):
 
 
 def test_a_failing_prompt_ends_that_chat_alone(tuned, monkeypatch):
-    batcher, bad = Batcher(*tuned), prompt_of(tuned, "请出错")
-    failures = failing(monkeypatch, lambda ids, rows: any(row.prompt == bad for row in rows))
+    chat, bad = line(tuned), prompt_of(tuned, "请出错")
+    failures = failing(monkeypatch, lambda ids, rows: any(row.prompt.ids == bad for row in rows))
     with ThreadPoolExecutor(6) as pool:
-        talking = batcher.stream(None, None, "你好", max_new_tokens=80)
-        got = next(talking)  # 正说着
-        others = [pool.submit(ask, batcher, q, max_new_tokens=30) for q in ("几年", "再见")]
+        talking = talk(chat, "你好", max_new_tokens=80)
+        next(talking)  # 正说着
+        others = [pool.submit(ask, chat, q, max_new_tokens=30) for q in ("几年", "再见")]
         with pytest.raises(LabError, match=r"生成这个回答时出错（RuntimeError），请.*再试") as caught:
-            ask(batcher, "请出错")
+            ask(chat, "请出错")
         assert "显存不够" not in str(caught.value)  # 内部细节只进日志
-        assert got + "".join(talking) == alone(tuned, "你好", True, max_new_tokens=80)
+        *_, got = talking
+        assert got == alone(tuned, "你好", True, max_new_tokens=80)
         assert [job.result() for job in others] == [
             alone(tuned, q, True, max_new_tokens=30) for q in ("几年", "再见")]
     assert failures
 
 
 def test_newcomers_who_arrive_with_a_failing_one_are_answered(tuned, monkeypatch):
-    model, tokenizer = tuned
-    batcher, table = Batcher(*tuned), Table(model)
-    rows = [Row([5] * size, [], True, threading.Event(), {"max_new_tokens": 9}) for size in (5, 6, 7)]
+    batcher, table = Batcher(*tuned, 32), Table(tuned[0])
+    rows = [a_row(tuned, size) for size in (5, 6, 7)]
     failing(monkeypatch, lambda ids, joining: rows[1] in joining)
     with torch.inference_mode():
         batcher._join(table, rows)
-    assert table.rows == [rows[0], rows[2]] and rows[1].done and not rows[1].said
+    assert table.rows == [rows[0], rows[2]] and rows[1].over.is_set() and not rows[1].said
     assert [len(row.said) for row in rows] == [1, 0, 1]
 
 
 def test_a_failing_step_loses_nothing(tuned, monkeypatch):
-    batcher, once = Batcher(*tuned), [True, True]
+    chat, once = line(tuned), [True, True]
     failures = failing(monkeypatch, lambda ids, rows: ids.shape[1] == 1 and len(rows[0].said) > 5
                        and once and once.pop())
     with ThreadPoolExecutor(5) as pool:
-        got = list(pool.map(lambda q: ask(batcher, q, max_new_tokens=20), QUESTIONS))
+        got = list(pool.map(lambda q: ask(chat, q, max_new_tokens=20), QUESTIONS))
     assert got == [alone(tuned, q, True, max_new_tokens=20) for q in QUESTIONS] and len(failures) == 2
 
 
 def test_a_step_that_always_fails_still_ends(tuned, monkeypatch):
-    batcher = Batcher(*tuned)
+    chat = line(tuned)
     failing(monkeypatch, lambda ids, rows: ids.shape[1] == 1)
-    assert ask(batcher, "你好", max_new_tokens=9) == alone(tuned, "你好", True, max_new_tokens=9)
+    assert ask(chat, "你好", max_new_tokens=9) == alone(tuned, "你好", True, max_new_tokens=9)
 
 
 def test_a_failing_choice_ends_that_chat_alone(tuned, monkeypatch):
-    batcher, pick = Batcher(*tuned), Row.pick
+    chat, pick = line(tuned), Row.pick
 
     def broken(self, scores):
         if self.limit == 33:
@@ -180,37 +198,54 @@ def test_a_failing_choice_ends_that_chat_alone(tuned, monkeypatch):
 
     monkeypatch.setattr(Row, "pick", broken)
     with ThreadPoolExecutor(2) as pool:
-        good = pool.submit(ask, batcher, "你好", max_new_tokens=40, repetition_penalty=1.1)
+        good = pool.submit(ask, chat, "你好", max_new_tokens=40, repetition_penalty=1.1)
         with pytest.raises(LabError, match="生成这个回答时出错"):
-            ask(batcher, "再见", max_new_tokens=33, repetition_penalty=1.1)
+            ask(chat, "再见", max_new_tokens=33, repetition_penalty=1.1)
         assert good.result() == alone(tuned, "你好", True, max_new_tokens=40, repetition_penalty=1.1)
 
 
-def test_silence_is_not_waited_for_forever(tuned, monkeypatch):
-    batcher = Batcher(*tuned)
-    monkeypatch.setattr(batcher, "_submit", lambda row: None)
-    with pytest.raises(LabError, match="没有新的文字"):
-        ask(batcher, "你好", timeout=0.1)
-
-
 def test_left_columns_are_cut_when_the_longest_leaves(tuned):
-    model, tokenizer = tuned
-    rows = [Row([5] * size, [], True, threading.Event(), {"max_new_tokens": 9}) for size in (50, 6)]
+    rows = [a_row(tuned, size) for size in (50, 6)]
     with torch.inference_mode():
-        table = Table(model)
+        table = Table(tuned[0])
         table.join(rows)
-        rows[0].closed.set()
+        rows[0].stop.set()
         table.step()
     assert table.rows == rows[1:] and table.mask.shape == (1, 7)
     assert table.cache.layers[0].keys.shape[2] == 7
 
 
 def test_with_many_readers_the_text_comes_in_larger_pieces_but_all_of_it(tuned):
-    batcher = Batcher(*tuned)
-    batcher._readers = 40  # 另有 40 个人在读
-    pieces = list(batcher.stream(None, None, "你好", max_new_tokens=60))
-    assert len(pieces) < 10 and batcher._readers == 40
-    assert "".join(pieces) == alone(tuned, "你好", True, max_new_tokens=60)
+    chat = line(tuned)
+    others = [a_row(tuned, 5, limit=10**6) for _ in range(31)]  # 另有 31 个人在读
+    for row in others:
+        row.taken = True
+    chat.line.replies += others
+    texts = list(talk(chat, "你好", max_new_tokens=60))
+    assert len(texts) < 10 and chat.line.busy == 31
+    assert texts[-1] == alone(tuned, "你好", True, max_new_tokens=60)
+    for row in others:
+        row.end()
+
+
+def test_more_than_fit_wait_their_turn_and_all_are_answered(tuned):
+    chat = line(tuned, 2)
+    stop, told = Stop(), []
+    asked = {AFTER: chat.fit(as_messages("你好"), 1)}
+    busy = [chat.together(asked, stop, max_new_tokens=400) for _ in range(2)]
+    for talking in busy:
+        next(talking)
+    with ThreadPoolExecutor(5) as pool:
+        def job(question):
+            for shot in chat.together({AFTER: chat.fit(as_messages(question), 1)}, Stop(), max_new_tokens=9):
+                told.append(shot.ahead)
+            return shot.texts[AFTER]
+
+        jobs = [pool.submit(job, question) for question in QUESTIONS]
+        wait_for(lambda: {0, 1, 2, 3, 4} <= set(told))
+        stop.set()
+        got = [job.result(20) for job in jobs]
+    assert got == [alone(tuned, question, True, max_new_tokens=9) for question in QUESTIONS]
 
 
 def test_what_can_be_batched(tuned, toy_base):

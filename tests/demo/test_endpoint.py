@@ -1,7 +1,6 @@
 """网页接兼容 OpenAI 接口的服务器：逐段显示、能停、出错一句话、密钥不外露。服务器是真的，跑在本机。"""
 
 import socket
-import threading
 
 import pytest
 from fakes.openai_fake import ANSWER, KEY, MODEL, running
@@ -10,7 +9,7 @@ from gradio_client import Client
 from labutils.base.errors import LabError
 from labutils.demo import server as web_server
 from labutils.demo.endpoint import Endpoint
-from labutils.demo.engine import AFTER, DEFAULTS, ChatEngine, generation_options
+from labutils.demo.engine import AFTER, DEFAULTS, ChatEngine, Stop, Streams, generation_options
 
 QUESTION = [{"role": "user", "content": "有效期多久？"}]
 
@@ -21,7 +20,7 @@ def key(monkeypatch):
 
 
 def answer(endpoint, **options):
-    return list(endpoint.stream(None, None, QUESTION, **options))
+    return list(endpoint.stream(QUESTION, Stop(), **options))
 
 
 def free_port():
@@ -48,8 +47,8 @@ def test_settings_of_the_page_reach_the_server():
 
 def test_stop_hangs_up():
     with running(delay=0.05) as server:
-        stop, pieces = threading.Event(), []
-        for piece in Endpoint(server.url, MODEL).stream(None, None, QUESTION, stop=stop):
+        stop, pieces = Stop(), []
+        for piece in Endpoint(server.url, MODEL).stream(QUESTION, stop):
             pieces.append(piece)
             stop.set()
         assert len(pieces) == 1 and server.sent < len(ANSWER)
@@ -123,9 +122,10 @@ def test_badly_copied_key_is_not_blamed_on_the_address(monkeypatch):
 
 
 def test_only_one_mode():
-    engine = ChatEngine(endpoint := Endpoint("http://host", MODEL), None, endpoint.stream, endpoint.parallel)
+    endpoint = Endpoint("http://host", MODEL)
+    engine = ChatEngine(endpoint, None, Streams(endpoint.stream, endpoint.parallel))
     assert engine.modes == [AFTER] and engine.limit() is None
-    assert engine.fit(QUESTION, 10_000) == (QUESTION, 0)
+    assert engine.fit(QUESTION, 10_000) == (QUESTION, [], 0)
 
 
 def test_page_streams_from_the_server():

@@ -6,11 +6,10 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import httpx
 import pytest
-from fakes.web_fakes import ANSWER, AdapterModel, CharTokenizer, FakeStream, PlainModel
+from fakes.web_fakes import ANSWER, AdapterModel, CharTokenizer, FakeStream, PlainModel, wait_for
 from gradio_client import Client
 from gradio_client.exceptions import AppError, AuthenticationError
 
@@ -53,13 +52,6 @@ def clean_environment(monkeypatch):
 def busy_port():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         yield taken.getsockname()[1]
-
-
-def wait_for(check, seconds=30.0):
-    end = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < end, "等了太久"
-        time.sleep(0.05)
 
 
 def free_port() -> int:

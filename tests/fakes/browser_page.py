@@ -1,6 +1,6 @@
 """浏览器测试的公用动作：打开网页、提问、读对话、等一件事发生。"""
 
-import time
+from fakes.web_fakes import wait_for
 
 from labutils.demo.engine import GUARD
 
@@ -66,10 +66,3 @@ def set_slider(page, label, value):
         return number.input_value() == bar.input_value() == value
 
     wait_for(done)
-
-
-def wait_for(check, seconds=60.0):
-    end = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < end, "等了太久"
-        time.sleep(0.05)

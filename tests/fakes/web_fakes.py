@@ -44,12 +44,12 @@ class CharTokenizer:
 
 
 class FakeStream:
-    """代替 inference.stream：记下每次收到的消息和参数，逐字给出写好的回答。"""
+    """代替真的流式生成：记下每次收到的消息和参数，逐字给出写好的回答。"""
 
     def __init__(self, delay: float = 0.0):
         self.delay, self.calls, self.stopped, self.closed = delay, [], 0, 0
 
-    def __call__(self, model, tokenizer, messages, stop=None, adapter=True, **options):
+    def __call__(self, messages, stop, adapter=True, **options):
         self.calls.append({"messages": messages, "adapter": adapter, **options})
         question = messages[-1]["content"]
         if question == "坏":
@@ -66,6 +66,14 @@ class FakeStream:
                 yield letter
         finally:
             self.closed += 1
+
+
+def wait_for(check, seconds: float = 60.0) -> None:
+    """等到 check() 成立；等得太久就算失败。"""
+    end = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < end, "等了太久"
+        time.sleep(0.02)
 
 
 def find_browser(environment: dict) -> str | None:
