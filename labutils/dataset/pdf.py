@@ -1,13 +1,7 @@
-"""读的顺序：PDF 记的是画字的先后，不一定是读的先后；两栏和直排的页按位置重排。
+"""用 pypdf 读 PDF：打得开的逐页取出文字，打不开、读不出的说清楚为什么、怎么办。讲解见 notebook 01。
 
-输入两份同一页的文字：plain 按画的先后；grid 按位置排成等宽的格子（pypdf 的 layout 模式），
-同一列的字在各行的下标相同。由 document_pdf 调用，在 notebooks/01_build_dataset.ipynb 用到。
-能认的只有横排两栏、一字一画的直排；三栏以上、图文绕排认不出，仍按画的先后。
-
-
-用 pypdf 读 PDF：打得开的逐页取出文字，打不开、读不出的说清楚为什么、怎么办。
-
-在 notebooks/01_build_dataset.ipynb 讲解，由 document.read_pages 调用。
+PDF 记的是画字的先后，不一定是读的先后；两栏和直排的页按位置重排。能认的只有横排两栏、一字一画的直排；
+三栏以上、图文绕排认不出，仍按画的先后。
 """
 
 from __future__ import annotations
@@ -16,123 +10,16 @@ import logging
 import re
 import unicodedata
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pypdf
-from pypdf.errors import DependencyError, EmptyFileError, FileNotDecryptedError, PyPdfError
+from pypdf.errors import DependencyError, FileNotDecryptedError, PyPdfError
 
 from labutils.base.errors import LabError
 from labutils.base.text import without_spaces
 from labutils.dataset.clean import PAGE_NUMBER, Page, clean_pages
-
-_HAN_ONLY = re.compile("[\u3001-\u9fff\ufe10-\ufe4f\uff01-\uff1f]{1,2}")
-_GAP = re.compile(r"\s{2,}")
-MIN_LINES = 5  # 至少这么多行左右都有字，才可能是两栏
-MIN_PROSE = 8  # 一栏里的行，字数的中位数至少这么多；表格的格子短
-
-
-def reading_order(plain: str, grid: str) -> tuple[str, str]:
-    """返回 (按读的先后排好的文字, 认出的版式)；版式是 "两栏"、"直排" 或空。
-
-    画的先后本来就对时原样返回 plain。重排不得增减一个字，否则也返回 plain。
-    """
-    lines = [line.rstrip() for line in grid.splitlines() if line.strip()]
-    vertical = _vertical(lines)
-    ordered = vertical or _two_columns(lines)
-    if not ordered or _letters(ordered) != _letters(plain):
-        return plain, ""
-    if without_spaces(ordered) == without_spaces(plain):
-        return (ordered if vertical else plain), ""
-    return ordered, "直排" if vertical else "两栏"
-
-
-def _letters(text: str) -> Counter:
-    return Counter(without_spaces(text))
-
-
-def _vertical(lines: list[str]) -> str:
-    """一格一字、五行二十字以上：从右往左、从上往下读；每一竖行成为一行。"""
-    cells = [(m.start(), m.group()) for line in lines for m in re.finditer(r"\S+", line)]
-    single = [text for _, text in cells if _HAN_ONLY.fullmatch(text)]
-    if len(lines) < 5 or len(single) < max(20, 0.8 * len(cells)):
-        return ""
-    columns: dict[int, str] = {}
-    for start, text in cells:
-        near = next((x for x in (start, start - 1, start + 1) if x in columns), start)
-        columns[near] = columns.get(near, "") + text
-    return "\n".join(columns[x] for x in sorted(columns, reverse=True))
-
-
-def _two_columns(lines: list[str]) -> str:
-    """左栏读完再读右栏；横跨两栏的标题把页面隔成上下几段，各段分别读。"""
-    gutter = _gutter(lines)
-    if gutter is None:
-        return ""
-    body = _body_range(lines, gutter)
-    ordered: list[str] = []
-    left: list[str] = []
-    right: list[str] = []
-    for i, line in enumerate(lines):
-        if _crosses(line, gutter) or (i not in body and _stands_alone(line, gutter)):
-            ordered += [*left, *right, line]
-            left, right = [], []
-        else:
-            left.append(line[:gutter].rstrip())
-            right.append(line[gutter:])
-    return "\n".join(line for line in ordered + left + right if line.strip())
-
-
-def _body_range(lines: list[str], gutter: int) -> range:
-    """从第一行到最后一行左右都有字的行。"""
-    both = [i for i, line in enumerate(lines)
-            if not _crosses(line, gutter) and line[:gutter].strip() and line[gutter:].strip()]
-    return range(both[0], both[-1] + 1)
-
-
-def _stands_alone(line: str, gutter: int) -> bool:
-    """栏外的行：页码，或不从栏边起头的居中标题。"""
-    start = len(line) - len(line.lstrip())
-    at_edge = start <= 4 or gutter <= start <= gutter + 4
-    return bool(PAGE_NUMBER.fullmatch(line)) or not at_edge
-
-
-def _crosses(line: str, gutter: int) -> bool:
-    """横跨中缝：缝的左右两格都有字。缝左边一格是空的就不算。"""
-    return len(line) > gutter and bool(line[gutter - 1 : gutter].strip())
-
-
-def _gutter(lines: list[str]) -> int | None:
-    """右栏从第几格开始；不是两栏就返回 None。
-
-    右栏各行从同一格开始，左边空着两格以上；两边都得是写满的长行，否则是表格。
-    """
-    widest = max(map(len, lines), default=0)
-    starts = Counter(m.end() for line in lines for m in _GAP.finditer(line)
-                     if 0.25 * widest < m.end() < len(line))
-    if not starts:
-        return None
-    gutter = max(starts, key=lambda x: (starts[x], -x))
-    # 段首缩进的行起点靠右，最靠左的那个起点才是栏边
-    gutter = min(x for x in starts if gutter - 4 <= x <= gutter and starts[x] >= 2 or x == gutter)
-    split = [(line[:gutter].strip(), line[gutter:].strip()) for line in lines
-             if not _crosses(line, gutter)]
-    both = [pair for pair in split if all(pair)]
-    if len(both) < MIN_LINES or len(split) < 0.6 * len(lines):
-        return None
-    sides = ([a for a, _ in split if a], [b for _, b in split if b])
-    return gutter if all(_is_prose(side) for side in sides) else None
-
-
-def _is_prose(lines: list[str]) -> bool:
-    """像正文：行够长，四成以上写满，里面没有表格那样的大空隙。"""
-    sizes = sorted(map(len, lines))
-    full = [n for n in sizes if n >= 0.8 * sizes[-1]]
-    gaps = [line for line in lines if _GAP.search(line)]
-    return (sizes[len(sizes) // 2] >= MIN_PROSE and len(full) >= 0.4 * len(sizes)
-            and len(gaps) <= 0.1 * len(lines))
-
 
 # pypdf 遇到小毛病会往日志里写英文；真正有事时下面会用一句中文说清楚
 logging.getLogger("pypdf").setLevel(logging.CRITICAL)
@@ -150,7 +37,7 @@ class Found:
     images: list[int] = field(default_factory=list)  # 有图片的页
     garbled: list[int] = field(default_factory=list)  # 字体没有文字对照表的页
     damaged: list[int] = field(default_factory=list)  # 内容坏了的页
-    reordered: dict[str, list[int]] = field(default_factory=dict)  # 版式 → 重排过的页
+    reordered: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))  # 版式 → 重排过的页
 
 
 def read_pdf(path: Path, name: str) -> list[Page]:
@@ -183,36 +70,22 @@ def _open(path: Path, name: str) -> pypdf.PdfReader:
         reader = pypdf.PdfReader(path)
         # 只设了“限制编辑”的 PDF 用空口令就能打开；要口令才能打开的不行
         if reader.is_encrypted and not reader.decrypt(""):
-            raise LabError(_encrypted(name))
+            raise FileNotDecryptedError
         if not len(reader.pages):
             raise LabError(f"{name} 里一页也没有，请换一份 PDF。")
         reader.pages[0]  # 坏目录在这里就会报错
     except FileNotDecryptedError:
-        raise LabError(_encrypted(name)) from None
+        raise LabError(f"{name} 设了打开密码，请在 PDF 阅读器里输入密码打开，"
+                       "再用“打印/导出为 PDF”另存一份没有密码的。") from None
     except DependencyError:
         raise LabError(f"{name} 用了 AES 加密，请先运行 pip install 'pypdf[crypto]'。") from None
-    except EmptyFileError:
-        raise LabError(f"{name} 是空文件（0 字节），请重新下载或复制这份文件。") from None
     except NotImplementedError:
         raise LabError(f"{name} 的加密方式（如证书加密）或压缩方式这里读不了，"
                        "请用 PDF 阅读器打开，再“打印/导出为 PDF”另存一份。") from None
     except BROKEN as error:
-        raise LabError(_damaged(name, error)) from None
+        raise LabError(f"{name} 已损坏，读不出来（{type(error).__name__}），"
+                       "请重新下载，或用阅读器打开后另存一份再试。") from None
     return reader
-
-
-def _encrypted(name: str) -> str:
-    return (
-        f"{name} 设了打开密码，请在 PDF 阅读器里输入密码打开，"
-        "再用“打印/导出为 PDF”另存一份没有密码的。"
-    )
-
-
-def _damaged(name: str, error: Exception) -> str:
-    return (
-        f"{name} 已损坏，读不出来（{type(error).__name__}），"
-        "请重新下载，或用阅读器打开后另存一份再试。"
-    )
 
 
 def _extract(page: pypdf.PageObject, number: int, found: Found) -> str:
@@ -233,7 +106,7 @@ def _extract(page: pypdf.PageObject, number: int, found: Found) -> str:
         return ""
     text, layout = reading_order(plain, _grid(page)) if plain.strip() else ("", "")
     if layout:
-        found.reordered.setdefault(layout, []).append(number)
+        found.reordered[layout].append(number)
     return text
 
 
@@ -259,6 +132,113 @@ def _is_garbled(text: str, unreadable: int) -> bool:
     visible = [c for c in text if not c.isspace()]
     strange = sum(unicodedata.category(c) in ("Co", "Cn", "Cc") or c == "\ufffd" for c in visible)
     return max(strange, unreadable) > 0.3 * len(visible)
+
+
+MIN_LINES = 5  # 至少这么多行左右都有字，才可能是两栏；至少这么多行，才可能是直排
+MIN_PROSE = 8  # 一栏里的行，字数的中位数至少这么多；表格的格子短
+_MIN_VERTICAL, _VERTICAL_SHARE = 20, 0.8  # 直排：一格一字的至少这么多个，占全部格子的这么多
+_LEFT_SHARE = 0.25  # 右栏的起点在行宽的这个比例之后
+_INDENT = 4  # 段首缩进至多这么多格
+_SPLIT_SHARE = 0.6  # 至少这么多的行没有横跨中缝
+_FULL_WIDTH, _FULL_SHARE, _GAP_SHARE = 0.8, 0.4, 0.1  # 写满：到最长行的八成；正文四成写满，至多一成有空隙
+_HAN_ONLY = re.compile("[\u3001-\u9fff\ufe10-\ufe4f\uff01-\uff1f]{1,2}")
+_GAP = re.compile(r"\s{2,}")
+
+
+def reading_order(plain: str, grid: str) -> tuple[str, str]:
+    """返回 (按读的先后排好的文字, 认出的版式)；版式是 "两栏"、"直排" 或空。
+
+    两份文字是同一页的：plain 按画的先后；grid 按位置排成等宽的格子（pypdf 的 layout 模式），
+    同一列的字在各行的下标相同。画的先后本来就对时原样返回 plain；重排不得增减一个字，否则也返回 plain。
+    """
+    lines = [line.rstrip() for line in grid.splitlines() if line.strip()]
+    vertical = _vertical(lines)
+    ordered = vertical or _two_columns(lines)
+    flat, drawn = without_spaces(ordered), without_spaces(plain)
+    if not ordered or Counter(flat) != Counter(drawn):
+        return plain, ""
+    if flat == drawn:
+        return vertical or plain, ""
+    return ordered, "直排" if vertical else "两栏"
+
+
+def _vertical(lines: list[str]) -> str:
+    """一格一字、五行二十字以上：从右往左、从上往下读；每一竖行成为一行。"""
+    cells = [(m.start(), m.group()) for line in lines for m in re.finditer(r"\S+", line)]
+    single = [text for _, text in cells if _HAN_ONLY.fullmatch(text)]
+    if len(lines) < MIN_LINES or len(single) < max(_MIN_VERTICAL, _VERTICAL_SHARE * len(cells)):
+        return ""
+    columns: dict[int, str] = {}
+    for start, text in cells:
+        near = next((x for x in (start, start - 1, start + 1) if x in columns), start)
+        columns[near] = columns.get(near, "") + text
+    return "\n".join(columns[x] for x in sorted(columns, reverse=True))
+
+
+def _two_columns(lines: list[str]) -> str:
+    """左栏读完再读右栏；横跨两栏的标题把页面隔成上下几段，各段分别读。"""
+    gutter = _gutter(lines)
+    if gutter is None:
+        return ""
+    both = [i for i, line in enumerate(lines)
+            if not _crosses(line, gutter) and line[:gutter].strip() and line[gutter:].strip()]
+    ordered: list[str] = []
+    left: list[str] = []
+    right: list[str] = []
+    for i, line in enumerate(lines):
+        outside = not both[0] <= i <= both[-1] and _stands_alone(line, gutter)
+        if _crosses(line, gutter) or outside:
+            ordered += [*left, *right, line]
+            left, right = [], []
+        else:
+            left.append(line[:gutter].rstrip())
+            right.append(line[gutter:])
+    return "\n".join(line for line in ordered + left + right if line.strip())
+
+
+def _stands_alone(line: str, gutter: int) -> bool:
+    """栏外的行：页码，或不从栏边起头的居中标题。"""
+    start = len(line) - len(line.lstrip())
+    at_edge = start <= _INDENT or gutter <= start <= gutter + _INDENT
+    return bool(PAGE_NUMBER.fullmatch(line)) or not at_edge
+
+
+def _crosses(line: str, gutter: int) -> bool:
+    """横跨中缝：缝的左右两格都有字。缝左边一格是空的就不算。"""
+    return len(line) > gutter and bool(line[gutter - 1 : gutter].strip())
+
+
+def _gutter(lines: list[str]) -> int | None:
+    """右栏从第几格开始；不是两栏就返回 None。
+
+    右栏各行从同一格开始，左边空着两格以上。
+    """
+    widest = max(map(len, lines), default=0)
+    starts = Counter(m.end() for line in lines for m in _GAP.finditer(line)
+                     if _LEFT_SHARE * widest < m.end() < len(line))
+    if not starts:
+        return None
+    usual = max(starts, key=lambda x: (starts[x], -x))
+    # 段首缩进的行起点靠右，最靠左的那个起点才是栏边
+    gutter = min([usual, *(x for x in starts if usual - _INDENT <= x < usual and starts[x] >= 2)])
+    return gutter if _are_columns(lines, gutter) else None
+
+
+def _are_columns(lines: list[str], gutter: int) -> bool:
+    """左右都有字的行够多，横跨中缝的够少，两边都是写满的长行。"""
+    split = [(line[:gutter].strip(), line[gutter:].strip()) for line in lines if not _crosses(line, gutter)]
+    both = sum(bool(left and right) for left, right in split)
+    sides = [side for side, _ in split if side], [side for _, side in split if side]
+    return both >= MIN_LINES and len(split) >= _SPLIT_SHARE * len(lines) and all(map(_is_prose, sides))
+
+
+def _is_prose(lines: list[str]) -> bool:
+    """像正文：行够长，四成以上写满，里面没有表格那样的大空隙。"""
+    sizes = sorted(map(len, lines))
+    full = sum(size >= _FULL_WIDTH * sizes[-1] for size in sizes)
+    gaps = sum(bool(_GAP.search(line)) for line in lines)
+    return (sizes[len(sizes) // 2] >= MIN_PROSE and full >= _FULL_SHARE * len(sizes)
+            and gaps <= _GAP_SHARE * len(lines))
 
 
 def _has_image(page: pypdf.PageObject) -> bool:
