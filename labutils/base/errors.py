@@ -1,12 +1,12 @@
-"""课程实验里给用户看的错误。"""
+"""给用户看的错误与检查结果。"""
 
 from typing import NamedTuple
 
 
 class LabError(Exception):
-    """一句话说清楚:哪里错了、错在哪个文件(行、页)、下一步做什么。
+    """一句话说清楚：哪里错了、错在哪个文件（行、页）、下一步做什么。
 
-    命令行只打印这一句话并以非零状态退出,不显示调用栈。
+    命令行只打印这一句话并以非零状态退出，不显示调用栈。
     """
 
 
@@ -29,6 +29,5 @@ class Check(NamedTuple):
     todo: str = ""
 
     def __str__(self) -> str:
-        return f"{MARKS[self.status]} {self.name}：{self.message}" + (
-            f" → {self.todo}" if self.todo else ""
-        )
+        todo = f" → {self.todo}" if self.todo else ""
+        return f"{MARKS[self.status]} {self.name}：{self.message}{todo}"

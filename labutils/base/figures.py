@@ -1,16 +1,7 @@
-"""给 matplotlib 找一款真的有汉字的字体，保证图上不会出现方框
+"""图与表格共同的地基：真的有汉字的字体、颜色、会在笔记本里显示的图、损失曲线、jinja2 模板。
 
-导入本模块不会改变 matplotlib 的后端。讲解见 notebooks/00_start_here。
-
-
-实验用到的图：损失曲线、正确率柱状图、逐事实色块图；数据集的图在 dataset_plots
-
-每个函数都返回一个图对象：在笔记本里把它写在格子的最后一行就会显示，给了 path 就另存为 PNG。
-这里不用 pyplot，所以导入本模块不会改变 matplotlib 的后端，画多少张图也不会占着内存不放。
-讲解见 notebooks/02_lora_finetune 与 03_before_after。
-
-
-网页与笔记本表格的模板：只在这里建 jinja2 环境，一切变量都自动转义，绝不当作标签执行。
+不用 pyplot：导入本模块不改变 matplotlib 的后端，画多少张图也不会占着内存不放。每个画图的函数都返回图，
+写在格子的最后一行就会显示，给了 path 就另存为 PNG。讲解见 notebooks/00_start_here 与 02_lora_finetune。
 """
 
 import importlib.util
@@ -30,13 +21,40 @@ from matplotlib.ft2font import FT2Font
 from labutils.base.errors import LabError
 
 FONT_CANDIDATES = (
-    "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN",
-    "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Droid Sans Fallback",
-    "PingFang SC", "Hiragino Sans GB", "Heiti SC", "STHeiti", "Songti SC", "Arial Unicode MS",
-    "Microsoft YaHei", "DengXian", "SimHei", "SimSun",
-)  # fmt: skip
+    "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN", "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei", "Droid Sans Fallback", "PingFang SC", "Hiragino Sans GB", "Heiti SC", "STHeiti",
+    "Songti SC", "Arial Unicode MS", "Microsoft YaHei", "DengXian", "SimHei", "SimSun")
 PROBE = "微调职教损失〔〕，。"
 ENGLISH_FONT = "DejaVu Sans"  # matplotlib 自带，一定存在，但没有汉字
+BEFORE, AFTER, BASELINE = "#aab2bf", "#2563c9", "#d9822b"
+WRONG, RIGHT, EMPTY = "#e8b4ae", "#2e8b62", "#f2f2f2"
+
+
+def use_chinese_font() -> str:
+    """让 matplotlib 用一款确实有汉字的字体，返回它的名字；找不到时返回 "DejaVu Sans"，标签改用英文
+
+    先用系统字体，再用 zhplot 包里的 Noto Sans SC。不打印任何东西。
+    """
+    name = _pick_font()
+    rcParams["font.family"] = ["sans-serif"]
+    rcParams["font.sans-serif"] = list(dict.fromkeys([name, ENGLISH_FONT]))
+    rcParams["axes.unicode_minus"] = False  # 不少中文字体没有 U+2212 减号
+    return name
+
+
+@lru_cache(maxsize=1)
+def _pick_font() -> str:
+    entries = font_manager.fontManager.ttflist
+    for name in FONT_CANDIDATES:
+        if any(e.name == name and _covers(e.fname, getattr(e, "index", 0)) for e in entries):
+            return name
+    spec = importlib.util.find_spec("zhplot")  # 只找它的字体文件，不导入（导入会改全局设置）
+    for folder in (spec.submodule_search_locations if spec else None) or []:
+        for path in sorted(Path(folder).rglob("*.ttf")):
+            if _covers(str(path)):
+                font_manager.fontManager.addfont(path)
+                return FT2Font(str(path)).family_name
+    return ENGLISH_FONT
 
 
 def _covers(path: str, face_index: int = 0) -> bool:
@@ -48,56 +66,14 @@ def _covers(path: str, face_index: int = 0) -> bool:
     return all(ord(char) in charmap for char in PROBE)
 
 
-def _system_font() -> str | None:
-    """系统字体里第一个能用的名字；没有时返回 None"""
-    entries = font_manager.fontManager.ttflist
-    for name in FONT_CANDIDATES:
-        if any(e.name == name and _covers(e.fname, getattr(e, "index", 0)) for e in entries):
-            return name
-    return None
-
-
-def _packaged_font() -> str | None:
-    """登记 zhplot 包里的 TTF，返回字体名；只找文件，不导入那个包（导入会改全局设置）"""
-    spec = importlib.util.find_spec("zhplot")
-    folders = (spec.submodule_search_locations if spec else None) or []
-    for path in (p for folder in folders for p in sorted(Path(folder).rglob("*.ttf"))):
-        if _covers(str(path)):
-            font_manager.fontManager.addfont(path)
-            return FT2Font(str(path)).family_name
-    return None
-
-
-@lru_cache(maxsize=1)
-def _pick_font() -> str:
-    return _system_font() or _packaged_font() or ENGLISH_FONT
-
-
-def use_chinese_font() -> str:
-    """让 matplotlib 用一款确实有汉字的字体，返回它的名字；找不到时返回 "DejaVu Sans"，标签改用英文
-
-    先用系统字体，再用 zhplot 包里的 Noto Sans SC。不打印任何东西。讲解见 notebooks/00_start_here。
-    """
-    name = _pick_font()
-    rcParams["font.family"] = ["sans-serif"]
-    rcParams["font.sans-serif"] = list(dict.fromkeys([name, ENGLISH_FONT]))
-    rcParams["axes.unicode_minus"] = False  # 不少中文字体没有 U+2212 减号
-    return name
-
-
 def label(zh: str, en: str) -> str:
     """有中文字体时用中文标签，否则用英文标签；$ 要转义，不然会被当成公式"""
-    text = en if use_chinese_font() == ENGLISH_FONT else zh
-    return text.replace("$", r"\$")
+    return (en if use_chinese_font() == ENGLISH_FONT else zh).replace("$", r"\$")
 
 
 def data_label(text: str, fallback: str) -> str:
     """数据里带来的文字（步骤名、事实号）：画不出汉字时换成 fallback"""
     return label(text, text if text.isascii() else fallback)
-
-
-BEFORE, AFTER, BASELINE = "#aab2bf", "#2563c9", "#d9822b"
-WRONG, RIGHT, EMPTY = "#e8b4ae", "#2e8b62", "#f2f2f2"
 
 
 class LabFigure(Figure):
@@ -109,7 +85,8 @@ class LabFigure(Figure):
         return buffer.getvalue()
 
 
-def _new_axes(width: float, height: float) -> tuple[LabFigure, Axes]:
+def new_axes(width: float, height: float) -> tuple[LabFigure, Axes]:
+    """一张 width × height 英寸的图和它唯一的坐标系，没有上边与右边的框线"""
     use_chinese_font()
     figure = LabFigure(figsize=(width, height), dpi=100, layout="constrained")
     axes = figure.subplots()
@@ -125,26 +102,20 @@ def save(figure: Figure, path: str | Path | None) -> Figure:
     return figure
 
 
-def loss_curve(
-    log: Iterable[dict], path: str | Path | None = None, ax: Axes | None = None
-) -> Figure:
+def loss_curve(log: Iterable[dict], path: str | Path | None = None) -> Figure:
     """训练集与验证集的损失随步数的变化
 
     log 的每一项有 step，以及 loss（训练）或 eval_loss（验证）；其余的项跳过。
-    一项损失也没有时抛出 LabError。讲解见 notebooks/02_lora_finetune。
+    一项损失也没有时抛出 LabError。
     """
     rows = list(log)
-    figure, axes = (ax.figure, ax) if ax is not None else _new_axes(6.4, 3.8)
-    styles = {
-        "loss": (label("训练损失", "train loss"), AFTER, ""),
-        "eval_loss": (label("验证损失", "dev loss"), BASELINE, "o"),
-    }
-    for key, (name, colour, marker) in styles.items():
-        points = [(r["step"], r[key]) for r in rows if key in r and "step" in r]
+    figure, axes = new_axes(6.4, 3.8)
+    for key, zh, en, colour, marker in (("loss", "训练损失", "train loss", AFTER, ""),
+                                        ("eval_loss", "验证损失", "dev loss", BASELINE, "o")):
+        points = [(row["step"], row[key]) for row in rows if key in row and "step" in row]
         if points:
-            steps, losses = zip(*points, strict=True)
-            axes.plot(steps, losses, color=colour, marker=marker, ms=4,
-                      label=f"{name} {losses[-1]:.3f}")  # fmt: skip
+            name = f"{label(zh, en)} {points[-1][1]:.3f}"
+            axes.plot(*zip(*points, strict=True), color=colour, marker=marker, ms=4, label=name)
     if not axes.lines:
         raise LabError("画不出损失曲线：训练记录里没有 loss 或 eval_loss，请先训练几步再画。")
     axes.set(xlabel=label("步数", "step"), ylabel=label("损失", "loss"))
@@ -155,9 +126,9 @@ def loss_curve(
 
 
 def template(name: str, **functions: Any) -> Template:
-    """labutils 里名为 name 的模板；functions 在模板里可以当函数，也可以当过滤器。"""
-    environment = Environment(
-        loader=PackageLoader("labutils", ""), autoescape=True, undefined=StrictUndefined)
+    """labutils 里名为 name 的模板；functions 可以当函数或过滤器。一切变量都自动转义，绝不当作标签执行。"""
+    loader = PackageLoader("labutils", "")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     environment.globals |= functions
     environment.filters |= functions
     return environment.get_template(name)

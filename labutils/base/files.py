@@ -89,8 +89,7 @@ def write_json_lines(items: Iterable[object], path: str | Path) -> Path:
     """一行写一个 JSON；中途断电也不会弄坏原来的文件。"""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(item, ensure_ascii=False) + "\n" for item in items]
-    write(path, "".join(lines))
+    write(path, "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items))
     return path
 
 
@@ -151,11 +150,8 @@ def decode(data: bytes, name: str, advice: str) -> str:
     都不像时抛 LabError，里面有文件名 name 和该怎么办 advice。
     GB18030 几乎什么字节都解得开，所以解出来还要看：九成以上的非 ASCII 字应是 GB2312 里的常用字。
     """
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        encodings = ["utf-16"]
-    else:
-        encodings = ["utf-8-sig", "gb18030"]  # 后一种是中文版 Windows 默认存的
-    for encoding in encodings:
+    wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+    for encoding in ["utf-16"] if wide else ["utf-8-sig", "gb18030"]:  # 中文版 Windows 默认存 gb18030
         try:
             text = data.decode(encoding)
         except UnicodeDecodeError:
@@ -172,18 +168,14 @@ def _looks_chinese(text: str) -> bool:
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT)  # 课程的服务器常给每人一个限额，用完了与磁盘满一样
-_ROOM, _CHECK = "请腾出空间后再运行", "请检查路径，或换一个文件夹"
-_PERMISSION = ("没有权限", "请关掉正开着它的程序（例如 Excel），或换一个文件夹")
+LITTLE = 64 * 2**20  # 剩余空间少于 64 MiB 时，写文件失败就当作磁盘满
+_CHECK = "请检查路径，或换一个文件夹"
+_DENIED = ("没有权限", "请关掉正开着它的程序（例如 Excel），或换一个文件夹")
 _REASONS = {
-    errno.ENOSPC: ("磁盘满了", _ROOM),
-    errno.EDQUOT: ("磁盘限额用完了", _ROOM),
-    errno.EACCES: _PERMISSION,
-    errno.EPERM: _PERMISSION,
-    errno.EROFS: ("磁盘是只读的", "请换一个文件夹"),
-    errno.ENOENT: ("路径不存在", _CHECK),
-    errno.ENOTDIR: ("路径中间有一段不是文件夹", _CHECK),
-    errno.EEXIST: ("已经有同名的文件", _CHECK),
-}
+    errno.ENOSPC: ("磁盘满了", "请腾出空间后再运行"), errno.EDQUOT: ("磁盘限额用完了", "请腾出空间后再运行"),
+    errno.EACCES: _DENIED, errno.EPERM: _DENIED, errno.EROFS: ("磁盘是只读的", "请换一个文件夹"),
+    errno.ENOENT: ("路径不存在", _CHECK), errno.ENOTDIR: ("路径中间有一段不是文件夹", _CHECK),
+    errno.EEXIST: ("已经有同名的文件", _CHECK)}
 
 
 def sentence(error: OSError, path: str | Path = "", note: str = "") -> str:
@@ -201,9 +193,6 @@ def one_sentence(path: str | Path = "", note: str = "") -> Iterator[None]:
         yield
     except OSError as error:
         raise LabError(sentence(error, path, note)) from None
-
-
-LITTLE = 64 * 2**20  # 剩余空间少于 64 MiB 时，写文件失败就当作磁盘满
 
 
 def as_system_error(error: Exception, folder: Path) -> OSError | None:

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from itertools import takewhile
 
 DIGITS = {c: i for i, c in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2}
 UNITS = {"十": 10, "百": 100, "千": 1000, "万": 10_000, "亿": 100_000_000}
 
 # 单独一个“一”多半不是数（一流、统一、一度），只有后面跟着量词时才换成数字
-MEASURES = (
-    "年月日号周天期届批次轮门项个类种所条章节款名位人级步篇页份件道本套组倍元"
-    "学课小分季"
-)
+MEASURES = "年月日号周天期届批次轮门项个类种所条章节款名位人级步篇页份件道本套组倍元学课小分季"
 COMPOUND = {"学": "期时年分", "课": "时", "小": "时", "分": "钟", "季": "度"}
 NUMBER_CHARS = "".join(DIGITS) + "".join(UNITS)
 NONZERO = "一二两三四五六七八九"
@@ -35,6 +31,7 @@ _THOUSANDS = re.compile(r"(?<![\d,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _DATE = re.compile(r"(?<!\d)(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?!\d)")
 _RANGE = re.compile(r"(?<=[\d%])\s*[-–—―~～至到]+\s*(?=\d)")
 _YEAR_BEFORE_RANGE = re.compile(r"(?<=\d)年(?=\s*[-–—―~～至到]+\s*\d+年)")
+_PUNCTUATION = re.compile(r"(?:[^\w%]|_)+")
 _DATE_ZERO = re.compile(r"(?<=[年月])0(?=\d[月日])")
 
 
@@ -62,15 +59,12 @@ def contains(answer: str, key_point: str) -> bool:
     数字要整个对上：“5年”不算出现在“15年”里，“4000门”也不算出现在“14000门”里。
     """
     normalized = normalize(answer)
-    return any(_found(normalized, normalize(part)) for part in key_point.split("|"))
-
-
-def _found(answer: str, point: str) -> bool:
-    if not point:
-        return False
-    before = r"(?<![\d.])" if point[0].isdigit() else ""
-    after = r"(?!\d|\.\d)" if point[-1].isdigit() else ""
-    return re.search(before + re.escape(point) + after, answer) is not None
+    for point in filter(None, map(normalize, key_point.split("|"))):
+        before = r"(?<![\d.])" if point[0].isdigit() else ""
+        after = r"(?!\d|\.\d)" if point[-1].isdigit() else ""
+        if re.search(before + re.escape(point) + after, normalized):
+            return True
+    return False
 
 
 def _one_pass(text: str) -> str:
@@ -87,26 +81,15 @@ def _one_pass(text: str) -> str:
     text = _YEAR_BEFORE_RANGE.sub("", text)  # “2019年到2021年”就是“2019—2021年”
     text = _RANGE.sub("至", text)
     text = _BELOW_ZERO.sub("负", text)
-    text = _drop_punctuation(text)
-    return _DATE_ZERO.sub("", text)
+    return _DATE_ZERO.sub("", _PUNCTUATION.sub(_between_numbers, text))
 
 
-def _drop_punctuation(text: str) -> str:
-    kept = []
-    for i, char in enumerate(text):
-        if char.isalnum() or char == "%":
-            kept.append(char)
-            continue
-        between = kept and kept[-1].isdigit() and _next_kept(text, i).isdigit()
-        if between:
-            kept.append("." if char == "." and text[i + 1].isdigit() else "、")
-    return "".join(kept)
-
-
-def _next_kept(text: str, start: int) -> str:
-    """start 之后第一个会留下的字；没有就是空串。"""
-    skipped = sum(1 for _ in takewhile(lambda c: not c.isalnum() and c != "%", text[start:]))
-    return text[start + skipped : start + skipped + 1]
+def _between_numbers(match: re.Match[str]) -> str:
+    """标点去掉；两边都是数字时，小数点留着，别的换成一个“、”。"""
+    text, start, end = match.string, match.start(), match.end()
+    if not (text[start - 1 : start].isdigit() and text[end : end + 1].isdigit()):
+        return ""
+    return "." if match[0] == "." else "、"
 
 
 def _replace_number(match: re.Match[str]) -> str:
@@ -125,9 +108,8 @@ def _replace_number(match: re.Match[str]) -> str:
 
 
 def _is_measure(rest: str) -> bool:
-    if not rest or rest[0] not in MEASURES:
-        return False
-    return rest[0] not in COMPOUND or rest[1:2] in tuple(COMPOUND[rest[0]])
+    first, second = rest[:1], rest[1:2]
+    return first != "" and first in MEASURES and (first not in COMPOUND or second in tuple(COMPOUND[first]))
 
 
 def _to_digits(chars: str) -> str:
@@ -164,16 +146,12 @@ def _expand_units(match: re.Match[str]) -> str:
     for digits, units in _WITH_UNIT.findall(match[0]):
         zeros = sum(len(str(UNITS[c])) - 1 for c in units)
         piece = _shift(digits, zeros)
-        if number and not _fits(piece, number, room, whole=not units):
+        # 要填进前一个数末尾的零里；不带单位的要正好填满，如“1万2000”
+        enough = len(piece) <= room if units else len(piece) == room
+        if number and not (enough and piece.isdigit() and not number[-len(piece) :].strip("0")):
             return match[0]
         number, room = number[: len(number) - len(piece)] + piece if number else piece, zeros
     return number
-
-
-def _fits(piece: str, number: str, room: int, whole: bool) -> bool:
-    """piece 能不能填进 number 末尾的零里；不带单位的要正好填满，如“1万2000”。"""
-    enough = len(piece) == room if whole else len(piece) <= room
-    return enough and piece.isdigit() and not number[-len(piece) :].strip("0")
 
 
 def _shift(digits: str, zeros: int) -> str:

@@ -162,7 +162,7 @@ def accuracy_bars(before: dict[str, dict], after: dict[str, dict],
     groups = [g for g in before if g in after and after[g]["n"]]
     if not groups:
         raise LabError("画不出正确率：微调前后没有共同的问题组，请先运行对比。")
-    figure, axes = figures._new_axes(max(4.0, 1.7 * len(groups)), 3.8)
+    figure, axes = figures.new_axes(max(4.0, 1.7 * len(groups)), 3.8)
     width = 0.36
     for scores, side, colour, name in ((before, -1, figures.BEFORE, label("微调前", "before")),
                                        (after, 1, figures.AFTER, label("微调后", "after"))):
@@ -199,7 +199,7 @@ def fact_strip(rows: list[dict], path: str | Path | None = None) -> Figure:
     facts = sorted({r["fact_id"] for r in rows})
     lines = [(g, s) for g in dict.fromkeys(r["group"] for r in rows) for s in ("before", "after")]
     grid = [[_mark(rows, fact, *line) for fact in facts] for line in lines]
-    figure, axes = figures._new_axes(max(5.0, 0.17 * len(facts) + 1.8), 0.38 * len(lines) + 1.5)
+    figure, axes = figures.new_axes(max(5.0, 0.17 * len(facts) + 1.8), 0.38 * len(lines) + 1.5)
     colours = ListedColormap([figures.WRONG, "#c9cf8e", figures.RIGHT]).with_extremes(bad=figures.EMPTY)
     image = axes.pcolormesh(grid, cmap=colours, vmin=0, vmax=1, edgecolors="white", linewidth=1)
     axes.set_xticks([i + 0.5 for i in range(len(facts))], [data_label(f, "?") for f in facts],
