@@ -9,7 +9,6 @@ import json
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -207,23 +206,28 @@ def compare(model: Any, tokenizer: Any, groups: dict[str, list[dict]], out_dir: 
     kept = KeptAnswers(Path(out_dir), model, generation)
     if kept:
         report(f"接着上次没有做完的对比：已有 {len(kept)} 个回答")
-    replies = {}
-    for stage, name in STAGES.items():
-        with model.disable_adapter() if stage == "before" else nullcontext():
-            for group, items in groups.items():
-                started = time.perf_counter()
-                replies[stage, group] = _ask(model, tokenizer, items, stage, kept, generation)
-                report(f"{name} · {results.group_name(group)}：{len(items)} 题，"
-                       f"{time.perf_counter() - started:.1f} 秒")
-    rows = [_score_row(group, item, *answers) for group, items in groups.items() for item, *answers
-            in zip(items, replies["before", group], replies["after", group], strict=True)]
-    _add_baseline(rows, groups)
-    before, after = ({group: _summary(rows, group, stage) for group in groups} for stage in STAGES)
-    baseline = _summary(rows, "unseen", "baseline")
-    result = Comparison(before, after, {"unseen": baseline} if baseline["n"] else {}, rows, _notes(rows))
+    with model.disable_adapter():
+        before = _ask_all(model, tokenizer, groups, "before", kept, report, generation)
+    after = _ask_all(model, tokenizer, groups, "after", kept, report, generation)
+    rows = [_score_row(group, *answered) for group, items in groups.items()
+            for answered in zip(items, before[group], after[group], strict=True)]
+    baseline = _add_baseline(rows, groups)
+    result = Comparison(*({group: _scores(rows, group, stage) for group in groups} for stage in STAGES),
+                        baseline, rows, _notes(rows))
     result.files = results.write_all(result, Path(out_dir))
     kept.forget()
     return result
+
+
+def _ask_all(model, tokenizer, groups, stage, kept: KeptAnswers, report, generation) -> dict[str, list[str]]:
+    """{组: 每题的回答}；每答完一组报一行"""
+    replies = {}
+    for group, items in groups.items():
+        started = time.perf_counter()
+        replies[group] = _ask(model, tokenizer, items, stage, kept, generation)
+        report(f"{STAGES[stage]} · {results.group_name(group)}：{len(items)} 题，"
+               f"{time.perf_counter() - started:.1f} 秒")
+    return replies
 
 
 def _ask(model, tokenizer, items, stage, kept: KeptAnswers, generation) -> list[str]:
@@ -256,24 +260,30 @@ def _score_row(group: str, item: dict, before: str, after: str) -> dict:
     return row
 
 
-def _add_baseline(rows: list[dict], groups: dict[str, list[dict]]) -> None:
-    """给没见过的问法添上字面检索的答案；它只许查训练过的问题"""
+def _add_baseline(rows: list[dict], groups: dict[str, list[dict]]) -> dict[str, dict]:
+    """给没见过的问法添上字面检索的答案，返回 {"unseen": 它的正确率}；它只许查训练过的问题"""
     unseen = [row for row in rows if row["group"] == "unseen"]
     if not unseen or not groups.get("train"):
-        return
+        return {}
     copied = lexical_baseline(groups["train"], [row["question"] for row in unseen])
     for row, reply in zip(unseen, copied, strict=True):
         row |= {"baseline": reply, "baseline_correct": fact_correct(reply, row["key_points"])}
+    return {"unseen": _accuracy([row["baseline_correct"] for row in unseen])}
 
 
-def _summary(rows: list[dict], group: str, stage: str) -> dict:
-    chosen = [row for row in rows if row["group"] == group and f"{stage}_correct" in row]
-    right, n = sum(row[f"{stage}_correct"] for row in chosen), len(chosen)
-    result = {"accuracy": right / n if n else None, "n": n, "interval": wilson_interval(right, n)}
-    for metric in ("rouge_l", "bleu_4") if stage in STAGES else ():
-        scores = [row[f"{stage}_{metric}"] for row in chosen]
-        result[metric] = round(sum(scores) / n, 4) if n else None
+def _scores(rows: list[dict], group: str, stage: str) -> dict:
+    """一组题的正确率与两个指标的平均"""
+    chosen = [row for row in rows if row["group"] == group]
+    result = _accuracy([row[f"{stage}_correct"] for row in chosen])
+    for metric in ("rouge_l", "bleu_4"):
+        total = sum(row[f"{stage}_{metric}"] for row in chosen)
+        result[metric] = round(total / len(chosen), 4) if chosen else None
     return result
+
+
+def _accuracy(marks: list[bool]) -> dict:
+    right, n = sum(marks), len(marks)
+    return {"accuracy": right / n if n else None, "n": n, "interval": wilson_interval(right, n)}
 
 
 def wilson_interval(right: int, n: int) -> list[float]:

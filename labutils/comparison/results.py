@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Template
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
@@ -166,7 +167,7 @@ def accuracy_bars(before: dict[str, dict], after: dict[str, dict],
     width = 0.36
     for scores, side, colour, name in ((before, -1, figures.BEFORE, label("微调前", "before")),
                                        (after, 1, figures.AFTER, label("微调后", "after"))):
-        xs = [i + side * width / 2 for i in range(len(groups))]
+        xs = np.arange(len(groups)) + side * width / 2
         heights = [scores[g]["accuracy"] for g in groups]
         axes.bar(xs, heights, width * 0.94, color=colour, label=name)
         for x, height in zip(xs, heights, strict=True):
@@ -202,11 +203,9 @@ def fact_strip(rows: list[dict], path: str | Path | None = None) -> Figure:
     figure, axes = figures.new_axes(max(5.0, 0.17 * len(facts) + 1.8), 0.38 * len(lines) + 1.5)
     colours = ListedColormap([figures.WRONG, "#c9cf8e", figures.RIGHT]).with_extremes(bad=figures.EMPTY)
     image = axes.pcolormesh(grid, cmap=colours, vmin=0, vmax=1, edgecolors="white", linewidth=1)
-    axes.set_xticks([i + 0.5 for i in range(len(facts))], [data_label(f, "?") for f in facts],
-                    rotation=90, fontsize=7)
+    axes.set_xticks(np.arange(len(facts)) + 0.5, [data_label(f, "?") for f in facts], rotation=90, fontsize=7)
     stages = {"before": label("微调前", "before"), "after": label("微调后", "after")}
-    axes.set_yticks([i + 0.5 for i in range(len(lines))],
-                    [f"{group_label(g)} · {stages[s]}" for g, s in lines])
+    axes.set_yticks(np.arange(len(lines)) + 0.5, [f"{group_label(g)} · {stages[s]}" for g, s in lines])
     axes.invert_yaxis()
     axes.tick_params(length=0)
     bar = figure.colorbar(image, ax=axes, ticks=[1 / 6, 0.5, 5 / 6], aspect=8, pad=0.01)

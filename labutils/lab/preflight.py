@@ -133,10 +133,11 @@ def check_hub() -> Check:
     return Check("联网下载", OK, "允许访问模型站点")
 
 
-def check_inputs(model: str, config: Path, pdf: Path, qa: Path, api_model: str = "") -> None:
+def check_inputs(model: str, config: Path, pdf: Path, qa: Path, api_model: str = "",
+                 preset: str = "") -> None:
     """整套运行之前检查输入；第一处问题就抛 LabError。
 
-    没有 api_model 时问答对来自 qa 文件，所以还要看它是否真的出自这份 PDF。
+    没有 api_model 和 preset 时问答对来自 qa 文件，所以还要看它是否真的出自这份 PDF。
     """
     from labutils.dataset.checks import validate
     from labutils.dataset.formats import read_pages
@@ -146,7 +147,11 @@ def check_inputs(model: str, config: Path, pdf: Path, qa: Path, api_model: str =
     check_model_name(model)
     load_config(config)
     pages = read_pages(pdf)
-    if api_model:
+    if preset:
+        from labutils.dataset.service import find_service  # 它要导入 openai，用到时才导入
+
+        find_service(preset, api_model)
+    if api_model or preset:
         return
     good, rejected = validate(load_qa(qa), pages, require_evidence=False)
     if not good:

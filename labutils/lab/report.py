@@ -5,6 +5,7 @@
 
 import base64
 import json
+from collections import defaultdict
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -134,11 +135,11 @@ def _steps(folder: Path, road: list[str], summary: dict) -> list[dict]:
 
 def pick_examples(rows: list[dict], per_group: int = 4) -> list[dict]:
     """并排例子：每组先取“由错变对”的，再取“仍然错”的，各组数量相同，好坏都看得到。"""
-    chosen = []
+    kinds, chosen = defaultdict(list), []
+    for row in rows:
+        kind = "wrong" if not row["after_correct"] else "rest" if row["before_correct"] else "fixed"
+        kinds[row["group"], kind].append(row)
     for group in GROUPS:
-        mine = [row for row in rows if row.get("group") == group]
-        wrong = [row for row in mine if not row.get("after_correct")]
-        fixed = [row for row in mine if row.get("after_correct") and not row.get("before_correct")]
-        rest = [row for row in mine if row.get("after_correct") and row.get("before_correct")]
+        fixed, wrong, rest = (kinds[group, kind] for kind in ("fixed", "wrong", "rest"))
         chosen += (fixed[: per_group - 1] + wrong[:1] + rest + fixed[per_group - 1 :])[:per_group]
     return chosen

@@ -55,11 +55,7 @@ def run(
     summary["ok"] 为 False，summary["failed"] 说明是哪个 notebook、哪个单元、什么原因。
     """
     config, pdf, qa = (files.resolve(p) for p in (config, pdf, qa))
-    preflight.check_inputs(model, config, pdf, qa, api_model or preset)
-    if preset:
-        from labutils.dataset.service import find_service  # 它要导入 openai，用到时才导入
-
-        find_service(preset, api_model)  # 名字写错，在跑第一个 notebook 之前就说
+    preflight.check_inputs(model, config, pdf, qa, api_model, preset)
     given = dict(parameters or {})
     local = files.model_folder(model)
     options = {"MODEL": short(local) if local else model, "SEED": seed, "CONFIG": short(config),
@@ -113,11 +109,7 @@ def plan_parameters(road: list[Path], options: dict[str, Value], given: dict[str
     QA_FILE 只给 01：后面的 notebook 读 01 写出的那一份，才不会绕过检查与清洗。
     """
     defaults = {path: read_defaults(path) for path in road}
-    for name in given:
-        if name in _RESERVED:
-            raise LabError(f"不能用 -p 改 {name}：{_RESERVED[name]}。")
-        if not any(name in known for known in defaults.values()):
-            raise LabError(f"没有名为 {name} 的参数。{_allowed(defaults)}")
+    _check_names(given, defaults)
     plan = {}
     for path, known in defaults.items():
         withheld = set() if path.stem == "01_build_dataset" else {"QA_FILE"} - given.keys()
@@ -157,6 +149,14 @@ def convert(name: str, value: Value, default: Value) -> Value:
     except (ValueError, KeyError):
         raise LabError(f"参数 {name} 应当是{_TYPE_NAMES.get(kind, kind.__name__)}（默认 {default!r}），"
                        f"给出的却是 {value}。") from None
+
+
+def _check_names(given: dict[str, Value], defaults: dict[Path, dict]) -> None:
+    for name in given:
+        if name in _RESERVED:
+            raise LabError(f"不能用 -p 改 {name}：{_RESERVED[name]}。")
+        if not any(name in known for known in defaults.values()):
+            raise LabError(f"没有名为 {name} 的参数。{_allowed(defaults)}")
 
 
 def _allowed(defaults: dict[Path, dict]) -> str:

@@ -107,6 +107,11 @@ def test_pairs_of_another_document_are_refused(tmp_path):
     preflight.check_inputs("tiny", CONFIG, PDF, path, api_model="some-model")
 
 
+def test_unknown_preset_is_named():
+    with pytest.raises(LabError, match="没有预设 nobody"):
+        preflight.check_inputs("tiny", CONFIG, PDF, QA, preset="nobody")
+
+
 def test_model_names(tmp_path):
     preflight.check_model_name("tiny")
     preflight.check_model_name("THUDM/chatglm3-6b")

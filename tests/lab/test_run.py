@@ -262,12 +262,6 @@ def test_bad_input_stops_before_any_folder_is_made(road, tmp_path, monkeypatch):
     assert not (tmp_path / "runs").exists()
 
 
-def test_unknown_preset_stops_before_any_folder_is_made(road, tmp_path):
-    with pytest.raises(LabError, match="没有预设 nobody"):
-        run.run(preset="nobody", notebooks=road, out=tmp_path / "runs")
-    assert not (tmp_path / "runs").exists()
-
-
 def test_unknown_parameter_lists_the_allowed_names(road):
     with pytest.raises(LabError) as caught:
         run.plan_parameters(run.find_road(road), {}, {"EPOCHS": "3"})
