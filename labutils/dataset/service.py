@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import openai
 
 from labutils.base.errors import LabError
@@ -85,10 +85,10 @@ def _is_price(price: object) -> bool:
         type(number) in (int, float) and number >= 0 for number in price.values())
 
 
-def check_url(url: str, where: str) -> httpx.URL:
+def check_url(url: str, where: str) -> httpx2.URL:
     """分好各部分的地址；不是 http(s) 地址、端口或主机名写错时引发 LabError。where：写在哪里。"""
-    with suppress(httpx.InvalidURL, ValueError):
-        parts = httpx.URL(url)
+    with suppress(httpx2.InvalidURL, ValueError):
+        parts = httpx2.URL(url)
         parts.host.encode("idna")  # 主机名里连着两个点，到连接时才出错
         if parts.scheme in ("http", "https") and parts.host and (parts.port or 1) < 65536:
             return parts

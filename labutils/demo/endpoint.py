@@ -10,14 +10,14 @@ from threading import Event
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import openai
 
 from labutils.base.errors import LabError
 from labutils.dataset.service import check_url, explain, read_key
 
 ADDRESS = "--endpoint 的地址"
-BROKEN = (httpx.HTTPError, ValueError, AttributeError, TypeError)  # 断线，或答的不是约定的格式
+BROKEN = (httpx2.HTTPError, ValueError, AttributeError, TypeError)  # 断线，或答的不是约定的格式
 
 
 class Endpoint:
@@ -33,7 +33,7 @@ class Endpoint:
         self.name, self.config = model, SimpleNamespace(_name_or_path=model)
         self.client = openai.OpenAI(
             base_url=_base_url(url), api_key=read_key("OPENAI_API_KEY") or "none",
-            timeout=httpx.Timeout(timeout, connect=5.0), max_retries=1)
+            timeout=httpx2.Timeout(timeout, connect=5.0), max_retries=1)
 
     def check(self) -> None:
         """打开网页之前问一次服务器有哪些模型；连不上、密钥不对、没有这个模型时引发 LabError。"""
@@ -74,7 +74,7 @@ class Endpoint:
         if isinstance(error, openai.BadRequestError):
             return LabError(f"{self._host()} 不接受这次请求（400），多半是对话太长或模型名不对；"
                             "请清空历史对话再问，并检查 --model。")
-        if begun or isinstance(error, httpx.HTTPError):
+        if begun or isinstance(error, httpx2.HTTPError):
             return LabError(f"{self._host()} 的回答中途断了，请再问一次；总是这样就检查服务器的日志。")
         if isinstance(error, openai.APIError):
             return LabError(explain(error, self.name, self.client, ADDRESS).rstrip("；") + "。")
