@@ -1,13 +1,11 @@
 """微调配置：键名与 ChatGLM3 官方 finetune_demo 的 `configs/lora.yaml` 相同，另有本实验的几项。
 
-三种处理，没有第四种：照办；接受但说明它在这里不起作用（Config.notes）；拒绝并说明原因（LabError）。
-讲解在 notebooks/02_lora_finetune.ipynb。
+一个键照办，或接受但说明它不起作用（notes），或拒绝并说明原因。讲解在 notebooks/02_lora_finetune.ipynb。
 """
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -85,7 +83,7 @@ class TrainingConfig:
     eval_strategy: Strategy = _also("eval_strategy", "evaluation_strategy", "steps")
     eval_steps: StrictInt = Field(500, ge=1)
     predict_with_generate: StrictBool = False
-    generation_config: GenerationConfig = field(default_factory=GenerationConfig)
+    generation_config: GenerationConfig = Field(default_factory=GenerationConfig)
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
     warmup_steps: Number = _also("warmup_steps", "warmup_ratio", 0.0, ge=0)
     weight_decay: Number = Field(0.0, ge=0, le=1)
@@ -146,15 +144,15 @@ def lora_targets(section: PeftSection, chatglm3: bool) -> tuple[str | list[str],
 class Config:
     """整份配置。path 是来源文件；notes 是“接受但不起作用”的说明，训练开始时打印。"""
 
-    data_config: DataConfig = field(default_factory=DataConfig)
-    training_args: TrainingConfig = field(default_factory=TrainingConfig)
-    peft_config: PeftSection = field(default_factory=PeftSection)
+    data_config: DataConfig = Field(default_factory=DataConfig)
+    training_args: TrainingConfig = Field(default_factory=TrainingConfig)
+    peft_config: PeftSection = Field(default_factory=PeftSection)
     max_input_length: StrictInt = Field(256, ge=8)
     max_output_length: StrictInt = Field(512, ge=1)
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     quantization: Literal["4bit"] | None = None
-    path: Path | None = field(default=None, init=False)
-    notes: list[str] = field(default_factory=list, init=False)
+    path: Path | None = Field(None, init=False)
+    notes: list[str] = Field(default_factory=list, init=False)
 
     @property
     def max_length(self) -> int:

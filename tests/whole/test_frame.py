@@ -145,15 +145,28 @@ def sources() -> dict[str, str]:
 
 
 def test_every_import_is_declared():
-    wanted = {canonicalize_name(r.name) for r in declared("test")}
+    """labutils 与 notebook 用到的不能只写在 test 里。"""
+    needed, more = ({canonicalize_name(r.name) for r in declared(*extra)} for extra in ((), ("test",)))
     known, missing = packages_distributions(), {}
     own = {"labutils", "tools", "fakes", *(path.stem for path in (ROOT / "benchmarks").glob("*.py"))}
     for name, source in sources().items():
         for module in imported_packages(source) - set(sys.stdlib_module_names) - own:
             owners = {canonicalize_name(d) for d in known.get(module, [module])}
-            if not owners & wanted:
+            if not owners & (more if name.startswith("tests/") else needed):
                 missing.setdefault(module, name)
     assert missing == {}
+
+
+def test_every_dependency_is_used():
+    """声明的依赖都有人导入；另外几个为什么要，写在 pyproject.toml 里。"""
+    unused = {canonicalize_name(r.name) for r in declared()}
+    known = packages_distributions()
+    for name, source in sources().items():
+        if not name.startswith("tests/"):
+            for module in imported_packages(source):
+                unused -= {canonicalize_name(d) for d in known.get(module, [])}
+    assert unused == {"accelerate", "zhplot", "ipykernel", "ipywidgets", "jupyterlab",
+                      "jupyterlab-language-pack-zh-cn"}
 
 
 # —— 层次 ——
