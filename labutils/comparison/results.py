@@ -39,9 +39,8 @@ FORMULA_STARTS = tuple("=+-@＝＋－＠\t\r\n")
 
 def change(row: dict) -> str:
     """这道题微调前后的变化，CHANGES 的键之一"""
-    if row["before_correct"] == row["after_correct"]:
-        return "right" if row["after_correct"] else "wrong"
-    return "better" if row["after_correct"] else "worse"
+    return {(False, True): "better", (True, False): "worse", (True, True): "right",
+            (False, False): "wrong"}[row["before_correct"], row["after_correct"]]
 
 
 def group_name(group: str) -> str:

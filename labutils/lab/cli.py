@@ -288,7 +288,7 @@ def main() -> None:
         code = getattr(error, "code", 130)
     if code == 130:
         typer.secho("已中断。", fg="yellow", err=True)
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(code or 0)
 
 
 if __name__ == "__main__":

@@ -30,9 +30,7 @@ def summarize(folder: Path, model: str, seed: int, seconds: dict[str, float], fa
     """
     result, comparison = _read_json(folder / RESULT), _read_json(folder / COMPARISON)
     data = {"pairs": "qa.jsonl", "train": "train.json", "dev": "dev.json"}
-    failed = failed or next(
-        ({"notebook": notebook, "cell": None, "error": f"运行完了，却没有写出 {name}。"}
-         for notebook, name in _EXPECTED.items() if not (folder / name).is_file()), None)
+    failed = failed or _missing_result(folder)
     return {
         "ok": failed is None,
         "model": model,
@@ -45,6 +43,13 @@ def summarize(folder: Path, model: str, seed: int, seconds: dict[str, float], fa
         "adapter": result.get("adapter"),
         "failed": failed,
     }
+
+
+def _missing_result(folder: Path) -> dict | None:
+    for notebook, name in _EXPECTED.items():
+        if not (folder / name).is_file():
+            return {"notebook": notebook, "cell": None, "error": f"运行完了，却没有写出 {name}。"}
+    return None
 
 
 def _accuracy(scores: dict[str, dict]) -> dict[str, dict]:

@@ -161,7 +161,7 @@ def _check_names(given: dict[str, Value], defaults: dict[Path, dict]) -> None:
 
 def _allowed(defaults: dict[Path, dict]) -> str:
     shared = set.intersection(*map(set, defaults.values()))
-    parts = ["各 notebook 都有的：" + "、".join(sorted(shared))] if shared else []
+    parts = ["各 notebook 都有的：" + "、".join(sorted(shared))]
     for path, known in defaults.items():
         if own := [name for name in known if name not in shared]:
             parts.append(f"{path.stem}：" + "、".join(own))
