@@ -13,48 +13,21 @@ from labutils.base.errors import LabError
 from labutils.comparison import results
 from labutils.comparison.evaluate import NAME, KeptAnswers, compare, load_groups, wilson_interval
 from labutils.dataset.rows import save_conversations
-from labutils.models import generate
+from labutils.models import generate, loader
 from labutils.training.checkpoints import find_adapter
 
-TRAIN = {
-    "id": "F01-1",
-    "fact_id": "F01",
-    "question": "有效期多久？",
-    "answer": "有效期为5年。",
-    "key_points": ["5年"],
-    "page": 2,
-}
+TRAIN = {"id": "F01-1", "fact_id": "F01", "question": "有效期多久？", "answer": "有效期为5年。",
+         "key_points": ["5年"], "page": 2}
 UNSEEN = {**TRAIN, "id": "F01-2", "question": "管几年？"}
 UNSEEN_2 = {**TRAIN, "id": "F02-2", "fact_id": "F02", "question": "有效期从哪天算？"}
-CHAT = {
-    "id": "G01",
-    "messages": [
-        {"role": "user", "content": "记住：小明"},
-        {"role": "assistant", "content": "好的"},
-        {"role": "user", "content": "我叫什么？"},
-    ],
-    "answer": "小明。",
-    "key_points": ["小明"],
-}
-NOT_STATED = {
-    "id": "U01",
-    "question": "奖金多少？",
-    "answer": "材料没有写明。",
-    "key_points": ["没有写明"],
-}
-GROUPS = {
-    "train": [TRAIN],
-    "unseen": [UNSEEN, UNSEEN_2],
-    "general": [CHAT],
-    "unanswerable": [NOT_STATED],
-}
+ASKED = [{"role": "user", "content": "记住：小明"}, {"role": "assistant", "content": "好的"},
+         {"role": "user", "content": "我叫什么？"}]
+CHAT = {"id": "G01", "messages": ASKED, "answer": "小明。", "key_points": ["小明"]}
+NOT_STATED = {"id": "U01", "question": "奖金多少？", "answer": "材料没有写明。", "key_points": ["没有写明"]}
+GROUPS = {"train": [TRAIN], "unseen": [UNSEEN, UNSEEN_2], "general": [CHAT], "unanswerable": [NOT_STATED]}
 BEFORE = {"有效期多久？": "有效期为3年。", "我叫什么？": "小明。"}
-AFTER = {
-    "有效期多久？": "有效期为五年。",
-    "管几年？": "=1+1 管5年",
-    "奖金多少？": "<script>alert(1)</script>没有写明",
-    "我叫什么？": "",
-}
+AFTER = {"有效期多久？": "有效期为五年。", "管几年？": "=1+1 管5年", "我叫什么？": "",
+         "奖金多少？": "<script>alert(1)</script>没有写明"}
 
 
 class FakePeft:
@@ -86,11 +59,18 @@ def fake_answer(model, tokenizer, questions, on_batch=None, **generation):
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("lab") / "对比"
+def compared(tmp_path_factory):
+    """对比一次；返回 (结果, 报出的各行进度)。"""
+    lines = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generate, "answer", fake_answer)
-        return compare(FakePeft(), None, GROUPS, folder, report=lambda line: None)
+        folder = tmp_path_factory.mktemp("lab") / "对比"
+        return compare(FakePeft(), None, GROUPS, folder, report=lines.append), lines
+
+
+@pytest.fixture
+def result(compared):
+    return compared[0]
 
 
 def test_before_is_adapter_off_and_after_is_on(result):
@@ -102,12 +82,7 @@ def test_before_is_adapter_off_and_after_is_on(result):
 
 def test_scores_of_every_group(result):
     share = {g: (result.before[g]["accuracy"], result.after[g]["accuracy"]) for g in GROUPS}
-    assert share == {
-        "train": (0, 1),
-        "unseen": (0, 0.5),
-        "general": (1, 0),
-        "unanswerable": (0, 1),
-    }
+    assert share == {"train": (0, 1), "unseen": (0, 0.5), "general": (1, 0), "unanswerable": (0, 1)}
     assert [result.after[g]["n"] for g in GROUPS] == [1, 2, 1, 1]
     assert result.after["general"]["rouge_l"] == result.after["general"]["bleu_4"] == 0
 
@@ -119,9 +94,8 @@ def test_what_got_worse_and_the_notes(result):
 
 def test_baseline_looks_up_trained_questions_only(result):
     assert result.lexical_baseline["unseen"]["accuracy"] == 1.0  # 唯一的训练答案恰好都对
-    assert [row.get("baseline") for row in result.rows if row["group"] == "unseen"] == [
-        TRAIN["answer"]
-    ] * 2
+    copied = [row.get("baseline") for row in result.rows if row["group"] == "unseen"]
+    assert copied == [TRAIN["answer"]] * 2
     assert all("baseline" not in row for row in result.rows if row["group"] != "unseen")
 
 
@@ -143,10 +117,8 @@ def test_json_has_the_promised_shape(result):
 
 
 def test_interrupted_table_keeps_the_old_one(result, interrupted):
-    from labutils.comparison.results import write_csv
-
     with interrupted(result.files["csv"]):
-        write_csv([], result.files["csv"])
+        results.write_csv([], result.files["csv"])
 
 
 def test_csv_opens_in_a_spreadsheet_and_runs_nothing(result):
@@ -160,10 +132,8 @@ def test_csv_opens_in_a_spreadsheet_and_runs_nothing(result):
 
 @pytest.mark.parametrize("text", ["=1", " =1", "　=1", "+1", "-1", "@a", "＝1", "\t1", "\n=1"])
 def test_every_way_to_start_a_formula_is_defused(text):
-    from labutils.comparison.results import cell
-
-    assert cell(text) == "'" + text
-    assert cell(-1.5) == -1.5 and cell("有效期=5年") == "有效期=5年"
+    assert results.cell(text) == "'" + text
+    assert results.cell(-1.5) == -1.5 and results.cell("有效期=5年") == "有效期=5年"
 
 
 def test_page_escapes_answers_and_needs_no_other_file(result):
@@ -187,10 +157,8 @@ def test_answer_table_in_a_notebook(result):
     assert repr(nothing) == "（没有符合条件的题）" and repr(nothing) in nothing._repr_html_()
 
 
-def test_progress_is_reported_group_by_group(monkeypatch, tmp_path):
-    monkeypatch.setattr(generate, "answer", fake_answer)
-    lines = []
-    compare(FakePeft(), None, GROUPS, tmp_path, report=lines.append)
+def test_progress_is_reported_group_by_group(compared):
+    lines = compared[1]
     assert len(lines) == 8 and lines[0].startswith("微调前 · 训练过的问法：1 题")
 
 
@@ -205,9 +173,8 @@ def test_empty_groups_are_kept_but_not_drawn(monkeypatch, tmp_path):
     monkeypatch.setattr(generate, "answer", fake_answer)
     groups = {"train": [], "unseen": [UNSEEN], "general": []}
     result = compare(FakePeft(), None, groups, tmp_path, report=lambda line: None)
-    assert result.after["general"] | {"interval": None} == {
-        "accuracy": None, "n": 0, "interval": None, "rouge_l": None, "bleu_4": None,
-    }  # fmt: skip
+    nothing = {"accuracy": None, "n": 0, "interval": None, "rouge_l": None, "bleu_4": None}
+    assert result.after["general"] | {"interval": None} == nothing
     assert result.lexical_baseline == {} and len(result.table()) == 1
 
 
@@ -223,19 +190,16 @@ def test_a_plain_model_cannot_be_compared(tmp_path):
         compare(object(), None, GROUPS, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("groups", "words"),
-    [
-        ({"train": []}, "没有可以对比的问题"),
-        ({"train": [TRAIN, {**TRAIN, "key_points": []}]}, "第 2 题缺少 key_points"),
-        ({"train": [{**TRAIN, "key_points": "5年"}]}, "key_points"),
-        ({"train": [{**TRAIN, "key_points": [2023]}]}, "train 的第 1 题缺少 key_points.*不是文字"),
-        ({"train": [{**TRAIN, "answer": 5}]}, "缺少 answer"),
-        ({"train": [{**TRAIN, "question": None}]}, "缺少 question"),
-        ({"general": [{**TRAIN, "messages": ["你好"]}]}, "缺少 question"),
-        ({"general": [{"id": "G", "answer": "是", "key_points": ["是"]}]}, "缺少 question"),
-    ],
-)
+@pytest.mark.parametrize(("groups", "words"), [
+    ({"train": []}, "没有可以对比的问题"),
+    ({"train": [TRAIN, {**TRAIN, "key_points": []}]}, "第 2 题缺少 key_points"),
+    ({"train": [{**TRAIN, "key_points": "5年"}]}, "key_points"),
+    ({"train": [{**TRAIN, "key_points": [2023]}]}, "train 的第 1 题缺少 key_points.*不是文字"),
+    ({"train": [{**TRAIN, "answer": 5}]}, "缺少 answer"),
+    ({"train": [{**TRAIN, "question": None}]}, "缺少 question"),
+    ({"general": [{**TRAIN, "messages": ["你好"]}]}, "缺少 question"),
+    ({"general": [{"id": "G", "answer": "是", "key_points": ["是"]}]}, "缺少 question"),
+])
 def test_bad_questions_are_named(groups, words, tmp_path):
     with pytest.raises(LabError, match=words):
         compare(FakePeft(), None, groups, tmp_path)
@@ -268,8 +232,7 @@ def test_groups_are_rejoined_with_key_points(folders):
 
 
 def test_a_question_from_another_split_is_named(folders):
-    save_conversations([TRAIN, {**TRAIN, "question": "别处来的？"}],
-                                  folders[1] / "train.json")  # fmt: skip
+    save_conversations([TRAIN, {**TRAIN, "question": "别处来的？"}], folders[1] / "train.json")
     with pytest.raises(LabError, match=r"train.json 第 2 条的问题“别处来的？”不在"):
         load_groups(*folders)
 
@@ -294,11 +257,10 @@ def trained(toy_base, tmp_path_factory):
     """toy_base 上的一个适配器：B 矩阵随机，所以开和关的回答不同"""
     from peft import LoraConfig, get_peft_model
 
-    from labutils.models import loader
-
     torch.manual_seed(0)
     model, tokenizer = loader.load(toy_base, dtype="float32", device="cpu")
-    tuned = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "down_proj"]))  # fmt: skip # noqa: E501
+    config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "down_proj"])
+    tuned = get_peft_model(model, config)
     for name, weight in tuned.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.5)
@@ -344,8 +306,6 @@ def test_no_adapter_at_all(tmp_path):
 
 
 def test_real_model_answers_differ_and_come_back_after_the_switch(trained, tmp_path):
-    from labutils.models import loader
-
     model, tokenizer = loader.load(trained, dtype="float32", device="cpu")
     options = {"report": lambda line: None, "max_new_tokens": 8}
     first = compare(model, tokenizer, GROUPS, tmp_path / "1", **options)

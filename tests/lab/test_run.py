@@ -31,17 +31,8 @@ SETUP = (
 )
 SCORES = {"train": 0.9, "unseen": 0.8, "general": 1.0, "unanswerable": 0.9}
 BEFORE = {"train": 0.1, "unseen": 0.05, "general": 1.0, "unanswerable": 0.85}
-ROWS = [
-    {
-        "group": "unseen",
-        "question": "<b>谁</b>批准？",
-        "reference": "教务处",
-        "before": "<script>alert(1)</script>",
-        "after": "教务处",
-        "before_correct": False,
-        "after_correct": True,
-    }
-]
+ROWS = [{"group": "unseen", "question": "<b>谁</b>批准？", "reference": "教务处", "after": "教务处",
+         "before": "<script>alert(1)</script>", "before_correct": False, "after_correct": True}]
 
 
 def grouped(scores: dict) -> dict:
@@ -78,50 +69,61 @@ def make_notebook(folder: Path, name: str, code: str | None = None) -> Path:
     return folder / f"{name}.ipynb"
 
 
-@pytest.fixture
-def road(tmp_path, monkeypatch) -> Path:
-    folder = tmp_path / "notebooks"
+def make_road(folder: Path) -> Path:
     folder.mkdir()
     for name in run.ROAD:
         make_notebook(folder, name)
-    monkeypatch.setattr(preflight, "check_inputs", lambda *args: None)
     return folder
 
 
-def test_full_run_writes_everything(road, tmp_path):
-    lines, cells = [], []
-    summary = run.run(
-        notebooks=road,
-        out=tmp_path / "runs",
-        seed=7,
-        say=lines.append,
-        on_cell=lambda *args: cells.append(args),
-    )
-    (folder,) = (tmp_path / "runs").iterdir()
+@pytest.fixture
+def road(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(preflight, "check_inputs", lambda *args: None)
+    return make_road(tmp_path / "notebooks")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """跑完一次；返回 (摘要, 运行文件夹, 各行进度, 各单元的进度)。"""
+    place, lines, cells = tmp_path_factory.mktemp("lab"), [], []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preflight, "check_inputs", lambda *args: None)
+        summary = run.run(notebooks=make_road(place / "notebooks"), out=place / "runs", seed=7,
+                          say=lines.append, on_cell=lambda *args: cells.append(args))
+    (folder,) = (place / "runs").iterdir()
+    return summary, folder, lines, cells
+
+
+def test_full_run_writes_everything(finished):
+    summary, folder, lines, cells = finished
     assert summary["ok"] and summary["failed"] is None
     assert json.loads((folder / "summary.json").read_text(encoding="utf-8")) == summary
     for name in run.ROAD:
         assert (folder / f"{name}.ipynb").is_file() and (folder / f"{name}.html").is_file()
     assert any("✓ 04_web_demo" in line for line in lines)
     assert cells[-1][0] == "04_web_demo" and cells[-1][1] == cells[-1][2]
-    # 摘要里的数来自 notebook 写下的文件
+    assert set(summary["seconds"]) == {*run.ROAD, "total"} and summary["seed"] == 7
+
+
+def test_numbers_come_from_the_files_of_the_notebooks(finished):
+    summary, folder, _, _ = finished
     assert summary["qa"] == {"pairs": 3, "train": 2, "dev": 1}
     assert summary["training"]["steps"] == 30 and summary["adapter"] == "x/checkpoint-30"
     assert summary["accuracy"]["after"]["unseen"] == {"accuracy": 0.8, "n": 20}
-    assert set(summary["seconds"]) == {*run.ROAD, "total"} and summary["seed"] == 7
     assert drawn(folder / "report.html").startswith("损失随训练步数的变化")
-    # 参数真的进了 notebook；QA_FILE 只给 01
-    seen = json.loads((folder / "output" / "seen.json").read_text(encoding="utf-8"))
+
+
+def test_parameters_reach_the_notebooks(finished):
+    output = finished[1] / "output"
+    seen = json.loads((output / "seen.json").read_text(encoding="utf-8"))
     assert seen == ["data/source/course_document.pdf", "data/qa.jsonl", 7]
-    assert (folder / "output" / "qa_file.txt").read_text(encoding="utf-8") == ""
+    assert (output / "qa_file.txt").read_text(encoding="utf-8") == ""  # QA_FILE 只给 01
 
 
 def test_summary_has_exactly_the_fixed_keys(tmp_path):
     summary = report.summarize(tmp_path, "tiny", 1, {}, None)
-    assert list(summary) == [
-        "ok", "model", "seed", "versions", "seconds", "qa",
-        "training", "accuracy", "adapter", "failed",
-    ]  # fmt: skip
+    assert list(summary) == ["ok", "model", "seed", "versions", "seconds", "qa", "training", "accuracy",
+                             "adapter", "failed"]
     assert set(summary["failed"]) == {"notebook", "cell", "error"}
 
 
@@ -213,11 +215,9 @@ def test_missing_result_file_is_a_failure(tmp_path):
     assert failed["notebook"] == "03_before_after" and "comparison.json" in failed["error"]
 
 
-def test_executed_html_is_self_contained(road, tmp_path):
-    path = make_notebook(road, "00_start_here", "print('教育')")
-    assert run.execute(path, tmp_path / "x.ipynb", {"SEED": 1}) is None
-    page = run.to_html(tmp_path / "x.ipynb").read_text(encoding="utf-8")
-    assert "教育" in page and 'lang="zh"' in page
+def test_executed_html_is_self_contained(finished):
+    page = (finished[1] / "00_start_here.html").read_text(encoding="utf-8")
+    assert "你好" in page and 'lang="zh"' in page
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=[\"']?https?:", page)
 
 
