@@ -1,14 +1,7 @@
-"""PDF 以外的格式：Word（.docx）、Markdown（.md）、纯文本（.txt）→ 一页页的文字。
+"""课程文档（PDF、Word、Markdown、纯文本）→ 一页页的文字。讲解见 notebook 01。
 
-这些格式没有固定的页：一“页”是一节（从一个一、二级标题到下一个），没有标题的约每
-PAGE_LENGTH 字、整段算一页，这样“证据在第几页”仍可核对。由 document.read_pages 调用。
-
-
-课程文档（PDF、Word、Markdown、纯文本）→ 每页的干净文字 → 带页码的文本块。
-
-在 notebooks/01_build_dataset.ipynb 讲解。三件事依次做：逐页取出文字（document_pdf、
-document_formats）；去掉页眉页脚页码、接上被排版截断的句子（document_clean）；按句子切块（chunking）。
-页码一路带着走，后面每条问答都能指回它出自哪一页。
+PDF 见 pdf.py。别的格式没有固定的页：一“页”是一节，没有标题的约每 PAGE_LENGTH 字算一页，
+这样“证据在第几页”仍可核对。
 """
 
 from __future__ import annotations
@@ -32,10 +25,36 @@ from labutils.dataset.pdf import read_pdf
 
 SAVE_AS_UTF8 = "请用记事本打开，“另存为”时把编码选成 UTF-8"
 PAGE_LENGTH = 1000  # 没有标题时约多少字算一页
-# 压缩包坏在哪里，zipfile 就在哪里报什么：连“加了密”“压缩方式不认识”（RuntimeError）都会有
-DAMAGED = (PackageNotFoundError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError,
-           RuntimeError, LookupError, ValueError, AttributeError, etree.LxmlError)
 Block = tuple[bool, str]  # (是不是一、二级标题, 一段文字)
+
+
+@one_sentence()
+def read_pages(path: str | Path) -> list[Page]:
+    """读出每一页的文字，页码从 1 开始；PDF 已去掉页眉页脚页码并接好断句。
+
+    PDF 的页就是阅读器里的页。.docx、.md、.txt 没有固定的页，一“页”是一节：从一个一、二级
+    标题到下一个；没有标题的，约每 1000 字（整段）算一页，.txt 里有换页符的按换页符分。
+    文件不存在、读不出、没有文字、格式不认识时抛 LabError，说明原因和办法；
+    PDF 只有个别页读不出时打印一行提醒，那一页的文字留空，页码不乱。
+    """
+    path = Path(path)
+    name = rel(path)
+    if not path.is_file():
+        what = "是一个文件夹，不是文件" if path.is_dir() else "不存在"
+        raise LabError(f"{name} {what}，请检查文件的路径和名字。")
+    with path.open("rb") as file:
+        start = file.read(5)
+    if not start:
+        raise LabError(f"{name} 是空文件（0 字节），请重新下载或复制这份文件。")
+    suffix = path.suffix.lower()
+    if suffix == ".pdf" or start == b"%PDF-":
+        return read_pdf(path, name)
+    if suffix not in READERS:
+        known = "、".join([".pdf", *READERS])
+        raise LabError(f"{name} 的格式（{suffix or '没有扩展名'}）读不了，请换成 {known} 之一。")
+    if pages := READERS[suffix](path, name):
+        return pages
+    raise LabError(f"{name} 里没有文字，请换一份文档。")
 
 
 def _to_pages(blocks: list[Block]) -> list[Page]:
@@ -57,18 +76,18 @@ def read_text(path: Path, name: str) -> list[Page]:
     """纯文本：空行、缩进分段，硬换行的句子接回去；有换页符（\\f）时按它分页。"""
     text = decode(path.read_bytes(), name, SAVE_AS_UTF8)
     parts = text.rstrip("\f\n ").split("\f")
-    if len(parts) > 1:
-        pages = ["\n".join(t for _, t in _paragraphs(part)) for part in parts]
-        return [Page(n, tidy(page).strip()) for n, page in enumerate(pages, 1)] if any(pages) else []
-    return _to_pages(list(_paragraphs(text)))
+    if len(parts) == 1:
+        return _to_pages([(False, paragraph) for paragraph in _paragraphs(text)])
+    pages = [tidy("\n".join(_paragraphs(part))).strip() for part in parts]
+    return [Page(number, page) for number, page in enumerate(pages, 1)] if any(pages) else []
 
 
-def _paragraphs(text: str) -> Iterator[Block]:
+def _paragraphs(text: str) -> list[str]:
     lines = text.splitlines()
     full = usual_width([line for line in lines if line.strip()])
-    for block in re.split(r"\n\s*\n", "\n".join(lines)):
-        for paragraph in join_lines([line for line in block.split("\n") if line.strip()], full).split("\n"):
-            yield False, paragraph
+    blocks = re.split(r"\n\s*\n", "\n".join(lines))
+    joined = (join_lines([line for line in block.split("\n") if line.strip()], full) for block in blocks)
+    return [paragraph for block in joined for paragraph in block.split("\n")]
 
 
 _FENCE = re.compile(r"\s*(```|~~~)")
@@ -121,6 +140,11 @@ def _plain(line: str) -> str:
     return line
 
 
+# 压缩包坏在哪里，zipfile 就在哪里报什么：连“加了密”“压缩方式不认识”（RuntimeError）都会有
+DAMAGED = (PackageNotFoundError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError,
+           RuntimeError, LookupError, ValueError, AttributeError, etree.LxmlError)
+
+
 def read_docx(path: Path, name: str) -> list[Page]:
     """正文和表格按读的先后；表格每行一行，格间用“ | ”隔开。修订按“全部接受”读。
 
@@ -150,9 +174,9 @@ def _blocks(parent: etree._Element, titles: set[str]) -> Iterator[Block]:
             style = item.find(f"{qn('w:pPr')}/{qn('w:pStyle')}")
             yield style is not None and style.get(qn("w:val")) in titles, _words(item)
         elif item.tag == qn("w:tbl"):
-            own = (row for row in item.iter(qn("w:tr")) if next(row.iterancestors(qn("w:tbl"))) is item)
-            for row in own:  # 格子里再套的表并在那一格里，不另起行
-                yield False, " | ".join(_words(cell) for cell in row.iterchildren(qn("w:tc")))
+            for row in item.iter(qn("w:tr")):
+                if next(row.iterancestors(qn("w:tbl"))) is item:  # 格子里再套的表并在那一格里，不另起行
+                    yield False, " | ".join(_words(cell) for cell in row.iterchildren(qn("w:tc")))
         elif item.tag in (qn("w:sdt"), qn("w:sdtContent"), qn("w:ins")):
             yield from _blocks(item, titles)
 
@@ -160,6 +184,7 @@ def _blocks(parent: etree._Element, titles: set[str]) -> Iterator[Block]:
 def _words(element: etree._Element) -> str:
     """一段（或一格）里的文字：跳过删掉、移走的字和文本框，换行和制表符换成空格。"""
     skipped = (qn("w:del"), qn("w:moveFrom"), qn("w:txbxContent"))
+    whole = element.tag in (qn("w:p"), qn("w:tc"))
     words = []
     for node in element.iterchildren():
         if node.tag == qn("w:t"):
@@ -168,40 +193,8 @@ def _words(element: etree._Element) -> str:
             words.append(" ")
         elif node.tag not in skipped and node.tag != qn("w:pPr"):
             words.append(_words(node) + (" " if node.tag in (qn("w:p"), qn("w:tc")) else ""))
-    return re.sub(r"[ \t\n]+", " ", "".join(words)).strip() if element.tag in (qn("w:p"), qn("w:tc")) \
-        else "".join(words)
+    return re.sub(r"[ \t\n]+", " ", "".join(words)).strip() if whole else "".join(words)
 
 
 READERS: dict[str, Callable[[Path, str], list[Page]]] = {
-    ".docx": read_docx, ".md": read_markdown, ".markdown": read_markdown, ".txt": read_text,
-}
-
-
-@one_sentence()
-def read_pages(path: str | Path) -> list[Page]:
-    """读出每一页的文字，页码从 1 开始；PDF 已去掉页眉页脚页码并接好断句。
-
-    PDF 的页就是阅读器里的页。.docx、.md、.txt 没有固定的页，一“页”是一节：从一个一、二级
-    标题到下一个；没有标题的，约每 1000 字（整段）算一页，.txt 里有换页符的按换页符分。
-    文件不存在、读不出、没有文字、格式不认识时抛 LabError，说明原因和办法；
-    PDF 只有个别页读不出时打印一行提醒，那一页的文字留空，页码不乱。
-    """
-    path = Path(path)
-    name = rel(path)
-    if not path.is_file():
-        what = "是一个文件夹，不是文件" if path.is_dir() else "不存在"
-        raise LabError(f"{name} {what}，请检查文件的路径和名字。")
-    with path.open("rb") as file:
-        start = file.read(5)
-    if not start:
-        raise LabError(f"{name} 是空文件（0 字节），请重新下载或复制这份文件。")
-    suffix = path.suffix.lower()
-    if suffix == ".pdf" or start == b"%PDF-":
-        return read_pdf(path, name)
-    if suffix not in READERS:
-        known = "、".join([".pdf", *READERS])
-        raise LabError(f"{name} 的格式（{suffix or '没有扩展名'}）读不了，请换成 {known} 之一。")
-    pages = READERS[suffix](path, name)
-    if not pages:
-        raise LabError(f"{name} 里没有文字，请换一份文档。")
-    return pages
+    ".docx": read_docx, ".md": read_markdown, ".markdown": read_markdown, ".txt": read_text}
