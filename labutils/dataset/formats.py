@@ -95,6 +95,7 @@ _HEAD = re.compile(r"(#{1,6})\s+(.*?)\s*#*$")
 _OWN_LINE = re.compile(r"\s*(?:[-*+]\s|\d+[.)]\s|>|\|)")  # 列表、引用、表格各占一行
 # 表格的横线、分隔线；量词都不回头（+），不然一长串横线后面跟着字要试到天荒地老
 _RULE = re.compile(r"\s*+\|?(?:\s*+:?-{2,}+:?\s*+\|?)++\s*+$|\s*+(?:[*_]\s*+){3,}+$")
+# 不用现成的解析器：按 CommonMark，“见**六天。**周一”里的星号不算加粗，会留在文字里
 _MARKS = (
     (re.compile(r"!\[[^\]]*\]\([^)]*\)"), ""),  # 图片
     (re.compile(r"\[([^\]]+)\]\([^)]*\)"), r"\1"),  # 链接留文字
@@ -111,19 +112,19 @@ def read_markdown(path: Path, name: str) -> list[Page]:
     blocks: list[Block] = []
     code = open_paragraph = False
     for line in text.split("\n"):
-        if _FENCE.match(line):
-            code, open_paragraph = not code, False
-            continue
-        heading = None if code else _HEAD.match(line)
-        if heading:
+        fence, heading = _FENCE.match(line), not code and _HEAD.match(line)
+        rule = not code and _RULE.match(line)
+        if fence:
+            code = not code
+        elif heading:
             blocks.append((len(heading[1]) <= 2, _plain(heading[2])))
-        elif code or not _RULE.match(line):
+        elif not rule:
             body = line if code else _plain(line)
             # 连着的几行是一段：接在上一行后面
             if open_paragraph and body.strip() and not _OWN_LINE.match(line):
                 body = join_lines([blocks.pop()[1], body], 1)
             blocks.append((False, body))
-        open_paragraph = not code and not heading and bool(line.strip()) and not line.endswith("  ")
+        open_paragraph = not (code or fence or rule or heading) and line.strip() and not line.endswith("  ")
     return _to_pages(blocks)
 
 

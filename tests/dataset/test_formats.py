@@ -107,6 +107,12 @@ def test_many_dashes_before_words_are_quick(tmp_path):
     assert page.text.split("\n") == [TEXT, line]
 
 
+def test_markdown_rule_ends_the_paragraph(tmp_path):
+    text = "---\n第一段没有句号\n***\n第二段\n\n项目 | 期限\n--- | ---\n缓考 | 三天\n"
+    page, = read_pages(written(tmp_path / "a.md", text))
+    assert page.text.split("\n") == ["第一段没有句号", "第二段", "项目 | 期限", "缓考 | 三天"]
+
+
 def test_word_text_and_tables_in_order(tmp_path):
     def build(document):
         document.add_heading("图书馆手册", 0)
