@@ -2,10 +2,7 @@
 
 meta 张量只有形状没有内容（PyTorch 文档 torch.device("meta")）。账本记下每个算子新产生的存储块，
 释放时划去，余额的最大值就是峰值；所以任何结构、用不用梯度检查点，都按真实的代码计算。
-估算只需要模型的 config.json 与微调配置。讲解见 notebook 00。
-
-
-把内存估算说成话：这台机器放不放得下，放不下该改哪几项。讲解见 notebook 00。
+估算只需要模型的 config.json 与微调配置。后半把估算说成话：放不放得下，放不下改哪几项。讲解见 notebook 00。
 """
 
 from __future__ import annotations
@@ -19,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -32,6 +30,8 @@ from labutils.training.config import Config, load_config, override
 from labutils.training.finetune import DTYPES, add_lora
 
 ATTENTION = "lab_ledger"  # 估算时用的注意力，见 _fused_attention
+CUDA_ITSELF = 0.6 * GIB  # CUDA 运行环境与矩阵库的工作区，约数
+SHORT = 128  # 再短就装不下一问一答了
 # 4 位量化每个权重的字节数：半字节，每 64 个共用 1 字节的缩放系数，每 256 个系数再共用 4 字节（QLoRA）
 FOUR_BIT = 0.5 + 1 / 64 + 4 / (64 * 256)
 
@@ -74,28 +74,27 @@ class Estimate:
 
 
 def estimate_memory(model_config, config: Config, dtype: torch.dtype, length: int = 0,
-             allocator: Allocator = CPU) -> Estimate:
+                    allocator: Allocator = CPU) -> Estimate:
     """按模型的配置与微调配置估算内存；length 是样本的 token 数，见 clipped。
 
     只改动 model_config 的副本，不读权重。
     """
-    length = clipped(length, config)
+    training, length = config.training_args, clipped(length, config)
     keep = min(length, config.max_output_length + 1)
     with contextlib.redirect_stdout(io.StringIO()):
         base = _skeleton(model_config, dtype)
-        weights = _weight_bytes(base, config.quantization)
-        scratch = _largest_linear(base) if config.quantization else 0
-        model = add_lora(base, config, "", config.training_args.seed)
+        weights, scratch = _weight_bytes(base, config.quantization)
+        model = add_lora(base, config, "", training.seed)
     trainable = sum(p.nbytes for p in model.parameters() if p.requires_grad)
-    training = config.training_args
     if training.gradient_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    activations = _training_peak(model, training.per_device_train_batch_size, length, keep, allocator)
+    model.train()
+    activations = _peak(model, training.per_device_train_batch_size, length, keep, allocator)
+    model.eval()
     evaluation = 0
     if training.eval_strategy != "no":
-        evaluation = _evaluation_peak(model, training.per_device_eval_batch_size, length, keep, allocator)
-    return Estimate(weights, trainable, trainable, 2 * trainable, activations + scratch,
-                    evaluation + scratch)
+        evaluation = _peak(model, training.per_device_eval_batch_size, length, keep, allocator)
+    return Estimate(weights, trainable, trainable, 2 * trainable, activations + scratch, evaluation + scratch)
 
 
 def clipped(length: int, config: Config) -> int:
@@ -111,49 +110,30 @@ def _skeleton(model_config, dtype: torch.dtype) -> nn.Module:
     return model
 
 
-def _linears(model: nn.Module) -> list[nn.Linear]:
-    """会被量化的线性层：输出层除外。"""
-    return [module for name, module in model.named_modules()
-            if isinstance(module, nn.Linear) and name != "lm_head"]
-
-
-def _weight_bytes(model: nn.Module, quantization: str | None) -> int:
-    """全部权重与缓冲区的字节数；共用的只数一次。"""
+def _weight_bytes(model: nn.Module, quantization: str | None) -> tuple[int, int]:
+    """(全部权重与缓冲区的字节数，共用的只数一次；用到量化层时还原成半精度的那一层，同一时刻只有一层)。"""
     total = sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
     if quantization is None:
-        return total
-    saved = sum(w.nbytes - FOUR_BIT * w.numel() for w in (layer.weight for layer in _linears(model)))
-    return int(total - saved)
+        return total, 0
+    linears = [module.weight for name, module in model.named_modules()
+               if isinstance(module, nn.Linear) and name != "lm_head"]  # 输出层不量化
+    saved = sum(weight.nbytes - FOUR_BIT * weight.numel() for weight in linears)
+    return int(total - saved), max(weight.nbytes for weight in linears)
 
 
-def _largest_linear(model: nn.Module) -> int:
-    """4 位量化的层用到时先还原成半精度，同一时刻只有一层。"""
-    return max(layer.weight.nbytes for layer in _linears(model))
+def _peak(model: nn.Module, rows: int, length: int, keep: int, allocator: Allocator) -> int:
+    """一批最长的样本走一步的峰值，不含权重与梯度：训练是前向与反向，评测只有前向，但要算整批的 logits。
 
-
-def _batch(rows: int, length: int, keep: int) -> dict:
-    """一批最长的样本；注意力遮罩已展开成 (批, 1, 长, 长)，因为 meta 张量没有内容可看。"""
+    注意力遮罩已展开成 (批, 1, 长, 长)，因为 meta 张量没有内容可看。
+    """
     ids = torch.zeros((rows, length), dtype=torch.long, device="meta")
     mask = torch.ones((rows, 1, length, length), dtype=torch.bool, device="meta")
-    return {"input_ids": ids, "attention_mask": mask, "labels": ids[:, :keep], "logits_to_keep": keep}
-
-
-def _training_peak(model: nn.Module, rows: int, length: int, keep: int, allocator: Allocator) -> int:
-    """一步训练（前向与反向）的峰值，不含权重与梯度。"""
-    model.train()
-    batch = _batch(rows, length, keep)
-    with _Ledger(model, allocator.kept) as ledger:
-        model(**batch).loss.backward()
+    labels = ids[:, :keep]
+    with torch.set_grad_enabled(model.training), _Ledger(model, allocator.kept) as ledger:
+        loss = model(input_ids=ids, attention_mask=mask, labels=labels, logits_to_keep=keep).loss
+        if model.training:
+            loss.backward()
     model.zero_grad()
-    return int(allocator.slack * sum(ledger.high.values()))
-
-
-def _evaluation_peak(model: nn.Module, rows: int, length: int, keep: int, allocator: Allocator) -> int:
-    """评测一批的峰值：只有前向，但要为整批算出 logits。"""
-    model.eval()
-    batch = _batch(rows, length, keep)
-    with torch.no_grad(), _Ledger(model, allocator.kept) as ledger:
-        model(**batch)
     return int(allocator.slack * sum(ledger.high.values()))
 
 
@@ -217,10 +197,6 @@ class _Attention(torch.autograd.Function):
 AttentionInterface.register(ATTENTION, _fused_attention)
 
 
-CUDA_ITSELF = 0.6 * GIB  # CUDA 运行环境与矩阵库的工作区，约数
-SHORT = 128  # 再短就装不下一问一答了
-
-
 def memory_report(name: str, config_path: str | Path, length: int = 0, gpu: float = 0) -> list[Check]:
     """估算 name 这个模型按配置微调要多少内存，与这台机器（或 gpu GiB 的显卡）比较。
 
@@ -246,7 +222,8 @@ def memory_report(name: str, config_path: str | Path, length: int = 0, gpu: floa
     for changes in remedies(config, on_gpu):
         need = total(changes)
         if need <= room:
-            todo = f"改成 {_as_yaml(changes)}，约 {size(need)}"
+            written = "、".join(f"{key}: {str(value).lower()}" for key, value in changes.items())
+            todo = f"改成 {written}，约 {size(need)}"
             break
     else:
         todo = f"最省的设置也要约 {size(need)}，请换更大的机器或更小的模型"
@@ -255,10 +232,8 @@ def memory_report(name: str, config_path: str | Path, length: int = 0, gpu: floa
 
 def _spare(config: Config, total: Callable[[dict], int], room: int) -> str:
     """有富余时，梯度检查点是不是也可以省掉。"""
-    if not config.training_args.gradient_checkpointing:
-        return ""
-    need = total({"gradient_checkpointing": False})
-    if need > room:
+    without = {"gradient_checkpointing": False}
+    if not config.training_args.gradient_checkpointing or (need := total(without)) > room:
         return ""
     return f"；关掉 gradient_checkpointing 也放得下（约 {size(need)}），每步少算一遍前向"
 
@@ -268,8 +243,6 @@ def room_on(device: torch.device) -> tuple[str, int]:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return f"GPU {torch.cuda.get_device_name(device)}", int(free - CUDA_ITSELF)
-    import psutil
-
     return "本机内存", psutil.virtual_memory().available
 
 
@@ -305,20 +278,14 @@ def _describe(guess: Estimate, config: Config, dtype: torch.dtype, length: int) 
     mode = "4 位量化" if config.quantization else str(dtype).removeprefix("torch.")
     saving = "，梯度检查点" if training.gradient_checkpointing else ""
     resident = guess.adapter + guess.gradients + guess.optimizer
-    lines = [
+    return "\n".join([
         f"{files.rel(config.path)}，{mode}{saving}，每批 {training.per_device_train_batch_size} 条、"
         f"每条 {clipped(length, config)} 个词元",
         f"    模型权重                {size(guess.weights)}",
         f"    LoRA 的权重、梯度与优化器  {size(resident)}",
         f"    训练时的激活            {size(guess.activations)}",
         f"    评测时（每批 {training.per_device_eval_batch_size} 条）      {size(guess.evaluation)}",
-        f"    峰值约                  {size(guess.total)}",
-    ]
-    return "\n".join(lines)
-
-
-def _as_yaml(changes: dict[str, Any]) -> str:
-    return "、".join(f"{key}: {str(value).lower()}" for key, value in changes.items())
+        f"    峰值约                  {size(guess.total)}"])
 
 
 def size(amount: float) -> str:
