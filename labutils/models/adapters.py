@@ -156,13 +156,10 @@ def _fuse(pairs: dict[str, dict[str, torch.Tensor]], rows: list[int]) -> tuple[t
     present = [pairs[name]["lora_A"] for name in QKV if name in pairs]
     same = all(torch.equal(a, present[0]) for a in present)
     a = present[0] if same else torch.cat(present)
-    b, column = a.new_zeros(sum(rows), len(a)), 0
-    for start, size, name in zip([0, rows[0], rows[0] + rows[1]], rows, QKV, strict=True):
-        if name in pairs:
-            part = pairs[name]["lora_B"]
-            b[start:start + size, column:column + part.shape[1]] = part
-            column += 0 if same else part.shape[1]
-    return a, b
+    width = len(a) if same else 0
+    parts = [pairs[name]["lora_B"] if name in pairs else a.new_zeros(size, width)
+             for name, size in zip(QKV, rows, strict=True)]
+    return a, torch.cat(parts) if same else torch.block_diag(*parts)
 
 
 def official_settings(settings: dict, weights: dict[str, torch.Tensor], folder: Path) -> dict:

@@ -22,7 +22,6 @@ ROLES = ("system", "user", "assistant", "observation", "tool")
 TOOLS_INTRODUCTION = ("Answer the following questions as best as you can. "
                       "You have access to the following tools:")
 BREAK = "\ufdd0"  # Unicode 规定不作文字用的码位，正常文本里没有；渲染后在这里断开，不会被编码
-MARKUP = re.compile(r"<.+>|\[.+\]")
 
 
 def prompt_ids(tokenizer, messages: list[dict]) -> list[int]:
@@ -83,14 +82,11 @@ def truncate(sample: dict[str, list[int]], size: int) -> dict[str, list[int]] | 
 
 def stop_ids(tokenizer) -> list[int]:
     """生成时遇到就停的编号，不重复：eos、模板写在回答后面的特殊词元、GLM 的 user 与 observation 角色符。"""
-    added, tail = tokenizer.get_added_vocab(), []
-    if not is_glm_format(tokenizer):  # 渲染一问一答，看“答”字后面写了什么
-        probe = [{"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}]
-        tail = _text_ids(tokenizer, _render(tokenizer, probe).rpartition("答")[2], at_start=False)
-    ends = [i for i in tail if i in added.values()][:1]
+    added = tokenizer.get_added_vocab()
+    ends = [] if is_glm_format(tokenizer) else _written_end(tokenizer)
     roles = [added[name] for name in ("<|user|>", "<|observation|>") if name in added]
-    ids = [i for i in [tokenizer.eos_token_id, *ends, *roles] if i is not None]
-    if not ids:
+    eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    if not (ids := [*eos, *ends, *roles]):
         raise LabError("这个模型的分词器没有结束符（eos_token），回答停不下来，请换一个模型。")
     return list(dict.fromkeys(ids))
 
@@ -137,6 +133,23 @@ def _as_python(arguments: dict) -> str:
 def _render(tokenizer, messages: list[dict], add_generation_prompt: bool = False) -> str:
     """用对话模板渲染成文字，内容里的控制符都已断开。没有模板、模板处理不了时引发 LabError。"""
     tools = next((m["tools"] for m in messages if m.get("tools")), None)
+    template = _template(tokenizer, tools)
+    theirs, ours = (_control_start(tokenizer, own) for own in (False, True))
+    spoken = [m for m in messages if m["content"] or not m.get("tools")]  # 工具的说明由模板另写
+    shown = [_break_control(ours if m["role"] == "assistant" else theirs, m) | {"role": m["role"]}
+             for m in _adapted(tokenizer, spoken, template)]
+    # 不要思考过程：课程的问答直接回答；没有这个开关的模板不理会它
+    options = {**tokenizer.special_tokens_map, "enable_thinking": False}
+    try:
+        rendered, _ = render_jinja_template(
+            [shown], tools=_break_control(theirs, tools), chat_template=template,
+            add_generation_prompt=add_generation_prompt, **options)
+    except (TemplateError, TypeError, ValueError) as error:
+        raise LabError(f"这个模型的对话模板处理不了这段对话（{error}），请检查角色的次序。") from error
+    return rendered[0]
+
+
+def _template(tokenizer, tools: list[dict] | None) -> str:
     try:
         template = tokenizer.get_chat_template(tools=tools)
     except ValueError:
@@ -144,19 +157,7 @@ def _render(tokenizer, messages: list[dict], add_generation_prompt: bool = False
                        "请换它的 Chat 或 Instruct 版。") from None
     if tools and "tools" not in template:
         raise LabError("这个模型的对话模板不支持 tools，请去掉数据里的 tools，或换一个支持的模型。")
-    starts = _control_starts(tokenizer)
-    shown = [{key: value if key == "role" else _break_control(starts[m["role"] == "assistant"], value)
-              for key, value in m.items() if key not in ("loss", "tools")}
-             for m in _adapted(tokenizer, messages, template) if m["content"] or not m.get("tools")]
-    # 不要思考过程：课程的问答直接回答；没有这个开关的模板不理会它
-    options = {**tokenizer.special_tokens_map, "enable_thinking": False}
-    try:
-        rendered, _ = render_jinja_template(
-            [shown], tools=_break_control(starts[False], tools), chat_template=template,
-            add_generation_prompt=add_generation_prompt, **options)
-    except (TemplateError, TypeError, ValueError) as error:
-        raise LabError(f"这个模型的对话模板处理不了这段对话（{error}），请检查角色的次序。") from error
-    return rendered[0]
+    return template
 
 
 def _adapted(tokenizer, messages: list[dict], template: str) -> list[dict]:
@@ -164,26 +165,24 @@ def _adapted(tokenizer, messages: list[dict], template: str) -> list[dict]:
     result = "observation" if "<|observation|>" in tokenizer.get_added_vocab() else "tool"
     adapted = []
     for message in messages:
+        kept = {key: value for key, value in message.items() if key not in ("loss", "tools")}
         if message["role"] in ("tool", "observation"):
-            message = {**message, "role": result}
-        # GLM-4 不认 tool_calls：函数名写在角色符后面，参数作内容，另成一条消息
-        adapted += [message] if "tool_calls" in template else split_calls(
-            message, partial(json.dumps, ensure_ascii=False))
-    if any(m.get("metadata") for m in adapted) and "metadata" not in template:
+            kept["role"] = result
+        if "tool_calls" in template:
+            adapted.append(kept)
+        else:  # GLM-4 不认 tool_calls：函数名写在角色符后面，参数作内容，另成一条消息
+            adapted += split_calls(kept, partial(json.dumps, ensure_ascii=False))
+    if any(message.get("metadata") for message in adapted) and "metadata" not in template:
         raise LabError("这个模型的对话模板不支持工具调用，请去掉数据里的 tool 消息，或换一个支持的模型。")
     return adapted
 
 
-def _control_starts(tokenizer) -> dict[bool, re.Pattern]:
-    """找控制符开头那个字的正则：键 True 用于模型自己写的消息，False 用于别人写的。
-
-    ``<think>`` 一类标记不是特殊词元：模型自己写的保留，别人写的照样拆开。
-    """
+def _control_start(tokenizer, own: bool) -> re.Pattern:
+    """找控制符开头那个字的正则；own：模型自己写的消息，里面的 ``<think>`` 一类标记（不是特殊词元）保留。"""
     added = [token for token in tokenizer.added_tokens_decoder.values() if len(token.content) > 1]
-    special = [re.escape(token.content) for token in added if token.special]
-    markup = [re.escape(token.content) for token in added if MARKUP.fullmatch(token.content)]
-    return {own: re.compile(f"(?={'|'.join(words) or '(?!)'})(.)", re.DOTALL)
-            for own, words in ((True, special), (False, special + markup))}
+    words = [re.escape(token.content) for token in added
+             if token.special or not own and re.fullmatch(r"<.+>|\[.+\]", token.content)]
+    return re.compile(f"(?={'|'.join(words) or '(?!)'})(.)", re.DOTALL)
 
 
 def _break_control(start: re.Pattern, value):
@@ -225,3 +224,10 @@ def _template_answer(tokenizer, messages: list[dict]) -> list[int]:
 
 def _squeezed(text: str) -> str:
     return "".join(text.replace(BREAK, "").split())
+
+
+def _written_end(tokenizer) -> list[int]:
+    """模板写在回答后面的第一个特殊词元（没有则为空）：渲染一问一答，看“答”字后面。"""
+    probe = [{"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}]
+    tail = _text_ids(tokenizer, _render(tokenizer, probe).rpartition("答")[2], at_start=False)
+    return [i for i in tail if i in tokenizer.get_added_vocab().values()][:1]

@@ -68,25 +68,16 @@ def is_chatglm3(config) -> bool:
     return config.model_type == "glm" and config.eos_token_id == 2
 
 
-def load(folder: Path, dtype: torch.dtype, **options):
-    """官方 ChatGLM3 文件夹 → (GlmForCausalLM, 分词器)；文件夹有任何不对之处都引发 LabError。
+def load(folder: Path, config: GlmConfig, dtype: torch.dtype, **options) -> GlmForCausalLM:
+    """官方 ChatGLM3 文件夹 → 普通的 GLM；权重与配置对不上时引发 LabError。
 
     options 交给 from_pretrained（例如 quantization_config、device_map）。
     """
-    config, tokenizer = read_folder(folder)
+    check_weights(folder, config)
     model = ChatGLM3ForCausalLM.from_pretrained(folder, config=config, dtype=dtype, **options)
     # 读完就是普通的 GLM：save_pretrained 从此写原生的名字，peft 也不会再去换名字
     model.__class__, model._weight_conversions = GlmForCausalLM, None
-    model.generation_config = generation_config(tokenizer)
-    return model, tokenizer
-
-
-def read_folder(folder: Path) -> tuple[GlmConfig, PreTrainedTokenizerFast]:
-    """配置与分词器；连同权重文件一起核对过，有任何不对之处都引发 LabError。"""
-    config = read_config(folder)
-    tokenizer = load_tokenizer(folder, config)
-    check_weights(config, weights.shapes(weights.shards(folder)), folder)
-    return config, tokenizer
+    return model
 
 
 def generation_config(tokenizer) -> GenerationConfig:
@@ -147,19 +138,20 @@ def expected_tensors(config: GlmConfig) -> dict[str, tuple[int, ...]]:
                     "transformer.output_layer.weight": (config.vocab_size, width)}
 
 
-def check_weights(config: GlmConfig, found: dict[str, tuple[int, ...]], folder: Path) -> None:
-    """核对权重文件里的张量（名字 → 形状）与配置一致，一个不多、一个不少；否则引发 LabError。
+def check_weights(folder: Path, config: GlmConfig) -> dict[str, tuple[int, ...]]:
+    """权重文件里的张量（名字 → 形状，不含旋转位置表）；与配置对不上，多一个少一个，都引发 LabError。
 
     transformers 遇到缺少的张量只是提醒一句，然后随机初始化，模型就成了胡说的。
     """
-    wanted, found = expected_tensors(config), {n: shape for n, shape in found.items() if n != ROTARY}
-    problems = [f"缺少张量 {name}" for name in wanted if name not in found]
-    problems += [f"多出张量 {name}" for name in found if name not in wanted]
-    problems += [f"张量 {name} 的形状是 {list(found[name])}，应为 {list(shape)}"
-                 for name, shape in wanted.items() if name in found and found[name] != shape]
-    if problems:
-        raise LabError(f"模型文件夹 {rel(folder)} 的权重与 config.json 对不上：{problems[0]}"
-                       f"（共 {len(problems)} 处），请确认是同一个 ChatGLM3 的完整文件。")
+    wanted, found = expected_tensors(config), weights.shapes(weights.shards(folder))
+    found.pop(ROTARY, None)
+    if wrong := [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]:
+        name = wrong[0]
+        problem = (f"缺少张量 {name}" if name not in found else f"多出张量 {name}" if name not in wanted else
+                   f"张量 {name} 的形状是 {list(found[name])}，应为 {list(wanted[name])}")
+        raise LabError(f"模型文件夹 {rel(folder)} 的权重与 config.json 对不上：{problem}"
+                       f"（共 {len(wrong)} 处），请确认是同一个 ChatGLM3 的完整文件。")
+    return found
 
 
 def native_tensors(name: str, tensor: torch.Tensor, rows: list[int]) -> dict[str, torch.Tensor]:
@@ -189,7 +181,7 @@ CHAT_TEMPLATE = (
     "{% if m['content'] or tools %}{{ ' ' + m['content'] + tools }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-NORMAL, UNKNOWN, CONTROL_PIECE, BYTE = 1, 2, 3, 6
+NORMAL, KINDS = 1, {1, 2, 3, 6}  # 词元的种类：普通、<unk>、控制符、字节
 OFFICIAL_VOCAB, OFFICIAL_PIECES = 65024, 64789
 SPACE = "\u2581"  # SentencePiece 用它代表空格
 
@@ -199,9 +191,6 @@ def load_tokenizer(folder: Path, config: GlmConfig) -> PreTrainedTokenizerFast:
     pieces = read_pieces(folder / "tokenizer.model")
     tokenizer = build(pieces, config.max_position_embeddings)
     where = rel(folder / "tokenizer.model")
-    if len(tokenizer) > config.vocab_size:
-        raise LabError(f"{where} 有 {len(tokenizer)} 个词元，超过模型词表的 {config.vocab_size}，"
-                       "不是同一个模型的分词器，请重新下载。")
     # 6B 的词表补齐到 65024；换成别的小词表，编号都在范围里，却全对不上
     official = (config.vocab_size, config.hidden_size) == (OFFICIAL_VOCAB, 4096)
     if official and len(pieces) != OFFICIAL_PIECES:
@@ -218,7 +207,7 @@ def load_tokenizer(folder: Path, config: GlmConfig) -> PreTrainedTokenizerFast:
 
 
 class Piece(NamedTuple):
-    """词表的一项；type 是 NORMAL、BYTE 等。分数高的先合并。"""
+    """词表的一项；type 是 KINDS 之一。分数高的先合并。"""
 
     text: str
     score: float
@@ -244,11 +233,9 @@ def read_pieces(path: Path) -> list[Piece]:
                        f"（{error or type(error).__name__}），请重新下载 tokenizer.model。") from error
     # model_type 3（2 为 BPE）、byte_fallback 35；precompiled_charsmap 2（改写文字的表）、
     # add_dummy_prefix 3、remove_extra_whitespaces 4、escape_whitespaces 5，后三个缺省为真
-    matches = (trainer.get(3, 1) == 2 and trainer.get(35, 0) == 1 and not normalizer.get(2)
-               and normalizer.get(3, 1) == 1 and normalizer.get(4, 1) == 0 and normalizer.get(5, 1) == 1
-               and {piece.type for piece in pieces} <= {NORMAL, UNKNOWN, CONTROL_PIECE, BYTE}
-               and [piece.text for piece in pieces[:3]] == CONTROL)
-    if not matches:
+    found = (trainer.get(3, 1), trainer.get(35, 0), *(normalizer.get(key, 1) for key in (3, 4, 5)),
+             bool(normalizer.get(2)), [piece.text for piece in pieces[:3]] == CONTROL)
+    if found != (2, 1, 1, 0, 1, False, True) or not {piece.type for piece in pieces} <= KINDS:
         raise LabError(f"{rel(path)} 与 ChatGLM3 的分词器不是一种（应为带字节回退、不改写文字的 BPE），"
                        "请换成同一个模型文件夹里的 tokenizer.model。")
     return pieces

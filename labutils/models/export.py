@@ -37,7 +37,9 @@ def export(model: str | Path, out: str | Path) -> str:
             loader.read_config(folder)  # 读不懂的、别家的结构，说出真正的原因
         raise LabError(f"{model} 不是官方 ChatGLM3 文件夹；transformers 自带的模型不必导出，可以直接使用，"
                        "要合并适配器请用 labutils merge。")
-    config, tokenizer = chatglm3.read_folder(folder)
+    config = chatglm3.read_config(folder)
+    tokenizer = loader.read_tokenizer(str(model), str(folder), config)
+    chatglm3.check_weights(folder, config)
     shards = weights.shards(folder)
     with new_folder(out, sum(path.stat().st_size for path in shards)) as part:
         _write_shards(shards, part, config)

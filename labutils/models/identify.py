@@ -109,11 +109,8 @@ def _config(name: str):
 def _weights(folder: Path, config) -> tuple[str, int]:
     """权重文件齐全、大小对、张量与配置一致；返回参数个数。"""
     files = weights.shards(folder)
-    found = weights.shapes(files)
     official = chatglm3.is_official(folder)
-    if official:
-        chatglm3.check_weights(config, found, folder)
-    found.pop(chatglm3.ROTARY, None)
+    found = chatglm3.check_weights(folder, config) if official else weights.shapes(files)
     _check_total(folder, files)
     count = sum(torch.Size(shape).numel() for shape in found.values())
     if not official and not getattr(config, "quantization_config", None):  # 量化过的按字节打包，个数不可比

@@ -143,13 +143,15 @@ def read_config(name_or_path: str | Path, source: str | None = None) -> PreTrain
 
 
 def read_tokenizer(name: str, source: str, config: PreTrainedConfig):
-    """分词器；读不出来、词元比模型的词表多时引发 LabError。"""
-    if chatglm3.is_official(Path(source)):
-        return chatglm3.load_tokenizer(Path(source), config)
+    """分词器，左侧补齐；读不出来、词元比模型的词表多时引发 LabError。source 同 read_config。"""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", trust_remote_code=False)
+        if chatglm3.is_official(Path(source)):
+            tokenizer = chatglm3.load_tokenizer(Path(source), config)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", trust_remote_code=False)
     except BROKEN as error:
-        raise LabError(f"分词器读不出来（{first_line(error)}），请重新下载分词器的文件。") from error
+        raise LabError(f"模型 {name} 的分词器读不出来（{first_line(error)}），"
+                       "请重新下载分词器的文件。") from error
     if len(tokenizer) > (rows := config.get_text_config().vocab_size):
         raise LabError(f"模型 {name} 的分词器有 {len(tokenizer)} 个词元，超过模型词表的 {rows}，"
                        "不是同一个模型的分词器，请重新下载。")
@@ -172,18 +174,18 @@ def _quantization(kind: str | None, dtype: torch.dtype, device: torch.device) ->
     return {"quantization_config": settings, "device_map": {"": device}}
 
 
-def _load_base(name: str, dtype, device, quantization: str | None):
+def _load_base(name: str, dtype, options: dict):
     """任何语言模型；缺张量、分词器的词元比词表多都要报错，而不是将就着用。"""
     source = _base_folder(name)
-    options = _quantization(quantization, dtype, device)
     config = read_config(name, source)
+    tokenizer = read_tokenizer(name, source, config)
     try:
         if chatglm3.is_official(Path(source)):
-            model, tokenizer = chatglm3.load(Path(source), dtype, **options)
+            model = chatglm3.load(Path(source), config, dtype, **options)
+            model.generation_config = chatglm3.generation_config(tokenizer)
         else:
             if Path(source).is_dir():
                 weights.shards(Path(source))
-            tokenizer = read_tokenizer(name, source, config)
             model, report = AutoModelForCausalLM.from_pretrained(
                 source, config=config, dtype=dtype, output_loading_info=True, **options)
             if missing := sorted(report["missing_keys"]):
@@ -197,15 +199,23 @@ def _load_base(name: str, dtype, device, quantization: str | None):
             raise LabError(f"模型 {name} 的分词器没有结束符，不知道回答在哪里停，请换一个对话模型。")
         tokenizer.pad_token = tokenizer.eos_token
     model.config.name_or_path = model.name_or_path = name
-    return (model if options else _place(model, name, device)).eval(), tokenizer
+    return model, tokenizer
 
 
-def _place(model, name: str, device: torch.device):
-    """模型放到设备上；放不下时说清楚。"""
+def _load_adapter(model, folder: Path):
+    """套上适配器；与基座对不上时引发 LabError。"""
+    from labutils.models import adapters  # 用到适配器才导入：peft 要几秒
+
     try:
-        return model.to(device)
+        tuned = adapters.load(model, folder)
     except OUT_OF_MEMORY as error:
-        raise _failed(name, error) from None
+        raise _failed(rel(folder), error) from None
+    except BROKEN as error:
+        raise LabError(f"适配器 {rel(folder)} 与基座 {model.name_or_path} 对不上："
+                       f"{first_line(error)}。请用训练时的同一个基座。") from error
+    weights.refuse_nan(((name, weight) for name, weight in tuned.named_parameters() if "lora_" in name),
+                       f"适配器 {rel(folder)}")
+    return tuned
 
 
 def load(name_or_path: str | Path, dtype=None, device=None, quantization: str | None = None):
@@ -217,22 +227,14 @@ def load(name_or_path: str | Path, dtype=None, device=None, quantization: str | 
     quantization 为 ``"4bit"`` 时基座以 4-bit 加载。
     文件夹不存在、不完整、读不懂时抛出 LabError。从不执行下载来的代码。
     """
-    name = str(name_or_path)
+    name, folder = str(name_or_path), resolve(name_or_path)
     device, dtype, _ = pick_device_dtype(dtype, device)
-    folder = resolve(name)
-    tuned = folder.is_dir() and (is_adapter(folder) or folder.name.startswith("checkpoint-"))
-    if name == TINY or not tuned:
-        return _load_base(name, dtype, device, quantization)
-    from labutils.models import adapters  # 用到适配器才导入：peft 要几秒
-
-    model, tokenizer = _load_base(adapter_base(folder), dtype, device, quantization)
+    options = _quantization(quantization, dtype, device)
+    tuned = name != TINY and folder.is_dir() and (is_adapter(folder) or folder.name.startswith("checkpoint-"))
+    model, tokenizer = _load_base(adapter_base(folder) if tuned else name, dtype, options)
+    if tuned:
+        model = _load_adapter(model, folder)
     try:
-        tuned = adapters.load(model, folder)
+        return (model if options else model.to(device)).eval(), tokenizer
     except OUT_OF_MEMORY as error:
-        raise _failed(rel(folder), error) from None
-    except BROKEN as error:
-        raise LabError(f"适配器 {rel(folder)} 与基座 {model.name_or_path} 对不上："
-                       f"{first_line(error)}。请用训练时的同一个基座。") from error
-    weights.refuse_nan(((key, weight) for key, weight in tuned.named_parameters() if "lora_" in key),
-                       f"适配器 {rel(folder)}")
-    return (tuned if quantization else _place(tuned, rel(folder), device)).eval(), tokenizer
+        raise _failed(rel(folder) if tuned else name, error) from None

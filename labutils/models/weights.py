@@ -53,12 +53,7 @@ def shards(folder: Path) -> list[Path]:
     if found is None:
         raise LabError(f"模型文件夹 {rel(folder)} 里没有权重文件（model.safetensors 或 "
                        "pytorch_model.bin，或它们的分片与索引），请确认下载完整。")
-    files = [found]
-    if found.suffix == ".json":
-        try:
-            files = [folder / name for name in sorted(set(read_json(found)["weight_map"].values()))]
-        except (LabError, KeyError, AttributeError, TypeError):
-            raise LabError(f"权重索引 {rel(found)} 读不懂，请重新下载这个文件。") from None
+    files = _listed(found) if found.suffix == ".json" else [found]
     missing = [path.name for path in files if not path.is_file()]
     if missing:
         raise LabError(f"模型文件夹 {rel(folder)} 缺少 {len(files)} 个权重分片中的 {len(missing)} 个："
@@ -69,6 +64,14 @@ def shards(folder: Path) -> list[Path]:
                 raise LabError(f"{rel(path)} 只是 git-lfs 的占位说明，不是权重；"
                                "请安装 git-lfs 后运行 git lfs pull，或从 ModelScope 下载。")
     return files
+
+
+def _listed(index: Path) -> list[Path]:
+    """索引文件 weight_map 里提到的分片。"""
+    try:
+        return [index.parent / name for name in sorted(set(read_json(index)["weight_map"].values()))]
+    except (LabError, KeyError, AttributeError, TypeError):
+        raise LabError(f"权重索引 {rel(index)} 读不懂，请重新下载这个文件。") from None
 
 
 def tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:

@@ -433,7 +433,7 @@ def folder(tmp_path):
 
 
 def load(folder):
-    return chatglm3.load_tokenizer(folder, chatglm3.read_config(folder))
+    return loader.read_tokenizer("模型", str(folder), chatglm3.read_config(folder))
 
 
 @pytest.mark.parametrize("changes", [
