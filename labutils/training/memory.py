@@ -39,8 +39,7 @@ FOUR_BIT = 0.5 + 1 / 64 + 4 / (64 * 256)
 @dataclass(frozen=True)
 class Allocator:
     """一种分配器的脾气。小于 kept 字节的块释放后仍留在进程里，大块用不上它们，所以大小两种各记峰值；
-    slack 是碎片与对齐，乘在峰值上。
-    """
+    slack 是碎片与对齐，乘在峰值上。"""
 
     kept: int
     slack: float
@@ -48,8 +47,7 @@ class Allocator:
 
 # glibc 把 32 MiB 以下的块留在堆里（mallopt(3) 的 M_MMAP_THRESHOLD）；碎片的大小由 benchmarks/memory.py 量得
 CPU = Allocator(32 * 2**20, 4 / 3)
-# CUDA 的分配器把大块切开来用；一成是约数
-GPU = Allocator(0, 1.1)
+GPU = Allocator(0, 1.1)  # CUDA 的分配器把大块切开来用；一成是约数
 
 
 @dataclass(frozen=True)
@@ -69,8 +67,8 @@ class Estimate:
     @property
     def total(self) -> int:
         """峰值：常驻的部分，加上训练与评测中较大的那个。"""
-        resident = self.weights + self.adapter + self.optimizer
-        return resident + max(self.gradients + self.activations, self.evaluation)
+        busiest = max(self.gradients + self.activations, self.evaluation)
+        return self.weights + self.adapter + self.optimizer + busiest
 
 
 def estimate_memory(model_config, config: Config, dtype: torch.dtype, length: int = 0,
@@ -184,8 +182,8 @@ class _Attention(torch.autograd.Function):
     def forward(ctx, query, key, value, mask):
         output = query.new_empty((*query.shape[:-1], value.shape[-1]))
         scale = query.new_empty(query.shape[:-1], dtype=torch.float32)
-        ctx.save_for_backward(query, key, value, output, scale,
-                              None if mask is None else mask.to(query.dtype))
+        mask = None if mask is None else mask.to(query.dtype)
+        ctx.save_for_backward(query, key, value, output, scale, mask)
         return output
 
     @staticmethod

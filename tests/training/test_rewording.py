@@ -1,10 +1,38 @@
-"""改写问题：意思要紧的字不动，真的换了说法，同一个种子总是同一种改法。"""
+"""改写问题：意思要紧的字不动，真的换了说法，同一个种子总是同一种改法；同义词只换表里的词。"""
 
 from random import Random
 
-from labutils.training import rewording
+from labutils.training import questions, rewording
 
 QUESTION = "《实施方案》2023年规定的认定课程有效期一共是5年吗"
+CONDITION = "教师申报课程至少要满足什么条件？"
+
+
+def test_probability_zero_changes_nothing():
+    assert questions.replace(CONDITION, Random(1), probability=0) == CONDITION
+
+
+def test_same_random_state_gives_the_same_wording():
+    assert questions.replace(CONDITION, Random(3)) == questions.replace(CONDITION, Random(3))
+
+
+def test_it_really_makes_other_wordings():
+    assert len({questions.replace(CONDITION, Random(seed)) for seed in range(50)}) > 20
+
+
+def test_longest_word_wins():
+    swapped = questions.replace("截止日期", Random(0), probability=1)
+    assert swapped in questions.synonym_table()["截止日期"]
+
+
+def test_characters_outside_the_table_stay():
+    text = "〔2023〕24号 ABC"
+    assert questions.replace(text, Random(0), probability=1) == text
+
+
+def test_every_word_has_a_partner_other_than_itself():
+    for word, others in questions.synonym_table().items():
+        assert others and word not in others, word
 
 
 def test_quoted_names_and_digits_stay():

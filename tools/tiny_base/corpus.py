@@ -164,7 +164,7 @@ def talk_task(rng: Random) -> list[dict]:
     for topic in rng.sample(talk(), rng.choice([1, 1, 2])):
         asked = rng.choice(topic["questions"][:-1])
         if rng.random() < 0.2:
-            asked = rng.choice(questions.OPENINGS) + asked
+            asked = questions.draw(rng, "openings") + asked
         turns += [user(asked), assistant(topic["answer"])]
     return turns
 

@@ -2,9 +2,10 @@
 
 from random import Random
 
-from labutils.training.questions import KINDS, TOPICS, fancy, place, regular_subject
+from labutils.training.questions import WORDS, fancy, place, regular_subject
 from tools.tiny_base import vocab
 
+KINDS, TOPICS = WORDS["kinds"], WORDS["topics"]
 SURNAMES = "王李张刘陈杨赵黄周吴徐孙胡朱高林何郭马罗梁宋郑谢韩唐冯于董萧程曹袁邓许傅沈曾彭吕"
 GIVEN = "明华伟芳娜敏静丽强磊军洋勇艳杰娟涛超霞平刚桂英建文玲志宁晓雪梅兰海云峰"
 OFFICES = ("教育厅 教育局 教务处 科研处 人事处 学生处 团委 师资办公室 招生办公室 研究院 评估中心 考试院 财务处 "
