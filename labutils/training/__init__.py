@@ -11,5 +11,5 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     "data": ["PlannedDataset", "read_training"],
     "finetune": ["add_lora", "count_parameters", "find_or_train", "run"],
     "memory": ["CPU", "CUDA_ITSELF", "GPU", "estimate_memory", "memory_report", "size"],
-    "rewording": ["augment", "question_from_answer"],
+    "questions": ["augment", "question_from_answer"],
 })

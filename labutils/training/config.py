@@ -22,7 +22,7 @@ class DataConfig:
 
     general_ratio：每轮里，平均每条问答配多少条通用对话（防遗忘）；
     unanswerable_ratio：平均每条问答配多少条“文件没有写明”的问答（防编造）；
-    question_augmentation：一个训练问题被改写的概率，改法见 rewording.py；
+    question_augmentation：一个训练问题被改写的概率，改法见 questions.py；
     question_from_answer：一个训练问题换成由它的回答反过来出的题的概率。
     """
 

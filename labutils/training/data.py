@@ -24,7 +24,7 @@ from labutils.base.text import normalize
 from labutils.dataset.rows import NEAR_DUPLICATE, grams, load_conversations, overlap, to_conversations
 from labutils.models import chat
 from labutils.training.config import Config
-from labutils.training.rewording import augment, question_from_answer
+from labutils.training.questions import augment, question_from_answer
 
 
 @dataclass

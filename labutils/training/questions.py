@@ -1,10 +1,11 @@
 """换一种说法，意思不变：先是同义词替换，后是问法的组合文法（同一个属性有成百上千种问法，答案的句式却固定）。
 
 小模型微调之后能不能听懂没见过的问法，取决于它在预训练时见过多少“不同说法、同一意思”；预训练语料（tools/tiny_base）
-与微调时的问题改写（rewording.py）用的是同一份。同义词替换的做法同 EDA（Wei 与 Zou，2019，arXiv:1901.11196）。
+与微调时的问题改写用的是同一份。同义词替换的做法同 EDA（Wei 与 Zou，2019，arXiv:1901.11196）。
 词都在旁边的文本文件里。讲解见 notebook 02。
 """
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -218,3 +219,76 @@ def regular_subject(rng: Random) -> str:
         lambda: f"{fancy(rng)}{draw(rng, 'kinds')}的{topic}{rng.choice(['课程', '项目', '部分'])}",
     ]
     return rng.choice(forms)()
+
+
+# 改写训练问题：小模型见过的问法少，每次把同一个问题换个样子问，它学到的是意思，不是字面
+POLITE_OPENINGS = ("请问，", "您好，请问", "老师，", "麻烦问一下，", "想了解一下：", "你好！")
+ENDINGS = ("谢谢！", "请回答。", "请简要回答。", "麻烦说一下。", "拜托了。", "我想知道。")
+SYNONYMS_SHARE = 0.4  # 多大比例的改写会换同义词
+QUOTED = re.compile(r"(《[^》]*》|〔[^〕]*〕|“[^”]*”)")
+
+SUBJECT = re.compile(r"[^，。；是]{2,20}")
+ATTRIBUTE = re.compile(r"(.{2,24}?的[^，。；是]{2,16})(?:(?<![不都就])是|，材料没有写明)")
+KEPT = set("一二三四五六七八九十百千不没无非未否勿免")  # 漏掉一个，意思就变了
+FORMS = ("{}是什么？", "{}是多少？", "{}是啥？", "{}？", "说说{}。", "告诉我{}。", "{}怎么说的？",
+         "{}，材料里怎么写？")
+
+
+def augment(question: str, rng: Random) -> str:
+    """像真人那样改写一个问题。书名号、引号里的字和数字总是照原样。"""
+    if rng.random() < SYNONYMS_SHARE:
+        question = swap_synonyms(question, rng)
+        if rng.random() < 0.5:
+            return question
+    way = rng.choice(("opening", "ending", "drop"))
+    if way == "opening":
+        return rng.choice(POLITE_OPENINGS) + question
+    if way == "ending":
+        return question + rng.choice(ENDINGS)
+    return drop_characters(question, rng)
+
+
+def swap_synonyms(question: str, rng: Random) -> str:
+    """书名号、引号之外的词，碰到同义词表里有的，一半换掉；单个的字不换。"""
+    return "".join(part if QUOTED.fullmatch(part) else replace(part, rng, 0.5, shortest=2)
+                   for part in QUOTED.split(question))
+
+
+def drop_characters(question: str, rng: Random) -> str:
+    """漏掉一两个汉字。数字、否定词、字母、书名号内的字和第一个字不漏：漏了就成了另一个问题。"""
+    depth, droppable = 0, []
+    for place, char in enumerate(question):
+        depth += (char in "《〔“") - (char in "》〕”")
+        plain = "一" <= char <= "龥" and char not in KEPT
+        if place > 0 and depth == 0 and plain:
+            droppable.append(place)
+    if len(droppable) < 8:  # 太短的问题漏字就看不懂了
+        return question
+    gone = set(rng.sample(droppable, rng.choice((1, 2))))
+    return "".join(char for place, char in enumerate(question) if place not in gone)
+
+
+def question_from_answer(answer: str, rng: Random) -> str | None:
+    """由“主语的属性是值”或“主语的属性，材料没有写明”反过来出题，只问主语的属性；别的句式返回 None。
+
+    属性在预训练的问法文法（py）里有，就用文法随机造一种问法；没有，就套 FORMS。
+    """
+    for middle, attribute in _answer_frames():
+        subject, found, _ = answer.partition(middle)
+        if found and SUBJECT.fullmatch(subject):
+            return ask(rng, attribute, subject)
+    found = ATTRIBUTE.match(answer)
+    if found is None:
+        return None
+    question = rng.choice(FORMS).format(found.group(1))
+    return swap_synonyms(question, rng) if rng.random() < SYNONYMS_SHARE else question
+
+
+@cache
+def _answer_frames() -> list[tuple[str, Attribute]]:
+    """(标准回答里主语与值之间的字, 属性)，长的在前，免得“数量”抢了“计划数量”。"""
+    frames = []
+    for attribute in attributes():
+        opening = restated(attribute, "")
+        frames += [(opening + "是", attribute), (opening + "，材料没有写明", attribute)]
+    return sorted(frames, key=lambda frame: -len(frame[0]))

@@ -2,7 +2,7 @@
 
 from random import Random
 
-from labutils.training import questions, rewording
+from labutils.training import questions
 
 QUESTION = "《实施方案》2023年规定的认定课程有效期一共是5年吗"
 CONDITION = "教师申报课程至少要满足什么条件？"
@@ -37,67 +37,67 @@ def test_every_word_has_a_partner_other_than_itself():
 
 def test_quoted_names_and_digits_stay():
     for seed in range(300):
-        reworded = rewording.augment(QUESTION, Random(seed))
+        reworded = questions.augment(QUESTION, Random(seed))
         assert "《实施方案》" in reworded and "2023" in reworded and "5" in reworded
 
 
 def test_quoted_words_are_not_swapped():
     question = "“至少多少”和《规定》里的规定是什么"
-    swapped = {rewording.swap_synonyms(question, Random(seed)) for seed in range(100)}
+    swapped = {questions.swap_synonyms(question, Random(seed)) for seed in range(100)}
     assert len(swapped) > 5
     assert all(text.startswith("“至少多少”") and "《规定》里" in text for text in swapped)
 
 
 def test_a_single_character_inside_a_word_is_not_swapped():
     for seed in range(200):
-        swapped = rewording.swap_synonyms("注重创新的四新领域刚才怎样要求", Random(seed))
+        swapped = questions.swap_synonyms("注重创新的四新领域刚才怎样要求", Random(seed))
         assert swapped.startswith("注重创新的四新领域刚才"), swapped
 
 
 def test_negations_are_never_dropped():
     for seed in range(200):
-        left = rewording.drop_characters("学校里非在编的教师不能担任课程负责人吗", Random(seed))
+        left = questions.drop_characters("学校里非在编的教师不能担任课程负责人吗", Random(seed))
         assert "非" in left and "不" in left
 
 
 def test_at_most_two_characters_are_dropped():
-    lengths = {len(rewording.drop_characters(QUESTION, Random(seed))) for seed in range(100)}
+    lengths = {len(questions.drop_characters(QUESTION, Random(seed))) for seed in range(100)}
     assert lengths == {len(QUESTION) - 1, len(QUESTION) - 2}
 
 
 def test_short_questions_lose_no_characters():
     for seed in range(50):
-        assert rewording.drop_characters("有效期多久", Random(seed)) == "有效期多久"
+        assert questions.drop_characters("有效期多久", Random(seed)) == "有效期多久"
 
 
 def test_the_same_seed_rewords_the_same_way():
-    once = [rewording.augment(QUESTION, Random(seed)) for seed in range(50)]
-    assert once == [rewording.augment(QUESTION, Random(seed)) for seed in range(50)]
+    once = [questions.augment(QUESTION, Random(seed)) for seed in range(50)]
+    assert once == [questions.augment(QUESTION, Random(seed)) for seed in range(50)]
     assert len(set(once)) > 20
 
 
 def test_a_reworded_question_is_never_empty_or_unchanged_forever():
     for question in ("谁发的？", "几年？", QUESTION):
-        assert any(rewording.augment(question, Random(seed)) != question for seed in range(20))
-        assert all(rewording.augment(question, Random(seed)).strip() for seed in range(200))
+        assert any(questions.augment(question, Random(seed)) != question for seed in range(20))
+        assert all(questions.augment(question, Random(seed)).strip() for seed in range(200))
 
 
 def test_questions_made_from_answers_name_the_attribute_not_the_value():
     answer = "第三批通知的发文字号是教高厅函〔2023〕24号。"
-    made = {rewording.question_from_answer(answer, Random(seed)) for seed in range(100)}
+    made = {questions.question_from_answer(answer, Random(seed)) for seed in range(100)}
     assert len(made) > 80  # 问法文法认得这个属性
     assert all("第三批" in question and "24" not in question for question in made)
 
 
 def test_attributes_outside_the_grammar_get_plain_questions():
     for answer in ("食堂的招牌菜是红烧肉。", "食堂的招牌菜，材料没有写明。"):
-        made = {rewording.question_from_answer(answer, Random(seed)) for seed in range(100)}
+        made = {questions.question_from_answer(answer, Random(seed)) for seed in range(100)}
         assert "食堂的招牌菜是什么？" in made and len(made) >= 8
         assert all("红烧肉" not in question for question in made)
 
 
 def test_the_longer_attribute_wins():
-    made = {rewording.question_from_answer("线上课程的计划数量是4000门左右。", Random(seed))
+    made = {questions.question_from_answer("线上课程的计划数量是4000门左右。", Random(seed))
             for seed in range(50)}
     assert any("计划" in question for question in made)
     assert all("线上" in question and "4000" not in question for question in made)
@@ -105,4 +105,4 @@ def test_the_longer_attribute_wins():
 
 def test_answers_of_another_shape_make_no_question():
     for answer in ("你好！", "可以，请先登录。", "2019年印发的，是教育部。", "食堂的招牌菜不是红烧肉。"):
-        assert rewording.question_from_answer(answer, Random(0)) is None
+        assert questions.question_from_answer(answer, Random(0)) is None
