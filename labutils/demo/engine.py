@@ -156,7 +156,7 @@ class ChatEngine:
             replies = {side: self.line.start(prompt, side != BEFORE, stop, options)
                        for side, prompt in asked.items()}
             while True:
-                stop.news.wait(TICK)
+                woken = stop.news.wait(TICK)
                 stop.news.clear()
                 rest = [reply for reply in replies.values() if not reply.over.is_set()]
                 waits = [self.line.ahead(reply) for reply in rest]
@@ -167,6 +167,8 @@ class ChatEngine:
                 elif time.monotonic() - heard > self.line.quiet:
                     raise LabError(f"等了 {self.line.quiet:.0f} 秒没有新的文字，已停止；"
                                    "请减小输入或稍后再试。")
+                elif woken and rest:
+                    continue  # 新来的词元还不成字
                 yield (shown := now)
                 if not rest:
                     return
