@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from labutils.base import figures, files
+from labutils.base import files
 from labutils.base.errors import LabError
 
 
@@ -141,6 +141,8 @@ class LiveLossCurve(TrainerCallback):
         if not rows or not self.in_notebook():
             return
         from IPython.display import display
+
+        from labutils.base import figures  # 画图才导入：matplotlib 要半秒
 
         figure = figures.loss_curve(rows)
         if self.handle is None:

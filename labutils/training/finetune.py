@@ -18,7 +18,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from labutils.base import figures, files
+from labutils.base import files
 from labutils.base.errors import LabError
 from labutils.models import adapters, chatglm3, loader
 from labutils.training import checkpoints, data
@@ -294,5 +294,7 @@ def _result(folder: Path, model: PeftModel, steps: int, batch: int) -> Result:
     values = dataclasses.asdict(result)
     values |= {key: files.from_root(values[key]) for key in ("output_dir", "adapter")}
     files.write_json(folder / checkpoints.RESULT, values)
+    from labutils.base import figures  # 画图才导入：matplotlib 要半秒
+
     figures.loss_curve(log, path=folder / checkpoints.CURVE)
     return result
