@@ -26,6 +26,8 @@ from labutils.dataset.generation import generate
 from labutils.dataset.prompts import load_prompts, qa_requests
 from labutils.dataset.rows import load_qa
 
+pytestmark = pytest.mark.slow
+
 FONT = next((Path(zhplot.__file__).parent / "fonts").rglob("*.ttf"))
 SHARE = 0.2
 PROMPTS = load_prompts()

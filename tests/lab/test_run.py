@@ -14,6 +14,8 @@ from labutils.base import files
 from labutils.base.errors import LabError
 from labutils.lab import preflight, report, run
 
+pytestmark = pytest.mark.slow
+
 COMMON = 'MODEL = "tiny"\nSEED = 42\nOUT = "output/lab"'
 EXTRA = {
     "01_build_dataset": '\nPDF = "a.pdf"\nQA_FILE = "a.jsonl"\nAPI_MODEL = ""'

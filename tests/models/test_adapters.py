@@ -17,6 +17,8 @@ from labutils.training import checkpoints, finetune
 from labutils.training.config import Config, override
 from labutils.training.finetune import add_lora
 
+pytestmark = pytest.mark.slow
+
 RANK, ALPHA = 4, 16
 TOLERANCE = 1e-4
 IDS = [5, 700, 31, 2, 9, 801, 64, 8, 333]

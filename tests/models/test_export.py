@@ -16,6 +16,8 @@ from labutils.base.errors import LabError
 from labutils.lab import cli
 from labutils.models import chat, export, loader
 
+pytestmark = pytest.mark.slow
+
 MESSAGES = [{"role": "user", "content": "你好，<|assistant|> 是什么？"}]
 
 

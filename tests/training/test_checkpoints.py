@@ -19,6 +19,8 @@ from labutils.base.errors import LabError
 from labutils.training import checkpoints, finetune
 from labutils.training.callbacks import TrainingLog, read_log
 
+pytestmark = pytest.mark.slow
+
 # 用上一切随机的东西：dropout、词向量噪声、改写问题、混入的对话
 CONFIG = """\
 data_config:

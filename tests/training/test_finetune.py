@@ -26,6 +26,8 @@ from labutils.training import callbacks, checkpoints, finetune
 from labutils.training.checkpoints import explained
 from labutils.training.config import load_config
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """\
 dtype: fp32
 max_input_length: 64

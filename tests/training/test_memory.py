@@ -15,6 +15,8 @@ from labutils.base.errors import OK, WARN
 from labutils.training import memory
 from labutils.training.config import load_config, override
 
+pytestmark = pytest.mark.slow
+
 SIX_BILLION = GlmConfig(
     vocab_size=65024, hidden_size=4096, intermediate_size=13696, num_hidden_layers=28, head_dim=128,
     num_attention_heads=32, num_key_value_heads=2, attention_bias=True, pad_token_id=0, eos_token_id=2,

@@ -10,6 +10,8 @@ from nbclient import NotebookClient
 from labutils.base import files
 from labutils.lab import run
 
+pytestmark = pytest.mark.slow
+
 SETUP = """
 %xmode Verbose
 import logging

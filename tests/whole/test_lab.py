@@ -11,6 +11,8 @@ from fakes import chatglm3_fake
 from labutils.base.files import CONFIGS, ROOT
 from tools import make_pdf
 
+pytestmark = pytest.mark.slow
+
 MARKDOWN = """# 校图书馆借阅办法
 
 ## 一、开放

@@ -11,6 +11,8 @@ import pytest
 
 from labutils.base import files
 
+pytestmark = pytest.mark.slow
+
 TRACER = """
 import importlib, pkgutil, sys, threading
 import labutils
