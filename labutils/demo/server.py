@@ -21,12 +21,11 @@ from starlette.middleware import Middleware
 
 from labutils.base import files
 from labutils.base.errors import LabError
-from labutils.demo.guard import CONVERSATIONS_KEPT, Guard
+from labutils.demo.guard import LOOPBACK, Guard
 from labutils.demo.page import CSS, HEAD, THEME, build
 
 NOTEBOOK_PORTS = range(7860, 7960)  # notebook 里打开时从这里找空的
 SHELL_PORTS = range(8080, 8180)     # 命令行里从课程原来的 8080 开始找
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def check_port(host: str, port: int) -> int:
@@ -117,6 +116,7 @@ def _share_failed(said: str, port: int) -> str:
             f"  3. {remedy}。")
 
 
+CONVERSATIONS_KEPT = 512  # 服务器最多记着多少个标签页的对话
 MAX_THREADS = 256  # 每个等着回答的人占一条线程，绝大部分时间在睡
 _current: "Demo | None" = None
 
