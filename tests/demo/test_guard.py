@@ -215,7 +215,8 @@ def test_what_breaks_the_framework_gets_a_plain_answer():
 CLOSED = {"monitoring", "openapi.json"}
 CLOSED_CALLS = {"api", "component_server", "custom_component", "deep_link", "dev", "file", "file=",
                 "openapi.json", "process_recording", "proxy=", "run-history", "runs", "stream",
-                "undo-vibe-edit", "upload", "upload_progress", "vibe-code", "vibe-edit", "vibe-starter-queries"}
+                "undo-vibe-edit", "upload", "upload_progress", "vibe-code", "vibe-edit",
+                "vibe-starter-queries"}
 
 
 def addresses(router):
