@@ -13,10 +13,12 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from labutils.base import files
 from labutils.base.errors import LabError
@@ -103,16 +105,16 @@ def encode_source(tokenizer, source: Source, max_length: int
     """
     messages, encoded, truncated = [], [], 0
     for number, conversation in enumerate(source.conversations, 1):
+        parts = chat.turns(conversation)
         try:
-            parts = chat.turns(conversation)
             whole = [chat.encode(tokenizer, part) for part in parts]
-            cut = [chat.truncate(sample, max_length) for sample in whole]
-            if not any(cut):
-                raise LabError(chat.NOTHING)
         except LabError as error:
             raise LabError(f"{source.file} 第 {number} 条：{error}") from None
+        cut = [chat.truncate(sample, max_length) for sample in whole]
+        if not any(cut):
+            raise LabError(f"{source.file} 第 {number} 条：{chat.NOTHING}")
         messages += [part for part, sample in zip(parts, cut, strict=True) if sample]
-        encoded += [sample for sample in cut if sample]
+        encoded += filter(None, cut)
         truncated += cut != whole
     return messages, encoded, truncated
 
@@ -231,31 +233,25 @@ class PlannedDataset(torch.utils.data.Dataset):
 
 
 def _first_question(messages: list[dict]) -> int:
-    """用户的第一句话是第几条消息。"""
-    return next(i for i, message in enumerate(messages) if message["role"] == "user")
+    """用户的第一句话是第几条消息：前面至多有一条 system。"""
+    return int(messages[0]["role"] == "system")
 
 
 class LeftCollator:
     """把样本拼成一批，左边填充；只在批里有标签的那一段计算输出层。
 
-    左填充使所有回答都靠右对齐，于是只要最后 keep 个位置的 logits（keep = 批里最靠前的
-    标签到末尾的长度 + 1）。词表很大时输出层最费时间和显存，问题部分的 logits 又没有用。
+    左填充使所有回答都靠右对齐，于是只要最后 keep 个位置的 logits（批里最靠前的标签到末尾的长度 + 1）。
+    词表很大时输出层最费时间和显存，问题部分的 logits 又没有用。
     """
 
     def __init__(self, pad_id: int):
         self.pad_id = pad_id
 
     def __call__(self, rows: list[dict[str, list[int]]]) -> dict:
-        width = max(len(row["input_ids"]) for row in rows)
-        ids = torch.full((len(rows), width), self.pad_id)
-        labels = torch.full((len(rows), width), chat.IGNORE)
-        mask = torch.zeros((len(rows), width), dtype=torch.long)
-        for i, row in enumerate(rows):
-            n = len(row["input_ids"])
-            ids[i, width - n:] = torch.tensor(row["input_ids"])
-            labels[i, width - n:] = torch.tensor(row["labels"])
-            mask[i, width - n:] = 1
+        padded = partial(pad_sequence, batch_first=True, padding_side="left")
+        ids, labels = ([torch.tensor(row[key]) for row in rows] for key in ("input_ids", "labels"))
+        mask = padded([torch.ones_like(row) for row in ids])
+        ids, labels = padded(ids, padding_value=self.pad_id), padded(labels, padding_value=chat.IGNORE)
         first = int((labels != chat.IGNORE).any(dim=0).nonzero()[0])
-        keep = min(width, width - first + 1)
-        return {"input_ids": ids, "attention_mask": mask, "labels": labels[:, -keep:],
-                "logits_to_keep": keep}
+        keep = min(labels.shape[1], labels.shape[1] - first + 1)
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels[:, -keep:], "logits_to_keep": keep}
