@@ -1,6 +1,4 @@
-"""网页的地址：哪个端口能用、外层路径、代理、打开之后说什么。讲解见 notebook 04。
-
-启动、分享和关闭对话网页。讲解见 notebook 04。
+"""启动、分享和关闭对话网页。讲解见 notebook 04。
 
 网页默认只在本机打开；要让别人访问（分享链接或局域网），必须设用户名和密码，
 否则任何拿到地址的人都能占用这台机器。
@@ -26,98 +24,8 @@ from labutils.demo.page import CSS, HEAD, THEME, build
 
 NOTEBOOK_PORTS = range(7860, 7960)  # notebook 里打开时从这里找空的
 SHELL_PORTS = range(8080, 8180)     # 命令行里从课程原来的 8080 开始找
-
-
-def check_port(host: str, port: int) -> int:
-    """端口可用就原样返回，否则抛出 LabError，说明是哪个端口、怎么办。"""
-    if not 1 <= port <= 65535:
-        raise LabError(f"端口 {port} 不对：请用 1024 到 65535 之间的数，例如 --port 8080。")
-    return _try_port(host, port, _family(host))
-
-
-def _family(host: str) -> int:
-    """地址是 IPv4 还是 IPv6；不是地址时抛出 LabError。"""
-    try:
-        return socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
-    except (socket.gaierror, UnicodeError) as error:  # 连着两个点时是后一种
-        raise LabError(f"地址 {host} 不对：只给本机写 127.0.0.1，给局域网写 0.0.0.0。") from error
-
-
-def _try_port(host: str, port: int, family: int) -> int:
-    try:
-        socket.create_server((host, port), family=family).close()
-    except PermissionError as error:
-        raise LabError(f"没有权限使用端口 {port}，请换成 1024 以上的端口，例如 8080。") from error
-    except OSError as error:
-        raise LabError(busy(host, port)) from error
-    return port
-
-
-def busy(host: str, port: int) -> str:
-    """端口打不开时说的话。"""
-    return (f"{host} 的端口 {port} 打不开（多半是别的程序正在用）："
-            f"请换一个端口，例如 {port + 1}，或先关掉占用它的程序。")
-
-
-def free_port(host: str, ports: range = NOTEBOOK_PORTS) -> int:
-    """ports 里第一个能用的端口；一个也没有、地址不对时抛出 LabError。"""
-    family = _family(host)
-    for port in ports:
-        with contextlib.suppress(LabError):
-            return _try_port(host, port, family)
-    raise LabError(f"{host} 的端口 {ports[0]} 到 {ports[-1]} 都打不开："
-                   "请关掉一些网页，或指定 port。")
-
-
-def outer_path(root_path: str | None, port: int) -> str:
-    """网页外面套着的路径；在 JupyterHub 里经 jupyter-server-proxy 转发。"""
-    hub = os.environ.get("JUPYTERHUB_SERVICE_PREFIX")
-    if root_path is None and hub:
-        return f"/{hub.strip('/')}/proxy/{port}"
-    return root_path or ""
-
-
-def local_without_proxy() -> None:
-    """开着网络代理的机器上，访问本机的请求不能走代理，否则网页启动检查会失败。"""
-    for name in ("NO_PROXY", "no_proxy"):
-        hosts = [host for host in os.environ.get(name, "").split(",") if host]
-        os.environ[name] = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
-
-
-def announce(url: str, share_url: str | None, share: bool, host: str, port: int, root_path: str,
-             said: str) -> None:
-    """打印网页的各个地址；said 是框架打印的话，分享失败时从里面找原因。"""
-    print(f"网页已打开：{url}")
-    if host not in LOOPBACK:
-        print(f"同一局域网里的人访问：http://这台机器的IP地址:{port}")
-    if root_path.startswith("/user/"):
-        print(f"远程 Jupyter 里访问：{root_path}/（服务器上要装 jupyter-server-proxy）")
-    if share_url:
-        print(f"分享链接（最长一周有效）：{share_url}")
-    elif share:
-        print(_share_failed(said, port))
-
-
-def _share_failed(said: str, port: int) -> str:
-    reason = "连不上提供分享服务的外网服务器"
-    remedy = "等网络好了再运行一次"
-    if "Missing file" in said:
-        reason = "分享要用的小程序 frpc 没有下载成功（外网不通，或被杀毒软件拦下）"
-        remedy = (f"用别的办法下载 {tunneling.BINARY_URL}，改名为 {tunneling.BINARY_FILENAME}，"
-                  "放进 Hugging Face 缓存文件夹下的 gradio/frpc 里，再运行一次")
-    elif "Checksum" in said:
-        reason = "分享要用的小程序 frpc 下载得不完整"
-        remedy = "删掉 Hugging Face 缓存文件夹下的 gradio/frpc，再运行一次"
-    return (f"没有得到分享链接：{reason}。网页在本机照常可用。要给别人看，可以：\n"
-            "  1. 同一局域网：让网页监听 0.0.0.0（notebook 里设 server_name，命令行写 --host），"
-            f"对方访问这台机器的 IP 和端口 {port}；\n"
-            f"  2. SSH 转发：对方运行 ssh -L {port}:127.0.0.1:{port} 用户名@这台机器，"
-            f"再打开 http://127.0.0.1:{port}；\n"
-            f"  3. {remedy}。")
-
-
-CONVERSATIONS_KEPT = 512  # 服务器最多记着多少个标签页的对话
-MAX_THREADS = 256  # 每个等着回答的人占一条线程，绝大部分时间在睡
+CONVERSATIONS_KEPT = 512            # 服务器最多记着多少个标签页的对话
+MAX_THREADS = 256                   # 每个等着回答的人占一条线程，绝大部分时间在睡
 _current: "Demo | None" = None
 
 
@@ -158,44 +66,90 @@ def launch(
 
     port 为 None 或 0 时自己找空端口。share 或 server_name 让外面能访问时必须有 auth，
     没给就生成一个随机密码并打印一次。inline=True 在 notebook 里嵌入网页。
+    root_path 是网页外面套着的路径，不写时在 JupyterHub 里经 jupyter-server-proxy 转发。
     page 是交给 build 的参数（rows、examples、adapter、feedback、stream、parallel）。
     端口被占用或地址不对时抛出 LabError。
     """
     global _current
     if _current is not None:
         _current.close()
-    port = free_port(server_name) if not port else check_port(server_name, port)
+    port = check_port(server_name, port) if port else free_port(server_name)
     auth = _require_auth(auth, public=share or server_name not in LOOPBACK)
-    root_path = outer_path(root_path, port)
+    hub = os.environ.get("JUPYTERHUB_SERVICE_PREFIX")
+    if root_path is None:
+        root_path = f"/{hub.strip('/')}/proxy/{port}" if hub else ""
     local_without_proxy()
-    blocks = build(model, tokenizer, **page)
-    said = _start(blocks, share, port, auth, server_name, root_path)
+    blocks, said = build(model, tokenizer, **page), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said) if share else contextlib.nullcontext():
+            blocks.launch(
+                share=share, server_port=port, server_name=server_name, auth=auth, root_path=root_path,
+                prevent_thread_lock=True, inline=False, quiet=True, theme=THEME, css=CSS, head=HEAD,
+                footer_links=[], run_history=False, ssr_mode=False, enable_monitoring=False,
+                max_file_size="1kb", max_threads=MAX_THREADS, state_session_capacity=CONVERSATIONS_KEPT,
+                app_kwargs={"middleware": [Middleware(Guard, root_path=root_path)]},
+                auth_message="请输入老师给的用户名和密码。")
+    except OSError as error:
+        blocks.close(verbose=False)
+        raise Busy(server_name, port) from error
     demo = _current = Demo(blocks.local_url.rstrip("/"), blocks.share_url, auth, blocks)
-    announce(demo.url, demo.share_url, share, server_name, port, root_path, said)
+    forwarded = root_path if root_path.startswith("/user/") else ""
+    print(f"网页已打开：{demo.url}")
+    if server_name not in LOOPBACK:
+        print(f"同一局域网里的人访问：http://这台机器的IP地址:{port}")
+    if forwarded:
+        print(f"远程 Jupyter 里访问：{forwarded}/（服务器上要装 jupyter-server-proxy）")
+    if share:
+        print(f"分享链接（最长一周有效）：{demo.share_url}" if demo.share_url
+              else _share_failed(said.getvalue(), port))
     if inline:
-        _embed(demo, root_path)
+        from IPython.display import IFrame, display
+
+        # 远程 Jupyter 里 127.0.0.1 是学生自己的电脑，要走转发路径
+        display(IFrame(f"{forwarded}/" if forwarded else demo.url, width="100%", height=720))
     return demo
 
 
-def _start(blocks, share, port, auth, server_name, root_path) -> str:
-    """启动服务器，返回框架自己打印的话（只在分享失败时用来判断原因）。"""
-    said = io.StringIO()
-    quiet = contextlib.redirect_stdout(said) if share else contextlib.nullcontext()
+class Busy(LabError):
+    """端口打不开。"""
+
+    def __init__(self, host: str, port: int):
+        super().__init__(f"{host} 的端口 {port} 打不开（多半是别的程序正在用）："
+                         f"请换一个端口，例如 {port + 1}，或先关掉占用它的程序。")
+
+
+def check_port(host: str, port: int) -> int:
+    """端口可用就原样返回，否则抛出 LabError，说明是哪个端口、怎么办。"""
+    if not 1 <= port <= 65535:
+        raise LabError(f"端口 {port} 不对：请用 1024 到 65535 之间的数，例如 --port 8080。")
     try:
-        with quiet:
-            blocks.launch(
-                share=share, server_port=port, server_name=server_name, auth=auth,
-                root_path=root_path, prevent_thread_lock=True, inline=False, quiet=True,
-                theme=THEME, css=CSS, head=HEAD, footer_links=[], run_history=False,
-                ssr_mode=False, enable_monitoring=False, max_file_size="1kb",
-                max_threads=MAX_THREADS, state_session_capacity=CONVERSATIONS_KEPT,
-                app_kwargs={"middleware": [Middleware(Guard, root_path=root_path)]},
-                auth_message="请输入老师给的用户名和密码。",
-            )
+        family = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
+        socket.create_server((host, port), family=family).close()
+    except (socket.gaierror, UnicodeError) as error:  # 连着两个点时是后一种
+        raise LabError(f"地址 {host} 不对：只给本机写 127.0.0.1，给局域网写 0.0.0.0。") from error
+    except PermissionError as error:
+        raise LabError(f"没有权限使用端口 {port}，请换成 1024 以上的端口，例如 8080。") from error
     except OSError as error:
-        blocks.close(verbose=False)
-        raise LabError(busy(server_name, port)) from error
-    return said.getvalue()
+        raise Busy(host, port) from error
+    return port
+
+
+def free_port(host: str, ports: range = NOTEBOOK_PORTS) -> int:
+    """ports 里第一个能用的端口；一个也没有、地址不对时抛出 LabError。
+
+    框架自己也会找，但只从 7860 找起，而且外层路径要先知道端口。
+    """
+    for port in ports:
+        with contextlib.suppress(Busy):
+            return check_port(host, port)
+    raise LabError(f"{host} 的端口 {ports[0]} 到 {ports[-1]} 都打不开：请关掉一些网页，或指定 port。")
+
+
+def local_without_proxy() -> None:
+    """开着网络代理的机器上，访问本机的请求不走代理，否则网页启动时的检查会失败。"""
+    for name in ("NO_PROXY", "no_proxy"):
+        hosts = [host for host in os.environ.get(name, "").split(",") if host]
+        os.environ[name] = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
 
 
 def _require_auth(auth, public: bool) -> tuple[str, str] | None:
@@ -209,12 +163,22 @@ def _require_auth(auth, public: bool) -> tuple[str, str] | None:
     return tuple(auth)
 
 
-def _embed(demo: Demo, root_path: str) -> None:
-    from IPython.display import IFrame, display
-
-    # 远程 Jupyter 里 127.0.0.1 是学生自己的电脑，要走转发路径。
-    address = f"{root_path}/" if root_path.startswith("/user/") else demo.url
-    display(IFrame(address, width="100%", height=720))
+def _share_failed(said: str, port: int) -> str:
+    reason = "连不上提供分享服务的外网服务器"
+    remedy = "等网络好了再运行一次"
+    if "Missing file" in said:
+        reason = "分享要用的小程序 frpc 没有下载成功（外网不通，或被杀毒软件拦下）"
+        remedy = (f"用别的办法下载 {tunneling.BINARY_URL}，改名为 {tunneling.BINARY_FILENAME}，"
+                  "放进 Hugging Face 缓存文件夹下的 gradio/frpc 里，再运行一次")
+    elif "Checksum" in said:
+        reason = "分享要用的小程序 frpc 下载得不完整"
+        remedy = "删掉 Hugging Face 缓存文件夹下的 gradio/frpc，再运行一次"
+    return (f"没有得到分享链接：{reason}。网页在本机照常可用。要给别人看，可以：\n"
+            "  1. 同一局域网：让网页监听 0.0.0.0（notebook 里设 server_name，命令行写 --host），"
+            f"对方访问这台机器的 IP 和端口 {port}；\n"
+            f"  2. SSH 转发：对方运行 ssh -L {port}:127.0.0.1:{port} 用户名@这台机器，"
+            f"再打开 http://127.0.0.1:{port}；\n"
+            f"  3. {remedy}。")
 
 
 def in_jupyter() -> bool:
@@ -223,32 +187,32 @@ def in_jupyter() -> bool:
 
 
 def serve(
-    model_path: str | None = None, tokenizer_path: str | None = None, host: str = "127.0.0.1",
+    model_path: str | None, tokenizer_path: str | None = None, host: str = "127.0.0.1",
     port: int | None = None, root_path: str | None = None, share: bool = False,
     auth: tuple[str, str] | None = None, endpoint=None, qa: str = "data/qa.jsonl",
     feedback: str = "output/feedback.jsonl",
 ) -> None:
     """命令行 ``labutils demo``：载入模型，打开网页，一直运行到按 Ctrl+C。
 
-    port 不写就用 8080，被占用就用下一个空的；写了却被占用时抛出 LabError。
-    给了 endpoint（labutils.endpoint.Endpoint）就不载入模型，问题转给那台服务器。
-    qa 是给出处和例子的问答数据，没有这个文件就不显示；feedback 是存评价与改正的文件。
-
-    没给的参数从环境变量取：MODEL_PATH、TOKENIZER_PATH、CG_APP_ROUTE_PATH（外层路径）、
-    LAB_DEMO_AUTH（形如 ``用户名:密码``）。先查端口再载入模型，免得白等。
+    port 不写就用 8080，被占用就用下一个空的；写了却被占用时抛出 LabError。auth 不写就看环境变量
+    LAB_DEMO_AUTH（形如 ``用户名:密码``）。给了 endpoint（一个 Endpoint）就不载入模型，问题转给那台
+    服务器。qa 是给出处和例子的问答数据，没有这个文件就不显示；feedback 是存评价与改正的文件。
+    先查端口再载入模型，免得白等。
     """
     auth = auth or parse_auth(os.environ.get("LAB_DEMO_AUTH", ""), "环境变量 LAB_DEMO_AUTH")
     port = check_port(host, port) if port else free_port(host, SHELL_PORTS)
     page = {"rows": _rows(qa), "feedback": files.place(feedback)}
     if endpoint is None:
-        name = model_path or os.environ.get("MODEL_PATH") or "tiny"
-        model, tokenizer = _load(name, tokenizer_path or os.environ.get("TOKENIZER_PATH"))
-        page["adapter"] = files.rel(files.resolve(name))
+        from labutils.models import loader
+
+        model, tokenizer = loader.load(model_path)
+        if tokenizer_path and tokenizer_path != model_path:
+            _, tokenizer = loader.load(tokenizer_path)
+        page["adapter"] = files.rel(files.resolve(model_path))
     else:
         endpoint.check()
         model, tokenizer = endpoint, None
         page |= {"stream": endpoint.stream, "parallel": endpoint.parallel}
-    root_path = root_path if root_path is not None else os.environ.get("CG_APP_ROUTE_PATH")
     with launch(model, tokenizer, share=share, port=port, auth=auth, server_name=host,
                 root_path=root_path, **page):
         print("按 Ctrl+C 关闭网页。", flush=True)
@@ -280,16 +244,3 @@ def _rows(qa: str) -> list[dict]:
     if bad:
         print(f"其中 {len(bad)} 条不合格，没有用，例如：{bad[0]['reason']}。")
     return good
-
-
-def _load(model_path: str, tokenizer_path: str | None):
-    from labutils.models import loader
-
-    model, tokenizer = loader.load(model_path)
-    if tokenizer_path and tokenizer_path != model_path:
-        _, tokenizer = loader.load(tokenizer_path)
-    return model, tokenizer
-
-
-# 导入时就设好：notebook 里的小网页不经过 launch，也要避开代理。
-local_without_proxy()

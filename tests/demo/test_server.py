@@ -41,8 +41,7 @@ def client(demo):
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch):
-    for name in ("JUPYTERHUB_SERVICE_PREFIX", "MODEL_PATH", "TOKENIZER_PATH",
-                 "CG_APP_ROUTE_PATH", "LAB_DEMO_AUTH", "GRADIO_ROOT_PATH", "GRADIO_SHARE"):
+    for name in ("JUPYTERHUB_SERVICE_PREFIX", "LAB_DEMO_AUTH", "GRADIO_ROOT_PATH", "GRADIO_SHARE"):
         monkeypatch.delenv(name, raising=False)
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, os.environ.get(name, ""))
@@ -291,15 +290,13 @@ def test_serve_checks_the_port_before_loading(monkeypatch, busy_port):
         server.serve("tiny", port=busy_port)
 
 
-def test_serve_reads_the_environment(monkeypatch):
+def test_serve_loads_what_it_is_told_and_reads_the_password(monkeypatch):
     seen = []
     monkeypatch.setattr(loader, "load", lambda name: seen.append(name) or (name + "模型", name))
     monkeypatch.setattr(server, "launch", lambda *a, **o: seen.append((a, o)) or _Stopped())
-    for name, value in (("MODEL_PATH", "甲"), ("TOKENIZER_PATH", "乙"),
-                        ("CG_APP_ROUTE_PATH", "/demo"), ("LAB_DEMO_AUTH", "teacher:a:b")):
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LAB_DEMO_AUTH", "teacher:a:b")
     monkeypatch.setattr(server.threading, "Event", _Interrupted)
-    server.serve(port=free_port())
+    server.serve("甲", "乙", port=free_port(), root_path="/demo")
     assert seen[:2] == ["甲", "乙"]
     arguments, options = seen[2]
     assert arguments == ("甲模型", "乙")
