@@ -1,10 +1,9 @@
 """从 PDF 到 train.json 的全程：随仓库的数据对得上，别人的 PDF 也走得通，网页反馈并得进来。"""
 
 import json
-from pathlib import Path
 
 import pytest
-import zhplot
+from fakes.documents import FONT
 from fpdf import FPDF
 
 from labutils.base.errors import LabError
@@ -18,7 +17,6 @@ from labutils.dataset.report import mark, paragraphs
 from labutils.dataset.rows import check_no_leak, load_conversations, load_qa
 from labutils.demo.sources import Feedback
 
-FONT = next((Path(zhplot.__file__).parent / "fonts").rglob("*.ttf"))
 TEXT = "图书馆每周开放六天。借书期限是三十天。逾期每天交费两角。"
 ROWS = [
     {"question": "图书馆一周开几天？", "answer": "六天。"},

@@ -1,11 +1,138 @@
-"""任意文档切块都成立的性质：拼得回原文、不切断句子、页码对、不超长。"""
+"""去掉页眉页脚、接上断句、切块；任意文档切块都拼得回原文、不切断句子、页码对、不超长。"""
 
 from itertools import accumulate
 
+import pytest
+from fakes.documents import SENTENCE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labutils.dataset.clean import Page, chunks
+from labutils.base.errors import LabError
+from labutils.dataset.clean import Chunk, Page, chunks, clean_pages, join_lines, tidy
+
+# ---- 清理 ----
+
+@pytest.mark.parametrize(("raw", "clean"), [
+    ("⼀流课程⺠办⻓期", "一流课程民办长期"), ("２０２３年ＡＩ，７０％", "2023年AI，70%"),
+    ("３．５分", "3.5分"), ("\uf06c 第一项", "•  第一项"),
+    ("︵直排︶︒", "（直排）。"), ("ﬁrst", "first"), ("你好,世界;再见!", "你好，世界；再见！"),
+    ("3,000人", "3,000人"), ("时间8:00", "时间8:00"), ("a\u200bb\u00adc\x01", "abc"),
+    ("关 于 开 展 课 程", "关于开展课程"), ("一 二 三 四 五 六 日", "一 二 三 四 五 六 日"),
+    ("类型 门数", "类型 门数"), ("，。；：？！（）", "，。；：？！（）"),
+])
+def test_characters(raw, clean):
+    assert tidy(raw) == clean
+
+
+@pytest.mark.parametrize(
+    "footer", ["3", "- 3 -", "— 3 —", "第3页", "第 3 页 共 10 页", "3 / 10", "Page 3 of 10"]
+)
+def test_page_number_forms(footer):
+    assert clean_pages([f"正文。\n{footer}", f"{footer}\n另一页。"]) == ["正文。", "另一页。"]
+
+
+def test_numbers_inside_text_are_kept():
+    assert clean_pages(["门数\n24\n如上。", "2023年\n共24号。", "小表\n2019"]) == [
+        "门数\n24\n如上。", "2023年\n共24号。", "小表\n2019"]
+
+
+def test_running_header_removed():
+    raw = [f"课程实验讲义 第 {i} 页\n{word}是正文。" for i, word in enumerate("甲乙丙丁", 1)]
+    assert clean_pages(raw) == ["甲是正文。", "乙是正文。", "丙是正文。", "丁是正文。"]
+
+
+def test_repeated_sentences_are_not_headers():
+    """每页一份的套话写满一行或以句号结尾，是正文；左右页、每章不同的短行才是页眉。"""
+    body = "本表一式两份，由所在学院和教务处分别保存，填写时请用"
+    names = "甲乙丙丁戊己庚辛"
+    heads = ["第一章"] * 4 + ["第二章"] * 4
+    raw = [f"{head}\n{body}\n黑色墨水。\n{name}填。" for head, name in zip(heads, names, strict=True)]
+    assert clean_pages(raw) == [f"{body}黑色墨水。\n{name}填。" for name in names]
+
+
+def test_repeated_table_head_is_kept():
+    raw = [f"学院 门数 说明\n{name}学院 12 无" for name in "甲乙丙丁"]
+    assert clean_pages(raw) == raw
+
+
+def test_one_wide_line_does_not_stop_joining():
+    lines = ["这一行正好写满了还没有说完，", "所以接上。"] * 6
+    got = join_lines(["https://example.org/a/very/long/address/that/is/wide", *lines])
+    assert got.count("没有说完，所以接上。") == 6
+
+
+def test_join_lines_rules():
+    assert join_lines(["这一行写满了还没有说", "完。"]) == "这一行写满了还没有说完。"
+    assert join_lines(["短标题", "这一行写满了还没有说完。"]) == "短标题\n这一行写满了还没有说完。"
+    assert join_lines(["这一行写满了而且说完。", "下一句"]) == "这一行写满了而且说完。\n下一句"
+    assert join_lines(["这一行写满了但后面是", "二、标题"]) == "这一行写满了但后面是\n二、标题"
+    assert join_lines(["数字在这里断开了20", "23年。"]) == "数字在这里断开了2023年。"
+    assert join_lines(["this is deep", "learning"]) == "this is deep learning"
+    assert join_lines(["published in 2017,", "pp. 5 to 8"]) == "published in 2017, pp. 5 to 8"
+    assert join_lines(["some informa-", "tion here"]) == "some information here"
+    assert join_lines(["state-of-the-", "art models"]) == "state-of-the-art models"
+    assert join_lines(["这一行写满了还没有说", "　　另起一段。"]) == "这一行写满了还没有说\n另起一段。"
+    assert join_lines(["线上 1875 1463", "线下 1463 1875"]) == "线上 1875 1463\n线下 1463 1875"
+    assert join_lines([]) == ""
+
+
+# ---- 切块 ----
+
+PAGES = [Page(1, "甲一二三四。乙一二三四！丙一二三四？"), Page(2, "丁一二三四。戊一二三四。")]
+
+
+def test_chunks_keep_sentences_whole():
+    got = chunks(PAGES, size=13, overlap=0)
+    assert [c.text for c in got] == [
+        "甲一二三四。乙一二三四！", "丙一二三四？\n丁一二三四。", "戊一二三四。"]
+    assert [c.pages for c in got] == [(1,), (1, 2), (2,)]
+
+
+def test_overlap_repeats_whole_sentences():
+    got = [c.text for c in chunks(PAGES, size=13, overlap=6)]
+    assert got[1].startswith("乙一二三四！") and got[0].endswith("乙一二三四！")
+    assert all(len(text) <= 13 for text in got)
+    assert [c.text for c in chunks(PAGES, size=13, overlap=5)][1].startswith("丙")  # 放不下整句
+
+
+@pytest.mark.parametrize(("size", "overlap"), [(20, 0), (50, 10), (120, 50), (400, 50)])
+def test_chunks_lose_nothing(size, overlap):
+    pages = [Page(1, "标题\n" + SENTENCE * 3), Page(2, SENTENCE)]
+    got = chunks(pages, size, overlap)
+    assert all(0 < len(c.text) <= size for c in got)
+    if overlap == 0:
+        whole = "".join(c.text for c in got).replace("\n", "")
+        assert whole == "".join(p.text for p in pages).replace("\n", "")
+
+
+def test_long_sentence_is_cut_at_commas():
+    got = [c.text for c in chunks([Page(1, "一二三四，五六七八，九十。")], size=6, overlap=0)]
+    assert got == ["一二三四，", "五六七八，", "九十。"]
+    assert [c.text for c in chunks([Page(1, "一" * 14)], size=6, overlap=2)][0] == "一" * 6
+
+
+def test_sentence_across_pages_is_one():
+    pages = [Page(1, "第一句。这一句话很长很长，写到页末还没有"), Page(2, "写完。第三句。")]
+    got = chunks(pages, size=20, overlap=0)
+    assert got[1] == Chunk("这一句话很长很长，写到页末还没有写完。", (1, 2))
+
+
+def test_pieces_of_a_long_sentence_keep_their_own_pages():
+    got = chunks([Page(1, "一" * 20), Page(2, "二" * 20)], size=20, overlap=0)
+    assert [(c.text, c.pages) for c in got] == [("一" * 20, (1,)), ("二" * 20, (2,))]
+
+
+def test_sizes_are_checked():
+    for size, overlap in [(0, 0), (10, 10), (10, -1)]:
+        with pytest.raises(LabError, match="重叠"):
+            chunks(PAGES, size, overlap)
+
+
+def test_no_text_no_chunks():
+    assert chunks([]) == [] and chunks([Page(1, "")]) == []
+
+
+# ---- 任意文档 ----
 
 HAN = "课程教学学生认定办法推荐计划年度材料"
 words = st.text(alphabet=HAN + "，、", min_size=1, max_size=30)

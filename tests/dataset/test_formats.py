@@ -1,19 +1,21 @@
 """Word、Markdown、纯文本：和 PDF 走同一个入口，读不了的说得清。文件都在测试里现做。"""
 
 import contextlib
+import errno
 import json
 import random
+from pathlib import Path
 
 import docx
 import pytest
 from docx.oxml import parse_xml
 from docx.oxml.ns import nsdecls
-from fakes.document_errors import error_of
+from fakes.documents import error_of
 
 from labutils.base.errors import LabError
 from labutils.dataset import build as dataset_build
 from labutils.dataset.checks import on_page, validate
-from labutils.dataset.clean import chunks, tidy
+from labutils.dataset.clean import chunks
 from labutils.dataset.formats import read_pages
 
 TEXT = "学校图书馆每周开放六天，周一上午闭馆。借书期限是三十天。"
@@ -207,6 +209,29 @@ def test_unknown_empty_and_missing(tmp_path):
     assert "不存在" in error_of(tmp_path / "none.docx")
 
 
+def test_document_without_permission_is_one_sentence(tmp_path, monkeypatch):
+    def refuse(path, *args):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    (tmp_path / "课程.txt").write_text("文字", encoding="utf-8")
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(LabError, match="没有权限，不能读写 .*课程.txt；"):
+        read_pages(tmp_path / "课程.txt")
+
+
+def test_missing_file_and_folder(tmp_path):
+    assert "不存在" in error_of(tmp_path / "none.pdf")
+    folder = tmp_path / "folder.pdf"
+    folder.mkdir()
+    assert "文件夹" in error_of(folder)
+
+
+def test_empty_file(tmp_path):
+    path = tmp_path / "empty.pdf"
+    path.write_bytes(b"")
+    assert "0 字节" in error_of(path)
+
+
 def test_evidence_is_checked_against_sections(tmp_path):
     """别的格式也能核对证据：页码就是第几节。"""
     pages = read_pages(written(tmp_path / "a.md", MARKDOWN))
@@ -215,18 +240,6 @@ def test_evidence_is_checked_against_sections(tmp_path):
     good, rejected = validate([row, {**row, "page": 1}], pages)
     assert len(good) == 1 and "它在第 2 页" in rejected[0]["reason"]
     assert chunks(pages, 60, 0)[-1].pages == (2,)
-
-
-@pytest.mark.parametrize(("raw", "clean"), [
-    ("⼀流课程⺠办⻓期", "一流课程民办长期"), ("２０２３年ＡＩ，７０％", "2023年AI，70%"),
-    ("３．５分", "3.5分"), ("\uf06c 第一项", "•  第一项"),
-    ("︵直排︶︒", "（直排）。"), ("ﬁrst", "first"), ("你好,世界;再见!", "你好，世界；再见！"),
-    ("3,000人", "3,000人"), ("时间8:00", "时间8:00"), ("a\u200bb\u00adc\x01", "abc"),
-    ("关 于 开 展 课 程", "关于开展课程"), ("一 二 三 四 五 六 日", "一 二 三 四 五 六 日"),
-    ("类型 门数", "类型 门数"), ("，。；：？！（）", "，。；：？！（）"),
-])
-def test_characters(raw, clean):
-    assert tidy(raw) == clean
 
 
 def test_whole_dataset_from_word(tmp_path):

@@ -1,13 +1,17 @@
-"""现做一批难读的 PDF：每个函数写一份到 path 并返回它。文字取自这里的常量，测试好对照。"""
+"""现做一批 PDF：每个函数写一份到 path 并返回它，文字取自这里的常量，测试好对照；读不了的取出那一句话。"""
 
 import io
 from pathlib import Path
 
 import pypdf
+import pytest
 import zhplot
 from fpdf import FPDF
 from PIL import Image
 from pypdf.generic import NameObject
+
+from labutils.base.errors import LabError
+from labutils.dataset.formats import read_pages
 
 FONT = next((Path(zhplot.__file__).parent / "fonts").rglob("*.ttf"))
 
@@ -228,3 +232,41 @@ def footnotes_first(path):
         pdf.text(20, 10, "学习资料")
         column(pdf, 20, wrap([LEFT[number], RIGHT[number]], 36), 30)
     return save(pdf, path)
+
+
+LONG = "社会实践一流课程要求学生有70%以上的学时到基层去，把社会服务同思想政治教育结合在一起，" * 2
+SENTENCE = LONG + "并配有理论指导教师和稳定的实践基地。"
+
+
+def make_pdf(path, texts, footer=True, encryption=None):
+    pdf = FPDF()
+    pdf.set_auto_page_break(False)
+    pdf.add_font("zh", fname=FONT)
+    for number, text in enumerate(texts, 1):
+        pdf.add_page()
+        pdf.set_font("zh", size=11)
+        if text:
+            pdf.multi_cell(0, 7, text, wrapmode="CHAR", new_x="LMARGIN", new_y="NEXT")
+        if footer and text:
+            pdf.set_y(-15)
+            pdf.cell(0, 10, f"第 {number} 页", align="C")
+    if encryption:
+        pdf.set_encryption(**encryption)
+    pdf.output(path)
+    return path
+
+
+def image_page(pdf):
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 40), "gray").save(buffer, "PNG")
+    pdf.add_page()
+    pdf.image(buffer, 10, 10, 50)
+
+
+def error_of(path):
+    """读不了的文档的那一句话：写明了文件、只有一行、不带机器路径。"""
+    with pytest.raises(LabError) as caught:
+        read_pages(path)
+    message = str(caught.value)
+    assert Path(path).name in message and "\n" not in message and str(path.parent) not in message
+    return message
