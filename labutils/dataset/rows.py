@@ -88,8 +88,19 @@ def to_messages(item: dict) -> list[dict]:
     这里拆成“调用”与“结果”两条，写法同 transformers：system 的 ``tools``、assistant 的 ``tool_calls``，
     结果的角色是 tool 或 observation。
     """
+    messages = _rendered(item["conversations"])
+    roles = "".join(LETTERS.get(message["role"], "?") for message in messages)
+    if not ORDER.fullmatch(roles):
+        shown = "、".join(str(message["role"]) for message in item["conversations"]) or "没有消息"
+        raise LabError(f"角色应是 user、assistant 轮流并以 assistant 结尾，现在是 {shown}"
+                       "（system 只能在最前，工具的结果接在 assistant 之后）")
+    return _with_tools(messages, item["tools"]) if item.get("tools") else messages
+
+
+def _rendered(conversations: list) -> list[dict]:
+    """逐条检查，把工具调用拆成两条。"""
     messages: list[dict] = []
-    for number, message in enumerate(item["conversations"], 1):
+    for number, message in enumerate(conversations, 1):
         thought = messages[-1] if messages and messages[-1]["role"] == "assistant" else None
         if problem := _problem(message, thought):
             raise LabError(f"第 {number} 条消息{problem}")
@@ -99,12 +110,7 @@ def to_messages(item: dict) -> list[dict]:
         if thought:
             messages.pop()
         messages += _call_and_result(message, thought)
-    roles = "".join(LETTERS.get(message["role"], "?") for message in messages)
-    if not ORDER.fullmatch(roles):
-        shown = "、".join(str(message["role"]) for message in item["conversations"]) or "没有消息"
-        raise LabError(f"角色应是 user、assistant 轮流并以 assistant 结尾，现在是 {shown}"
-                       "（system 只能在最前，工具的结果接在 assistant 之后）")
-    return _with_tools(messages, item["tools"]) if item.get("tools") else messages
+    return messages
 
 
 def _with_tools(messages: list[dict], tools: object) -> list[dict]:
@@ -124,24 +130,36 @@ def _problem(message: object, thought: dict | None) -> str:
     """一条消息的问题，没有时是空字符串。thought 是紧挨在前面的 assistant 消息。"""
     if not isinstance(message, dict) or "role" not in message:
         return "应有 role 和 content"
-    role, content, call = message["role"], message.get("content", ""), _is_call(message)
+    if not isinstance(message["role"], str):
+        return (f"的 role 应是文字，现在是 {message['role']!r}；"
+                "角色应是 user、assistant 轮流并以 assistant 结尾")
+    said = _call_problem(message) if _is_call(message) else _text_problem(message)
+    return said or _loss_problem(message, thought)
+
+
+def _call_problem(message: dict) -> str:
+    if not isinstance(message.get("name"), str) or not isinstance(message["parameters"], dict):
+        return "是工具调用，应有 name（文字）和 parameters（键值对）"
+    return "" if "observation" in message else "是工具调用，应有 observation（工具返回的结果）"
+
+
+def _text_problem(message: dict) -> str:
+    if "content" not in message:
+        return "应有 role 和 content"
+    content = message["content"]
+    return "" if isinstance(content, str) and content.strip() else "的 content 应是不空的文字"
+
+
+def _loss_problem(message: dict, thought: dict | None) -> str:
     loss, metadata = message.get("loss", True), message.get("metadata", "")
-    named = isinstance(message.get("name"), str) and isinstance(message.get("parameters"), dict)
-    checks = (
-        (isinstance(role, str), f"的 role 应是文字，现在是 {role!r}；"
-                                "角色应是 user、assistant 轮流并以 assistant 结尾"),
-        (not call or named, "是工具调用，应有 name（文字）和 parameters（键值对）"),
-        (not call or "observation" in message, "是工具调用，应有 observation（工具返回的结果）"),
-        (call or "content" in message, "应有 role 和 content"),
-        (call or isinstance(content, str) and content.strip(), "的 content 应是不空的文字"),
-        (isinstance(metadata, str), f"的 metadata 应是文字，现在是 {metadata!r}"),
-        (isinstance(loss, bool), f"的 loss 应是 true 或 false，现在是 {loss!r}"),
-        (not message.get("loss") or role in ("assistant", "tool"),
-         f"的 loss 不能是 true：只学助手的回答，不学 {role}"),
-        (not call or not thought or thought.get("loss", True) == loss,
-         "的 loss 应与它前面那条 assistant 的一致"),
-    )
-    return next((words for fine, words in checks if not fine), "")
+    if not isinstance(metadata, str):
+        return f"的 metadata 应是文字，现在是 {metadata!r}"
+    if not isinstance(loss, bool):
+        return f"的 loss 应是 true 或 false，现在是 {loss!r}"
+    if message.get("loss") and message["role"] not in ("assistant", "tool"):
+        return f"的 loss 不能是 true：只学助手的回答，不学 {message['role']}"
+    differs = thought and _is_call(message) and thought.get("loss", True) != loss
+    return "的 loss 应与它前面那条 assistant 的一致" if differs else ""
 
 
 def _call_and_result(message: dict, thought: dict | None) -> list[dict]:
@@ -221,14 +239,13 @@ def leaked(train: list[dict], dev: list[dict]) -> list[tuple[dict, dict]]:
     for row in train:
         for key in _leak_keys(row):
             by_key.setdefault(key, []).append(row)
-    found = []
-    for row in dev:
-        asked = normalize(row["question"])
-        alike = [old for key in _leak_keys(row) for old in by_key.get(key, [])]
-        same = next((old for old in alike if normalize(old["question"]) == asked), None)
-        if twin := same or closest(row, alike):
-            found.append((row, twin))
-    return found
+    return [(row, twin) for row in dev if (twin := _twin(row, by_key))]
+
+
+def _twin(row: dict, by_key: dict[object, list[dict]]) -> dict | None:
+    asked = normalize(row["question"])
+    alike = [old for key in _leak_keys(row) for old in by_key.get(key, [])]
+    return next((old for old in alike if normalize(old["question"]) == asked), None) or closest(row, alike)
 
 
 def _leak_keys(row: dict) -> list[object]:
@@ -259,15 +276,19 @@ def split(rows: list[dict], seed: int = 42, by: str = "fact") -> tuple[list[dict
     facts: dict[str, list[int]] = {}
     for i, row in enumerate(rows):
         facts.setdefault(row["fact_id"] if by == "fact" else "", []).append(i)
-    rng = random.Random(seed)
-    in_dev = {i for members in facts.values() if len(members) > 1
+    in_dev = _drawn(list(facts.values()), len(rows), random.Random(seed))
+    return ([rows[i] for i in sorted({*range(len(rows))} - in_dev)], [rows[i] for i in sorted(in_dev)])
+
+
+def _drawn(groups: list[list[int]], total: int, rng: random.Random) -> set[int]:
+    """抽进验证集的行号；groups 是各个事实的行号，total 是总行数。"""
+    in_dev = {i for members in groups if len(members) > 1
               for i in rng.sample(members, max(1, len(members) // 3))}
     if not in_dev:
-        in_dev = set(rng.sample(range(len(rows)), max(1, len(rows) // 10)))
+        in_dev = set(rng.sample(range(total), max(1, total // 10)))
         print(f"提醒：每个事实都只有一种问法，只好抽 {len(in_dev)} 条作验证集；"
               "这些事实训练时没见过，验证集的正确率会偏低。请给每个事实多写几种问法。")
-    return ([row for i, row in enumerate(rows) if i not in in_dev],
-            [row for i, row in enumerate(rows) if i in in_dev])
+    return in_dev
 
 
 def check_no_leak(train: list[dict], dev: list[dict]) -> dict:
@@ -278,14 +299,18 @@ def check_no_leak(train: list[dict], dev: list[dict]) -> dict:
     for name, rows in (("训练集", train), ("验证集", dev)):
         if not rows:
             raise LabError(f"{name}是空的，请检查划分之前的问答数据。")
+    _check_unseen(train, dev)
+    learned, tested = ({row.get("fact_id") for row in rows} - {None} for rows in (train, dev))
+    return {"train": len(train), "dev": len(dev), "dev_facts": len(tested),
+            "dev_facts_in_train": len(tested & learned)}
+
+
+def _check_unseen(train: list[dict], dev: list[dict]) -> None:
     asked = {normalize(_question(row)) for row in train}
     repeated = [q for row in dev if normalize(q := _question(row)) in asked]
     if repeated:
         raise LabError(f"验证集有 {len(repeated)} 个问题在训练集里出现过，例如“{repeated[0]}”，"
                        "请去重后重新划分。")
-    learned, tested = ({row.get("fact_id") for row in rows} - {None} for rows in (train, dev))
-    return {"train": len(train), "dev": len(dev), "dev_facts": len(tested),
-            "dev_facts_in_train": len(tested & learned)}
 
 
 def _question(row: dict) -> str:
