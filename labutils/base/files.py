@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,30 +100,41 @@ def read_rows(path: str | Path, torn: str = "error") -> list[tuple[str, Any]]:
     文件和行号；整个文件是一个 JSON 数组也行。torn="skip"，本程序自己逐行追加的记录：断电、磁盘满、
     进程被杀会留下半行，略过它，完整的行都要；文件还没有就是 []，打不开照常抛 OSError。
     """
-    path, name, own = Path(path), rel(path), torn == "skip"
-    if own and not path.exists():
-        return []
-    try:  # 有的编辑器会在开头加 BOM；记录里解不开的字节变成残缺字符，那一行就成了坏行
-        text = path.read_text("utf-8-sig", "surrogateescape" if own else "strict")
+    path, name = Path(path), rel(path)
+    if torn == "skip":
+        return _whole_rows(path, name)
+    text = _given_text(path, name)
+    if text.lstrip().startswith("["):
+        return [(f"第 {i} 条", item) for i, item in enumerate(_loads(text, name, 1), 1)]
+    return [(f"第 {i} 行", _loads(line, name, i)) for i, line in _lines(text)]
+
+
+def _given_text(path: Path, name: str) -> str:
+    """用户给的文件里的文字；打不开、不是 UTF-8、是空的都引发 LabError。"""
+    try:
+        text = path.read_text("utf-8-sig")  # 有的编辑器会在开头加 BOM
     except UnicodeDecodeError:
         raise LabError(
             f"{name} 不是 UTF-8 编码（可能是 GBK/ANSI），请用编辑器“另存为”，编码选 UTF-8。") from None
     except OSError:
-        if own:
-            raise
         raise LabError(f"{name} 不存在或打不开，请检查路径和文件名。") from None
-    if not own and not text.strip():
+    if not text.strip():
         raise LabError(f"{name} 是空文件，请检查上一步有没有写出数据。")
-    if not own and text.lstrip().startswith("["):
-        return [(f"第 {i} 条", item) for i, item in enumerate(_loads(text, name, 1), 1)]
+    return text
+
+
+def _whole_rows(path: Path, name: str) -> list[tuple[str, Any]]:
+    """自己追加的记录里完整的行；解不开的字节变成残缺字符，那一行就成了坏行。"""
     rows = []
-    for i, line in enumerate(text.split("\n"), 1):  # 不用 splitlines：它会在字符串里的 U+2028 处断开
-        try:
-            rows += [(f"第 {i} 行", _loads(line, name, i))] if line.strip() else []
-        except LabError:
-            if not own:
-                raise
+    for i, line in _lines(path.read_text("utf-8-sig", "surrogateescape") if path.exists() else ""):
+        with suppress(LabError):
+            rows.append((f"第 {i} 行", _loads(line, name, i)))
     return rows
+
+
+def _lines(text: str) -> list[tuple[int, str]]:
+    """有内容的行和行号；不用 splitlines：它会在字符串里的 U+2028 处断开。"""
+    return [(i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
 def _loads(text: str, name: str, first_line: int) -> Any:

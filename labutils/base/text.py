@@ -93,18 +93,11 @@ def _between_numbers(match: re.Match[str]) -> str:
 
 
 def _replace_number(match: re.Match[str]) -> str:
+    """是一个数就换成数字。“万门左右”“百年”前面没有数，“三五年”“一两个”是约数，单独一字要有量词才算。"""
     chars, rest = match[0], match.string[match.end() : match.end() + 2]
-    counted = _is_measure(rest) or match.string[: match.start()].endswith("第")
-    has_unit = any(c in UNITS for c in chars)
-    if chars[0] in "百千万亿":  # “万门左右”“百年”前面没有数
-        return chars
-    if has_unit and (len(chars) > 1 or counted):
-        return _to_digits(chars)
-    if len(chars) == 1:
-        return _to_digits(chars) if counted else chars
-    if len(chars) >= 3 or any(c in "零〇" for c in chars):  # 二〇二三
-        return _to_digits(chars)
-    return chars  # “三五年”“一两个”是约数，不动
+    counted = len(chars) > 1 or _is_measure(rest) or match.string[: match.start()].endswith("第")
+    vague = chars[0] in "百千万亿" or _TWO_DIGITS.fullmatch(chars)
+    return _to_digits(chars) if counted and not vague else chars
 
 
 def _is_measure(rest: str) -> bool:
@@ -113,25 +106,26 @@ def _is_measure(rest: str) -> bool:
 
 
 def _to_digits(chars: str) -> str:
-    if not any(c in UNITS for c in chars):
-        return "".join(str(DIGITS.get(c, c)) for c in chars)
-    if _TWO_DIGITS.search(chars):  # “三四百”是约数，“十四五”是五年规划的名称，都不是一个数
-        return chars
+    if UNITS.keys().isdisjoint(chars):  # 二〇二三
+        return "".join(str(DIGITS[c]) for c in chars)
+    # “三四百”是约数，“十四五”是五年规划的名称，都不是一个数
+    return chars if _TWO_DIGITS.search(chars) else str(_value(chars))
+
+
+def _value(chars: str) -> int:
+    """带单位的数是多少；没有连着的两个非零数字。"""
     total = section = digit = 0  # 总数；“万”“亿”以内的一段；还没遇到单位的数字
-    last_unit, after_zero = 1, False
     for char in chars:
-        if char in DIGITS:
-            digit, after_zero = DIGITS[char], after_zero or DIGITS[char] == 0
-        elif UNITS[char] >= 10_000:
-            part, unit = section + digit, UNITS[char]  # “三亿二千万”相加，“一万亿”相乘
+        unit = UNITS.get(char, 1)
+        if unit >= 10_000:
+            part, section = section + digit, 0  # “三亿二千万”相加，“一万亿”相乘
             total = (total + part) * unit if total < unit else total + part * unit
-            section, digit, last_unit, after_zero = 0, 0, UNITS[char], False
-        else:
-            section += (digit or 1) * UNITS[char]
-            digit, last_unit, after_zero = 0, UNITS[char], False
-    if digit and last_unit > 10 and not after_zero:  # “一万五”是 15000，“一百零五”是 105
-        digit *= last_unit // 10
-    return str(total + section + digit)
+        elif unit > 1:
+            section += (digit or 1) * unit
+        digit = DIGITS.get(char, 0)
+    if digit and (unit := UNITS.get(chars[-2], 1)) > 10:  # “一万五”是 15000，“一百零五”是 105
+        digit *= unit // 10
+    return total + section + digit
 
 
 def _percent(match: re.Match[str]) -> str:
