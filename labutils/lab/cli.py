@@ -226,13 +226,7 @@ def demo(
     LAB_DEMO_AUTH=用户名:密码 指定，用 --share 或 --host 对外开放时不指定就自动生成；
     服务器的密钥用 OPENAI_API_KEY。
     """
-    if adapter and checkpoint:
-        raise LabError("检查点与 --adapter 只写一个。")
-    checkpoint = checkpoint or adapter
-    if bool(endpoint) != bool(model) or (endpoint and checkpoint):
-        raise LabError("--endpoint 与 --model 要一起写，而且不能再写检查点。")
-    wanted = checkpoint or os.environ.get("MODEL_PATH", "")
-    source = None if endpoint else console.checkpoint_or_newest(wanted)
+    source = _demo_source(checkpoint, adapter, endpoint, model)
     qa = qa or str(console.data_beside(source or "tiny") / "qa.jsonl")
     from labutils.demo import server
     from labutils.demo.endpoint import Endpoint
@@ -241,6 +235,16 @@ def demo(
         source, os.environ.get("TOKENIZER_PATH"), host=host, port=port or None, share=share,
         root_path=os.environ.get("CG_APP_ROUTE_PATH"), auth=server.parse_auth(auth, "--auth"),
         endpoint=Endpoint(endpoint, model) if endpoint else None, qa=qa, feedback=feedback)
+
+
+def _demo_source(checkpoint: str, adapter: str, endpoint: str, model: str) -> str | None:
+    """网页载入哪个模型，问服务器时是 None；几个选项互相矛盾时引发 LabError。"""
+    if adapter and checkpoint:
+        raise LabError("检查点与 --adapter 只写一个。")
+    checkpoint = checkpoint or adapter
+    if bool(endpoint) != bool(model) or (endpoint and checkpoint):
+        raise LabError("--endpoint 与 --model 要一起写，而且不能再写检查点。")
+    return None if endpoint else console.checkpoint_or_newest(checkpoint or os.environ.get("MODEL_PATH", ""))
 
 
 @app.command()
