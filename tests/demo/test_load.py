@@ -19,6 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import web_load  # noqa: E402
 from web_visitor import Refused, Visitor, functions  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 ENDLESS = (web_load.LONGEST, 0.0, 0.9, 1.0)  # 这样设置的回答永远说不完
 
 

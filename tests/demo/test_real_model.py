@@ -11,6 +11,8 @@ from peft import LoraConfig, get_peft_model
 from labutils.demo import batching, server
 from labutils.models import generate, loader
 
+pytestmark = pytest.mark.slow
+
 # 说定的是空闲的两核上半秒；别的程序占满处理器时量不准，只防慢得离谱
 IDLE = os.getloadavg()[0] <= os.cpu_count() if hasattr(os, "getloadavg") else True
 LIMIT = 0.5 if IDLE else 5.0
