@@ -335,6 +335,7 @@ def test_bad_auth_variable_is_explained(monkeypatch):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows 没有 SIGINT 可发给子进程")
+@pytest.mark.slow
 def test_serve_answers_until_interrupted(toy_base):
     port = free_port()
     code = f"from labutils.demo import server; server.serve({str(toy_base)!r}, port={port})"
