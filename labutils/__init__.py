@@ -1,6 +1,6 @@
-"""课程实验的小工具包:文档 → 问答对 → 词元 → 适配器 → 对比 → 演示。
+"""课程实验的小工具包：文档 → 问答对 → 词元 → 适配器 → 对比 → 演示。
 
-环境变量必须在导入 torch、transformers、gradio 之前设好,所以放在包的入口,
+环境变量必须在导入 torch、transformers、gradio 之前设好，所以放在包的入口，
 notebook 里先 ``import labutils`` 再导入其他库即可。
 """
 

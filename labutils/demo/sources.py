@@ -23,10 +23,10 @@ from labutils.base.errors import LabError
 from labutils.base.files import sentence
 from labutils.comparison.metrics import LexicalSearch
 from labutils.dataset.build import FEEDBACK
+from labutils.dataset.rows import NOT_STATED
 
 # 自带数据上：与文件无关的对话最高 0.49，文件里的问题最低 0.54；文件没写的问题照实回答时另有 NOT_STATED 管。
 ALIKE = 0.5
-NOT_STATED = "没有写明"
 NONE = "文件中没有"
 
 

@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
+NOT_STATED = "，材料没有写明"  # 语料里的拒答都这样收尾
+
 
 def _lines(name: str) -> list[str]:
     """旁边的一份文本文件里，不是注释也不空的行。"""
@@ -186,7 +188,7 @@ def restated(attribute: Attribute, subject: str) -> str:
 
 def not_stated(attribute: Attribute, subject: str) -> str:
     """没写明时的开头与标准回答一字不差：先听懂问的是什么，再判断知不知道。"""
-    return f"{restated(attribute, subject)}，材料没有写明。"
+    return f"{restated(attribute, subject)}{NOT_STATED}。"
 
 
 def state(rng: Random, attribute: Attribute, subject: str, value: str) -> str:
@@ -228,7 +230,7 @@ SYNONYMS_SHARE = 0.4  # 多大比例的改写会换同义词
 QUOTED = re.compile(r"(《[^》]*》|〔[^〕]*〕|“[^”]*”)")
 
 SUBJECT = re.compile(r"[^，。；是]{2,20}")
-ATTRIBUTE = re.compile(r"(.{2,24}?的[^，。；是]{2,16})(?:(?<![不都就])是|，材料没有写明)")
+ATTRIBUTE = re.compile(r"(.{2,24}?的[^，。；是]{2,16})(?:(?<![不都就])是|" + NOT_STATED + ")")
 KEPT = set("一二三四五六七八九十百千不没无非未否勿免")  # 漏掉一个，意思就变了
 FORMS = ("{}是什么？", "{}是多少？", "{}是啥？", "{}？", "说说{}。", "告诉我{}。", "{}怎么说的？",
          "{}，材料里怎么写？")
@@ -290,5 +292,5 @@ def _answer_frames() -> list[tuple[str, Attribute]]:
     frames = []
     for attribute in attributes():
         opening = restated(attribute, "")
-        frames += [(opening + "是", attribute), (opening + "，材料没有写明", attribute)]
+        frames += [(opening + "是", attribute), (opening + NOT_STATED, attribute)]
     return sorted(frames, key=lambda frame: -len(frame[0]))
