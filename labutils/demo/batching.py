@@ -170,12 +170,7 @@ class Table:
     """所有正在生成的行：左侧补齐的键值缓存，和形状 (行, 长度) 的掩码。"""
 
     def __init__(self, model):
-        self.model = model
-        self._clear()
-
-    def _clear(self) -> None:
-        self.rows: list[Row] = []
-        self.cache, self.mask = None, None
+        self.model, self.rows, self.cache, self.mask = model, [], None, None
 
     def join(self, rows: list[Row]) -> None:
         """算完新人的提示（和已经说过的话），给出各自的下一个词元，再并进表里。
@@ -239,15 +234,12 @@ class Table:
                 row.end()
         kept = [i for i, row in enumerate(self.rows) if not row.over.is_set()]
         if not kept:
-            self._clear()
-        elif len(kept) < len(self.rows):
-            self._keep(kept)
-
-    def _keep(self, kept: list[int]) -> None:
-        """只留这几行，并裁掉左边谁也用不到的几列。"""
+            self.rows, self.cache, self.mask = [], None, None
+        if len(kept) == len(self.rows):
+            return
         index = torch.tensor(kept, device=self.mask.device)
         mask = self.mask[index]
-        first = int(mask.argmax(1).min())
+        first = int(mask.argmax(1).min())  # 左边谁也用不到的几列裁掉
         for layer in self.cache.layers:
             layer.keys = layer.keys[index, :, first:]
             layer.values = layer.values[index, :, first:]

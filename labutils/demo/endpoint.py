@@ -49,10 +49,14 @@ class Endpoint:
 
     def stream(self, messages: list[dict], stop: Event, **options) -> Iterator[str]:
         """逐段产出回答；stop 被设置后尽快断开。出错时引发 LabError。"""
-        begun, answered = False, False
+        begun, answered, penalty = False, False, options.get("repetition_penalty", 1.0)
         try:
             with self.client.chat.completions.create(
-                    model=self.name, messages=messages, stream=True, **_request(options)) as events:
+                    model=self.name, messages=messages, stream=True,
+                    max_tokens=options.get("max_new_tokens", 128),
+                    temperature=options.get("temperature", 0.0),
+                    top_p=options.get("top_p", openai.omit),  # 重复惩罚不在接口里，设了才带上
+                    extra_body={"repetition_penalty": penalty} if penalty != 1 else None) as events:
                 for event in events:
                     answered = True
                     if stop.is_set():
@@ -86,14 +90,3 @@ def _base_url(url: str) -> str:
     """补上 http:// 和 /v1；不是 http(s) 地址时引发 LabError。"""
     parts = check_url(url if "://" in url else f"http://{url}", ADDRESS)
     return str(parts.copy_with(path=parts.path.rstrip("/") or "/v1"))
-
-
-def _request(options: dict) -> dict:
-    """网页上的生成设置 → 接口的参数；重复惩罚不在接口里，只在设了的时候另外带上。"""
-    request = {"max_tokens": options.get("max_new_tokens", 128),
-               "temperature": options.get("temperature", 0.0)}
-    if "top_p" in options:
-        request["top_p"] = options["top_p"]
-    if options.get("repetition_penalty", 1.0) != 1.0:
-        request["extra_body"] = {"repetition_penalty": options["repetition_penalty"]}
-    return request

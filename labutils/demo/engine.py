@@ -251,7 +251,7 @@ class Line:
     @property
     def busy(self) -> int:
         """正在答的有几个。"""
-        return min(len(self.replies), self.width)
+        return min(sum(not reply.over.is_set() for reply in self.replies), self.width)
 
     def turn(self, most: int | None = None) -> list[Reply]:
         """刚轮到的人，最多 most 个；要拿着锁调用。"""
@@ -325,12 +325,8 @@ def show_answer(text: str) -> str:
     lines, fence = [], ""
     for line in re.split(r"\r\n?|\n", text):  # 渲染时单独的 \r 也是换行
         before, fence = fence, _fence_after(line, fence)
-        lines.append(line if before and fence is not None else _MARKUP.sub(_guard, line))
+        lines.append(line if before and fence is not None else _MARKUP.sub(rf"\g<0>{GUARD}", line))
     return "\n".join(lines)
-
-
-def _guard(match: re.Match) -> str:
-    return match.group() + GUARD
 
 
 def _fence_after(line: str, fence: str | None) -> str | None:

@@ -109,7 +109,7 @@ class Guard:
             return await self.app(scope, receive, send)
         path = scope["path"].removeprefix(self.root)
         if refusal := self._refusal(path, scope):
-            return await _plain(*refusal)(scope, receive, send)
+            return await refusal(scope, receive, send)
         if path.rstrip("/") == "/logout":  # 大家共用一个用户名：只退出自己，不把全班都退出
             scope = {**scope, "query_string": b"all_session=false"}
         login = scope["method"] == "POST" and path.rstrip("/") == "/login"
@@ -135,16 +135,16 @@ class Guard:
             for limit, source in counted:
                 limit.forgive(source)
 
-    def _refusal(self, path: str, scope) -> tuple[int, str] | None:
+    def _refusal(self, path: str, scope) -> PlainTextResponse | None:
         first, call = [*path.lstrip("/").split("/"), ""][:2]
         if first not in PAGES or (first == "gradio_api" and call not in CALLS):
-            return 404, "没有这个地址。"
+            return _plain(404, "没有这个地址。")
         free = first in NO_LOGIN or (first == "gradio_api" and call in NO_LOGIN_CALLS)
         if not free and not _logged_in(scope):
-            return 401, "请先登录。"
+            return _plain(401, "请先登录。")
         seconds = max(self.wrong.wait(_address(scope)), self.wrong_in_all.wait(""))
         if first == "login" and seconds:
-            return 429, f"密码错得太多，请等 {seconds:.0f} 秒再试。"
+            return _plain(429, f"密码错得太多，请等 {seconds:.0f} 秒再试。")
         return None
 
 

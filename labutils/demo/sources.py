@@ -1,12 +1,7 @@
-"""回答的出处：找最像的一条问答，给出它的页码和证据；都不像就说文件中没有。讲解见 notebook 04。
+"""回答的出处，和网页上的 👍、👎 与改正。讲解见 notebook 04。
 
-拿“问题 + 回答”去比，比只拿问题准得多：同一件事的问法五花八门，微调过的模型的答法却很固定。
+找出处时拿“问题 + 回答”去比，比只拿问题准得多：同一件事的问法五花八门，微调过的模型的答法却很固定。
 用仓库自带的数据量过（每题去掉它自己再找）：只用问题找对 18%，加上标准答案找对 96%。
-
-
-网页上的 👍、👎 与改正：一行一条写进 JSONL，以后可以变成新的问答对。讲解见 notebook 04。
-
-写的人可能是任何一个打开网页的人，所以只存文字、有大小上限；变成训练数据之前要有人看过。
 """
 
 import html
@@ -16,18 +11,17 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from labutils.base import files
 from labutils.base.errors import LabError
-from labutils.base.files import sentence
 from labutils.comparison.metrics import LexicalSearch
-from labutils.dataset.build import FEEDBACK
 from labutils.dataset.rows import NOT_STATED
+from labutils.demo.engine import MAX_CHARACTERS
 
 # 自带数据上：与文件无关的对话最高 0.49，文件里的问题最低 0.54；文件没写的问题照实回答时另有 NOT_STATED 管。
 ALIKE = 0.5
 NONE = "文件中没有"
+MAX_BYTES = 20 * 1024 * 1024  # 反馈文件最大多少：别让人把硬盘写满
 
 
 class Sources:
@@ -69,46 +63,34 @@ def examples(rows: Sequence[dict], count: int = 5) -> list[str]:
     return questions[::step][:count]
 
 
-MAX_CHARACTERS = 2000          # 改正最多多少字
-MAX_BYTES = 20 * 1024 * 1024   # 文件最大多少：别让人把硬盘写满
-
-
 class Feedback:
-    """一个反馈文件。每条立刻写进去，程序中断也不丢。"""
+    """一个反馈文件（JSONL）。每条立刻写进去，程序中断也不丢；以后可以变成新的问答对（dataset.build）。
 
-    def __init__(self, path: str | Path = FEEDBACK):
+    写的人可能是任何一个打开网页的人，所以只存文字、有大小上限；变成训练数据之前要有人看过。
+    """
+
+    def __init__(self, path: str | Path):
         self.path = Path(path)
         self._lock = threading.Lock()
 
     def save(self, question: str, model_answer: str, side: str, vote: str = "",
-             correction: str = "") -> dict:
-        """写一条，返回写下的内容。改正太长、文件太大或写不进去时引发 LabError。"""
+             correction: str = "") -> None:
+        """写一条。改正太长、文件太大或写不进去时引发 LabError。"""
         correction = correction.strip()
         if len(correction) > MAX_CHARACTERS:
             raise LabError(f"改正有 {len(correction)} 个字，超过上限 {MAX_CHARACTERS} 个字，请缩短后再保存。")
         row = {"question": question, "model_answer": model_answer, "side": side, "vote": vote,
                "correction": correction, "time": time.strftime("%Y-%m-%d %H:%M:%S")}
         line = json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-        with self._lock:
-            self._append(line)
-        return row
-
-    def _append(self, line: bytes) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a+b") as file:
-                line = b"\n" + line if _is_torn(file) else line
+            with self._lock, self.path.open("a+b") as file:
+                if file.tell():  # 上次断电只写了半行的话，新的一条另起一行
+                    file.seek(-1, os.SEEK_END)
+                    line = line if file.read(1) == b"\n" else b"\n" + line
                 if file.tell() + len(line) > MAX_BYTES:
                     raise LabError("反馈文件已经写满，请告诉老师：把 "
                                    f"{files.rel(self.path)} 移走后就能继续收。")
                 file.write(line)
         except OSError as error:
-            raise LabError(f"反馈没有保存下来：{sentence(error, self.path)}") from error
-
-
-def _is_torn(file: BinaryIO) -> bool:
-    """上次断电只写了半行：新的一条要另起一行，不能接在半行后面。"""
-    if not file.tell():
-        return False
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) != b"\n"
+            raise LabError(f"反馈没有保存下来：{files.sentence(error, self.path)}") from error

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from labutils.base.errors import LabError
 from labutils.demo import batching
 from labutils.demo.batching import Batcher, Row, Table, can_batch, processors
-from labutils.demo.engine import AFTER, BEFORE, ChatEngine, Prompt, Stop
+from labutils.demo.engine import AFTER, BEFORE, SHARE, ChatEngine, Prompt, Stop
 from labutils.models import loader
 from labutils.models.chat import prompt_ids
 from labutils.models.generate import GrowingText, answer, as_messages
@@ -221,8 +221,10 @@ def test_with_many_readers_the_text_comes_in_larger_pieces_but_all_of_it(tuned):
     for row in others:
         row.taken = True
     chat.line.replies += others
+    started = time.monotonic()
     texts = list(talk(chat, "你好", max_new_tokens=60))
-    assert len(texts) < 20 and chat.line.busy == 31
+    most = 3 + (time.monotonic() - started) / (31 * SHARE)  # 机器忙时模型慢，段数照样不会更多
+    assert len(texts) <= most and chat.line.busy == 31
     assert texts[-1] == alone(tuned, "你好", True, max_new_tokens=60)
     for row in others:
         row.end()
