@@ -11,15 +11,9 @@ from functools import partial
 
 import torch
 from torch.nn.functional import pad
-from transformers import (
-    DynamicCache,
-    LogitsProcessorList,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers import DynamicCache, LogitsProcessorList
 from transformers.cache_utils import DynamicLayer
+from transformers.generation import logits_process
 
 from labutils.base.errors import LabError
 from labutils.demo.engine import Line, Prompt, Reply, Stop, Streams
@@ -124,14 +118,9 @@ class Row(Reply):
         self.sampled = bool(options.get("do_sample") or options.get("temperature"))
         self.stops, self.text, self.said = stop_ids(tokenizer), GrowingText(tokenizer), []
 
-    @property
-    def ids(self) -> list[int]:
-        """提示和已经说过的话。"""
-        return self.prompt.ids + self.said
-
     def pick(self, scores: torch.Tensor) -> int:
         """按这一行的设置选下一个词元；scores 形状 (1, 词表)。"""
-        scores = self.steps(torch.tensor([self.ids], device=scores.device), scores)
+        scores = self.steps(torch.tensor([self.prompt.ids + self.said], device=scores.device), scores)
         if self.sampled:
             return int(torch.multinomial(scores.softmax(-1), 1))
         return int(scores.argmax())
@@ -159,10 +148,10 @@ def processors(do_sample: bool = False, temperature: float = 0.0, top_p: float =
     """抽样设置 → 依次改动分数的步骤，顺序与 ``model.generate`` 相同；默认是贪心。"""
     steps = LogitsProcessorList()
     if repetition_penalty != 1:
-        steps.append(RepetitionPenaltyLogitsProcessor(float(repetition_penalty)))
+        steps.append(logits_process.RepetitionPenaltyLogitsProcessor(float(repetition_penalty)))
     if do_sample or temperature:
-        steps += [TemperatureLogitsWarper(float(temperature)), TopKLogitsWarper(top_k),
-                  TopPLogitsWarper(top_p)]
+        steps += [logits_process.TemperatureLogitsWarper(float(temperature)),
+                  logits_process.TopKLogitsWarper(top_k), logits_process.TopPLogitsWarper(top_p)]
     return steps
 
 
@@ -179,7 +168,7 @@ class Table:
         """
         if not rows:
             return
-        batch = left_pad([row.ids for row in rows], 0, self.model.device)
+        batch = left_pad([row.prompt.ids + row.said for row in rows], 0, self.model.device)
         cache, mask = DynamicCache(), batch["attention_mask"]
         scores = self._forward(batch["input_ids"], mask, cache, rows)
         self._merge(rows, cache, mask)

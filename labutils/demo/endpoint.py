@@ -3,12 +3,9 @@
 vLLM、SGLang、transformers serve 都是这种服务器；模型不在这个进程里，也没有“微调前后”的开关。
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from threading import Event
 from types import SimpleNamespace
-from urllib.parse import urlsplit
 
 import httpx2
 import openai
@@ -23,6 +20,7 @@ BROKEN = (httpx2.HTTPError, ValueError, AttributeError, TypeError)  # 断线，�
 class Endpoint:
     """一台服务器上的一个模型。stream 与 parallel 交给 page.build。
 
+    url 可以省去 http:// 和 /v1；不是 http(s) 地址时引发 LabError。
     密钥只从环境变量 OPENAI_API_KEY 取，本地的服务器可以不设；从不打印。
     """
 
@@ -31,9 +29,12 @@ class Endpoint:
 
     def __init__(self, url: str, model: str, timeout: float = 120.0):
         self.name, self.config = model, SimpleNamespace(_name_or_path=model)
+        address = check_url(url if "://" in url else f"http://{url}", ADDRESS)
+        self.host = address.netloc.decode()
         self.client = openai.OpenAI(
-            base_url=_base_url(url), api_key=read_key("OPENAI_API_KEY") or "none",
-            timeout=httpx2.Timeout(timeout, connect=5.0), max_retries=1)
+            base_url=str(address.copy_with(path=address.path.rstrip("/") or "/v1")),
+            api_key=read_key("OPENAI_API_KEY") or "none", timeout=httpx2.Timeout(timeout, connect=5.0),
+            max_retries=1)
 
     def check(self) -> None:
         """打开网页之前问一次服务器有哪些模型；连不上、密钥不对、没有这个模型时引发 LabError。"""
@@ -44,7 +45,7 @@ class Endpoint:
         except (openai.APIError, *BROKEN) as error:
             raise self._failure(error) from None
         if names and self.name not in names:
-            raise LabError(f"{self._host()} 上没有模型 {self.name}，有的是 {'、'.join(names[:5])}；"
+            raise LabError(f"{self.host} 上没有模型 {self.name}，有的是 {'、'.join(names[:5])}；"
                            "请检查 --model。")
 
     def stream(self, messages: list[dict], stop: Event, **options) -> Iterator[str]:
@@ -54,8 +55,8 @@ class Endpoint:
             with self.client.chat.completions.create(
                     model=self.name, messages=messages, stream=True,
                     max_tokens=options.get("max_new_tokens", 128),
-                    temperature=options.get("temperature", 0.0),
-                    top_p=options.get("top_p", openai.omit),  # 重复惩罚不在接口里，设了才带上
+                    temperature=options.get("temperature", 0.0), top_p=options.get("top_p", openai.omit),
+                    # 重复惩罚不在接口里，只在设了的时候另外带上
                     extra_body={"repetition_penalty": penalty} if penalty != 1 else None) as events:
                 for event in events:
                     answered = True
@@ -71,22 +72,13 @@ class Endpoint:
         if not answered:
             raise self._failure(ValueError())
 
-    def _host(self) -> str:
-        return urlsplit(str(self.client.base_url)).netloc.rpartition("@")[2]
-
     def _failure(self, error: Exception, begun: bool = False) -> LabError:
         if isinstance(error, openai.BadRequestError):
-            return LabError(f"{self._host()} 不接受这次请求（400），多半是对话太长或模型名不对；"
+            return LabError(f"{self.host} 不接受这次请求（400），多半是对话太长或模型名不对；"
                             "请清空历史对话再问，并检查 --model。")
         if begun or isinstance(error, httpx2.HTTPError):
-            return LabError(f"{self._host()} 的回答中途断了，请再问一次；总是这样就检查服务器的日志。")
+            return LabError(f"{self.host} 的回答中途断了，请再问一次；总是这样就检查服务器的日志。")
         if isinstance(error, openai.APIError):
             return LabError(explain(error, self.name, self.client, ADDRESS).rstrip("；") + "。")
-        return LabError(f"{self._host()} 没有按 OpenAI 的格式回答，请检查{ADDRESS}，"
+        return LabError(f"{self.host} 没有按 OpenAI 的格式回答，请检查{ADDRESS}，"
                         "例如 http://127.0.0.1:8000/v1。")
-
-
-def _base_url(url: str) -> str:
-    """补上 http:// 和 /v1；不是 http(s) 地址时引发 LabError。"""
-    parts = check_url(url if "://" in url else f"http://{url}", ADDRESS)
-    return str(parts.copy_with(path=parts.path.rstrip("/") or "/v1"))

@@ -113,12 +113,8 @@ class ChatEngine:
 
     def __init__(self, model, tokenizer, line: "Line"):
         self.model, self.tokenizer, self.line = model, tokenizer, line
-        self.has_adapter = hasattr(model, "disable_adapter")
-
-    @property
-    def modes(self) -> list[str]:
-        """可选的模式；没有适配器时只有一个模型，不分微调前后。"""
-        return [BEFORE, AFTER, BOTH] if self.has_adapter else [AFTER]
+        self.has_adapter = hasattr(model, "disable_adapter")  # 没有适配器时只有一个模型，不分微调前后
+        self.modes = [BEFORE, AFTER, BOTH] if self.has_adapter else [AFTER]
 
     def sides(self, mode: str) -> list[str]:
         """一个模式要回答的是哪几边。"""

@@ -31,6 +31,8 @@ from labutils.demo.sources import Feedback, Sources
 
 _log = logging.getLogger(__name__)
 SIDES = (BEFORE, AFTER)
+EMPTY = {BEFORE: [], AFTER: []}  # 没有人改它：对话变了就换一份
+CLEARED = EMPTY, [], [], "", ""
 THINKING = "正在回答……"
 # 由 answer 说“已停止”：从别处说，会被还在路上的“正在回答”盖掉
 STOPPED = gr.skip(), gr.skip(), gr.skip(), "已停止。", gr.skip()
@@ -127,16 +129,14 @@ class Page:
 
     def clear(self, request: gr.Request):
         self.stop(request)
-        return empty(), [], [], "", ""
+        return CLEARED
 
     def clear_leftovers(self, request: gr.Request):
         """清空的那一刻可能还有一小段回答在路上，会在清空之后到达；再清一次。
 
         这时又问了新问题的话，不能清。
         """
-        if request.session_hash in self.running:
-            return [gr.skip()] * 5
-        return empty(), [], [], "", ""
+        return [gr.skip()] * 5 if request.session_hash in self.running else CLEARED
 
     def switch(self, mode: str):
         """只显示这个模式用到的聊天框。"""
@@ -187,10 +187,6 @@ def queued(shot: Snapshot) -> str:
     if shot.ahead is None:
         return THINKING
     return f"排队中：前面还有 {shot.ahead} 个问题。" if shot.ahead else "排队中：下一个就是你。"
-
-
-def empty() -> dict:
-    return {side: [] for side in SIDES}
 
 
 def boxes(conversations: dict) -> list:

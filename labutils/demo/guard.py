@@ -62,9 +62,7 @@ class RateLimit:
         return recent[0] + self.seconds - time.monotonic() if len(recent) >= self.times else 0.0
 
     def count(self, source: str) -> None:
-        recent = self._seen.pop(source, deque())
-        self._seen[source] = recent  # 最近来过的排在最后
-        recent.append(time.monotonic())
+        self._seen[source] = deque([*self._seen.pop(source, ()), time.monotonic()])  # 最近来过的排在最后
         while len(self._seen) > self.sources:
             del self._seen[next(iter(self._seen))]
 
@@ -107,13 +105,13 @@ class Guard:
             return await send({"type": "websocket.close"})
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        path = scope["path"].removeprefix(self.root)
-        if refusal := self._refusal(path, scope):
+        path, address = scope["path"].removeprefix(self.root), (scope.get("client") or ("",))[0]
+        if refusal := self._refusal(path, address, scope):
             return await refusal(scope, receive, send)
         if path.rstrip("/") == "/logout":  # 大家共用一个用户名：只退出自己，不把全班都退出
             scope = {**scope, "query_string": b"all_session=false"}
         login = scope["method"] == "POST" and path.rstrip("/") == "/login"
-        counted = [(self.wrong, _address(scope)), (self.wrong_in_all, "")] if login else []
+        counted = [(self.wrong, address), (self.wrong_in_all, "")] if login else []
         for limit, source in counted:  # 先记成输错，答对了再划掉：同时来一千次也只有头几次算数
             limit.count(source)
         status = 0
@@ -135,14 +133,14 @@ class Guard:
             for limit, source in counted:
                 limit.forgive(source)
 
-    def _refusal(self, path: str, scope) -> PlainTextResponse | None:
+    def _refusal(self, path: str, address: str, scope) -> PlainTextResponse | None:
         first, call = [*path.lstrip("/").split("/"), ""][:2]
         if first not in PAGES or (first == "gradio_api" and call not in CALLS):
             return _plain(404, "没有这个地址。")
         free = first in NO_LOGIN or (first == "gradio_api" and call in NO_LOGIN_CALLS)
         if not free and not _logged_in(scope):
             return _plain(401, "请先登录。")
-        seconds = max(self.wrong.wait(_address(scope)), self.wrong_in_all.wait(""))
+        seconds = max(self.wrong.wait(address), self.wrong_in_all.wait(""))
         if first == "login" and seconds:
             return _plain(429, f"密码错得太多，请等 {seconds:.0f} 秒再试。")
         return None
@@ -156,10 +154,6 @@ def _logged_in(scope) -> bool:
     cookies = HTTPConnection(scope).cookies
     names = (f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}")
     return any(cookies.get(name) in app.tokens for name in names)
-
-
-def _address(scope) -> str:
-    return (scope.get("client") or ("",))[0]
 
 
 def _plain(status: int, text: str) -> PlainTextResponse:

@@ -9,7 +9,7 @@ import gradio as gr
 from labutils.base import files
 from labutils.dataset.build import DOWN, FEEDBACK, UP
 from labutils.demo.engine import AFTER, BEFORE, DEFAULTS, MAX_CHARACTERS, ChatEngine, Streams
-from labutils.demo.events import Page, empty
+from labutils.demo.events import EMPTY, Page
 from labutils.demo.sources import Feedback, Sources
 from labutils.demo.sources import examples as pick_examples
 
@@ -68,7 +68,7 @@ def build(
     with gr.Blocks(title="教育行业大模型课程实验", analytics_enabled=False) as blocks:
         gr.HTML(title_block(model, engine.has_adapter, adapter), elem_id="lab-title")
         _lay_out(engine, examples)
-        _wire(page, gr.State(empty()), {block.elem_id: block for block in blocks.blocks.values()})
+        _wire(page, gr.State(EMPTY), {block.elem_id: block for block in blocks.blocks.values()})
         blocks.unload(page.stop)
         # 谁先谁后由 engine 里的队管，框架不必再限制
         gr.api(page.chat, api_name="chat", concurrency_limit=None)
