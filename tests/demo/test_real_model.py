@@ -1,17 +1,171 @@
-"""自带的真模型在真的浏览器里：开口快、说的与非流式一字不差、叫停就停。"""
+"""真的自带小模型：很多人同时问不串不丢，走了的人不再占着；在真的浏览器里开口快、说的一字不差、叫停就停。
 
+完整的压力测量是 benchmarks/web_load.py，前一半是同一个程序的小号；浏览器开着时不能用 asyncio.run，放在后面。
+"""
+
+import asyncio
 import os
+import re
+import sys
 import time
+from contextlib import aclosing
+from pathlib import Path
 
+import httpx
 import pytest
 import torch
 from fakes.browser_page import BOX, ask, last, set_slider, status, wait_for
+from fakes.hostile import INPUTS
 from peft import LoraConfig, get_peft_model
 
-from labutils.demo import batching, server
+from labutils.demo import batching
+from labutils.demo import server as web_server
 from labutils.models import generate, loader
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import web_load  # noqa: E402
+from web_visitor import Refused, Visitor, functions  # noqa: E402
+
 pytestmark = pytest.mark.slow
+ENDLESS = (web_load.LONGEST, 0.0, 0.9, 1.0)  # 这样设置的回答永远说不完
+
+
+@pytest.fixture(scope="module")
+def server():
+    with web_load.running("tiny", "endless") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def replies():
+    return web_load.references("tiny", 30)
+
+
+def visit(server, action):
+    """在一个事件循环里执行 action(造标签页的函数)，返回它的结果。"""
+
+    async def go():
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=limits) as client:
+            actions = await functions(client)
+            return await action(lambda *settings: Visitor(client, actions, *settings))
+
+    return asyncio.run(go())
+
+
+def rows_become(server, wanted: int, seconds: float) -> float:
+    """等到拼批的行数变成 wanted，返回等了多少秒。"""
+    began = time.monotonic()
+    while server.rows() != wanted:
+        assert time.monotonic() - began < seconds, f"还有 {server.rows()} 行，应是 {wanted} 行"
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+def test_many_chats_at_once_lose_and_mix_nothing(server, replies):
+    asyncio.run(web_load.crowd(server.url, 16, 1, list(replies)))  # 热身
+    before = server.memory()
+    log, took = asyncio.run(web_load.crowd(server.url, 16, 4, list(replies)))
+    got = web_load.summary(log, took, replies)
+    assert (got["errors"], got["wrong"]) == (0, 0), got
+    assert got["asked"] >= 16 and len({text for *_, text, _ in log}) > 5
+    rows_become(server, 0, 5)
+    assert server.memory() < before * 1.1
+
+
+def test_a_slow_reader_keeps_nobody_waiting(server, replies):
+    (slow_question, (slow_reply, _)), (question, (reply, _)) = list(replies.items())[:2]
+
+    async def action(tab):
+        slow = asyncio.create_task(tab().ask(slow_question, pause=0.4))
+        await asyncio.sleep(0.3)
+        quick = [await tab().ask(question) for _ in range(3)]
+        assert not slow.done()
+        return quick, await slow
+
+    quick, slow = visit(server, action)
+    assert [said.text for said in quick] == [reply] * 3 and slow.text == slow_reply
+
+
+@pytest.mark.parametrize("way", ["closed", "stop", "clear"])
+def test_who_leaves_or_stops_is_not_generated_for(server, way):
+    async def action(tab):
+        visitor = tab(ENDLESS)
+        await visitor.send("你好")
+        async with aclosing(visitor.read()) as lines:
+            async for line, _ in lines:
+                if '"assistant"' in line:
+                    break
+            assert server.rows() == 1
+            if way != "closed":
+                await visitor.press(way)
+                return rows_become(server, 0, 3)
+        return rows_become(server, 0, 3)  # 离开上面的 with 就断开了连接，和关掉标签页一样
+
+    assert visit(server, action) < 2
+
+
+def test_an_answer_nobody_ever_reads_ends_by_itself(server):
+    async def action(tab):
+        await tab().send("你好")  # 交上去就走，从不来取
+
+    visit(server, action)
+    rows_become(server, 0, 5)
+
+
+def test_more_than_fit_are_told_where_they_stand_and_the_rest_refused(server):
+    """8 个说不完的占满，64 个排队，再来的当场被告知；前面的一停，排队的都答完。"""
+
+    async def action(tab):
+        talking = [tab(ENDLESS) for _ in range(8)]
+        busy = [asyncio.create_task(visitor.ask("你好")) for visitor in talking]
+        while server.rows() < 8:
+            await asyncio.sleep(0.05)
+        lined = [asyncio.create_task(tab().ask("你好")) for _ in range(67)]
+        while sum(task.done() for task in lined) < 3:  # 只有排不上的会现在就结束
+            await asyncio.sleep(0.05)
+        for visitor in talking:
+            await visitor.press("stop")
+        return await asyncio.gather(*lined, return_exceptions=True), await asyncio.gather(*busy)
+
+    got, _ = visit(server, action)
+    refused = [said for said in got if isinstance(said, Refused)]
+    answered = [said for said in got if not isinstance(said, Refused)]
+    assert len(refused) == 3 and len(answered) == 64
+    assert all("已经有 64 个问题在排队，请过一会儿再问" in str(said) for said in refused)
+    assert len({said.text for said in answered}) == 1 and answered[0].text
+    assert all(re.match(r"排队中：(前面还有 \d+ 个问题|下一个就是你)。", said.waited) for said in answered)
+    rows_become(server, 0, 5)
+
+
+def test_two_hundred_hostile_questions_break_and_leak_nothing(server):
+    """真模型收下或用一句中文拒绝；回答里没有活的标签；网页照常，没有留下没答完的。"""
+    assert len(INPUTS) == len(set(INPUTS)) == 200
+
+    async def one(tab, text):
+        try:
+            return (await tab((32, 0.0, 0.9, 1.0)).ask(text)).text
+        except Refused as refused:
+            return refused
+
+    async def action(tab):
+        got = []
+        for start in range(0, 200, 25):
+            got += await asyncio.gather(*[one(tab, text) for text in INPUTS[start : start + 25]])
+        return got, await tab().ask("你好")
+
+    got, still = visit(server, action)
+    refused = [str(said) for said in got if isinstance(said, Refused)]
+    assert len(refused) < 60 and all("请" in said and "Traceback" not in said for said in refused), refused
+    assert still.text
+    for said in got:
+        shown = "" if isinstance(said, Refused) else re.sub(r"```.*?(```|$)", "", said, flags=re.DOTALL)
+        assert not re.search(r"<[a-zA-Z/!?]|!\[|\]\(|<\|", shown), shown
+    rows_become(server, 0, 5)
+
+
+# ---- 在真的浏览器里 ----
 
 # 说定的是空闲的两核上半秒；别的程序占满处理器时量不准，只防慢得离谱
 IDLE = os.getloadavg()[0] <= os.cpu_count() if hasattr(os, "getloadavg") else True
@@ -67,7 +221,7 @@ def wanted(model_and_tokenizer):
 
 @pytest.fixture(scope="module")
 def demo(model_and_tokenizer, wanted):  # 先算好 wanted，网页才开始用模型
-    with server.launch(*model_and_tokenizer, examples=[QUESTION]) as demo:
+    with web_server.launch(*model_and_tokenizer, examples=[QUESTION]) as demo:
         yield demo
 
 

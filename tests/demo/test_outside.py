@@ -1,20 +1,29 @@
-"""真的 labutils demo 进程：密码、端口、日志、对外的连接，和学生在命令行里打开的一样。"""
+"""从外面看网页：真的 labutils demo 进程（密码、端口、日志、对外的连接），和放在 nginx 后面的一个路径里。"""
 
+import asyncio
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
+from fakes.web_fakes import ANSWER, AdapterModel, CharTokenizer, FakeStream
+from gradio_client import Client
+
+from labutils.demo import server
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from web_visitor import Visitor, functions  # noqa: E402
 
 pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -120,3 +129,88 @@ def test_no_name_is_looked_up_and_no_connection_made(tmp_path):
     done = subprocess.run([sys.executable, "-c", NOTHING_OUTSIDE], env=env | {"PYTHONPATH": str(ROOT)},
                           cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout.strip().endswith("ASKED []"), done.stdout + done.stderr
+
+
+# ---- 放在 nginx 后面；没有装 nginx 就跳过 ----
+
+NGINX = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
+needs_nginx = pytest.mark.skipif(NGINX is None, reason="找不到 nginx")
+CONFIG = """
+daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log; worker_processes 1;
+events {{ worker_connections 64; }}
+http {{
+  access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+  server {{
+    listen 127.0.0.1:{port};
+    location /course/demo/ {{
+      proxy_pass http://127.0.0.1:{inner}/;
+      proxy_buffering off;
+      proxy_set_header Host $http_host;
+      proxy_set_header X-Forwarded-For $remote_addr;
+      proxy_set_header X-Forwarded-Proto $scheme;
+    }}
+  }}
+}}
+"""
+
+
+@pytest.fixture
+def outer(tmp_path):
+    """（网页, 它的假模型, 从 nginx 进来的网址）。"""
+    stream = FakeStream(delay=0.02)
+    with server.launch(AdapterModel(), CharTokenizer(), stream=stream,
+                         root_path="/course/demo", auth=("student", "word")) as demo:
+        port = free_port()
+        config = tmp_path / "nginx.conf"
+        config.write_text(CONFIG.format(folder=tmp_path, port=port, inner=demo.url.rsplit(":", 1)[1]))
+        process = subprocess.Popen([NGINX, "-c", str(config), "-p", str(tmp_path)])
+        try:
+            _wait(port)
+            yield demo, stream, f"http://127.0.0.1:{port}/course/demo/"
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def _wait(port: int) -> None:
+    for _ in range(200):
+        try:
+            return socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            time.sleep(0.05)
+    raise AssertionError("nginx 没有起来")
+
+
+@needs_nginx
+def test_page_and_streaming_work_behind_nginx(outer):
+    demo, _, url = outer
+    assert httpx.get(url + "config").status_code == 401
+    assert httpx.get(url + "gradio_api/upload").status_code == 404
+    client = Client(url, auth=demo.auth, verbose=False)
+    job = client.submit("你好", api_name="/chat")
+    assert job.result(timeout=60) == "后：" + ANSWER
+    assert len(set(job.outputs())) > 5  # 真的逐段到，没有被 nginx 攒起来
+
+
+@needs_nginx
+def test_stop_works_behind_nginx(outer):
+    """页面上的“停止”从 nginx 进来，生成在半秒里停下。"""
+    demo, stream, url = outer
+
+    async def go():
+        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+            await client.post("login", data=dict(zip(("username", "password"), demo.auth, strict=True)))
+            visitor = Visitor(client, await functions(client))
+            await visitor.send("不停")
+            async with aclosing(visitor.read()) as lines:
+                async for line, _ in lines:
+                    if '"assistant"' in line:
+                        break
+                began = time.monotonic()
+                await visitor.press("stop")
+                while not stream.stopped:
+                    assert time.monotonic() - began < 0.5
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(go())
