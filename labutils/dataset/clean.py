@@ -10,8 +10,9 @@ import re
 import unicodedata
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from labutils.base.errors import LabError
 from labutils.base.text import without_spaces
@@ -28,6 +29,16 @@ class Chunk:
     text: str
     pages: tuple[int, ...]  # 这块文字来自哪几页
     repeated: int = 0  # 开头有多少个字是重复前一块末尾的
+
+
+def numbered(texts: list[str]) -> list[Page]:
+    """一页页的文字配上页码，从 1 开始。"""
+    return [Page(number, text) for number, text in enumerate(texts, 1)]
+
+
+def filled_lines(text: str) -> list[str]:
+    """有字的各行，去掉行末的空白。"""
+    return [line.rstrip() for line in text.splitlines() if line.strip()]
 
 
 # 看着一样、编码不同的字，模型和查找都会当成两个字。部首补充区里和汉字同形的，
@@ -95,24 +106,28 @@ def clean_pages(raw: list[str]) -> list[str]:
 
     页眉页脚是在页首或页尾两行之内、许多页都有（或单数页、双数页都有，或连着几页都有）的同一行。
     """
-    pages = [[line.rstrip() for line in tidy(text).splitlines() if line.strip()] for text in raw]
-    pages = [_drop_page_number(lines) for lines in pages]
+    pages = [_drop_page_number(filled_lines(tidy(text))) for text in raw]
     running = _running(pages)
     kept = [_drop_running(lines, running) for lines in pages]
-    full = usual_width([line for lines in kept for line in lines])
+    full = usual_width(chain.from_iterable(kept))
     return [join_lines(lines, full) for lines in kept]
 
 
 def _running(pages: list[list[str]]) -> set[str]:
-    """页眉页脚的写法（见 _key）。"""
-    where: dict[str, list[int]] = defaultdict(list)
-    for number, lines in enumerate(pages):
-        for key in {_key(line) for line in lines[:EDGE] + lines[-EDGE:]}:
-            where[key].append(number)
-    repeated = {key for key, numbers in where.items()
-                if _HAS_WORD.search(key) and _is_running(numbers, len(pages))}
-    usual = usual_width([line for lines in pages for line in lines if _key(line) not in repeated])
+    """页眉页脚的写法（见 _key）：一再出现在页边，又不是正文。"""
+    repeated = _repeated(pages)
+    usual = usual_width(line for line in chain.from_iterable(pages) if _key(line) not in repeated)
     return {key for key in repeated if not _is_prose(key, usual)}
+
+
+def _repeated(pages: list[list[str]]) -> set[str]:
+    """一再出现在页首或页尾的写法。"""
+    where: dict[str, set[int]] = defaultdict(set)
+    for number, lines in enumerate(pages):
+        for line in lines[:EDGE] + lines[-EDGE:]:
+            where[_key(line)].add(number)
+    return {key for key, numbers in where.items()
+            if _HAS_WORD.search(key) and _is_running(numbers, len(pages))}
 
 
 def _key(line: str) -> str:
@@ -120,16 +135,11 @@ def _key(line: str) -> str:
     return re.sub(r"\d+", "#", without_spaces(line))
 
 
-def _is_running(numbers: list[int], count: int) -> bool:
-    """这一行出现在这些页（从 0 数）的边上，是不是页眉页脚。
-
-    三种情形：六成以上的页都有；单数页或双数页的六成以上都有（书籍左右页不同）；
-    连着三页、或隔页连着三次都有（每章换一个页眉）。
-    """
-    found = set(numbers)
-    sides = [n for n in found if n % 2], [n for n in found if n % 2 == 0]
-    return (len(found) >= max(3, count * 0.6) or max(map(len, sides)) >= max(3, count * 0.3)
-            or any(n + step in found and n + 2 * step in found for n in found for step in (1, 2)))
+def _is_running(found: set[int], count: int) -> bool:
+    """六成以上的页都有，或单数页、双数页的六成以上都有（左右页不同），或连着、隔页连着三次（每章换）。"""
+    odd = sum(n % 2 for n in found)
+    return (len(found) >= max(3, count * 0.6) or max(odd, len(found) - odd) >= max(3, count * 0.3)
+            or any({n + step, n + 2 * step} <= found for n in found for step in (1, 2)))
 
 
 def _is_prose(key: str, usual: int) -> bool:
@@ -139,26 +149,29 @@ def _is_prose(key: str, usual: int) -> bool:
 
 
 def _drop_running(lines: list[str], running: set[str]) -> list[str]:
-    """从两头往里剥，剥到第一行不重复的为止；续表每页重复的表头（这行和里面一行都有三格）不算页眉。"""
-    lines = list(lines)
-    for end, next_in in ((0, 1), (-1, -2)):
-        for _ in range(EDGE):
-            if not lines or _key(lines[end]) not in running:
-                break
-            if len(lines) > 1 and min(len(lines[i].split()) for i in (end, next_in)) >= 3:
-                break
-            lines.pop(end)
-            lines = _drop_page_number(lines)
+    """从两头往里剥，剥到第一行不重复的为止。"""
+    for _ in range(EDGE):
+        if _is_running_line(lines[:2], running):
+            lines = _drop_page_number(lines[1:])
+    for _ in range(EDGE):
+        if _is_running_line(lines[:-3:-1], running):
+            lines = _drop_page_number(lines[:-1])
     return lines
+
+
+def _is_running_line(edge: list[str], running: set[str]) -> bool:
+    """edge 是最外面的一行和里面的一行；续表每页重复的表头（两行都有三格）不算页眉。"""
+    in_table = [len(line.split()) >= 3 for line in edge] == [True, True]
+    return bool(edge) and _key(edge[0]) in running and not in_table
 
 
 def _drop_page_number(lines: list[str]) -> list[str]:
     """只看第一行和最后一行：表格中间的数字不是页码。"""
-    lines = lines[:-1] if lines and PAGE_NUMBER.fullmatch(lines[-1]) else lines
-    return lines[1:] if lines and PAGE_NUMBER.fullmatch(lines[0]) else lines
+    first, last = (bool(PAGE_NUMBER.fullmatch("".join(edge))) for edge in (lines[:1], lines[-1:]))
+    return lines[first : len(lines) - last]
 
 
-def usual_width(lines: list[str]) -> int:
+def usual_width(lines: Iterable[str]) -> int:
     """正文写满一行的宽度（汉字算 2 格）：较长的行里最常见的那个宽度。
 
     不取最宽的一行：一行大表格、一条长网址就会让所有正文行都显得没写满。
@@ -174,9 +187,10 @@ def usual_width(lines: list[str]) -> int:
 
 NEVER_FIRST = tuple("，。、；：？！）》”’」』")  # 排版规矩：这些标点不会在一句话的开头
 _HYPHENATED = re.compile(r"(?:^|[^A-Za-z-])[A-Za-z]*[a-z]-$")
+_WORDS_MEET = re.compile(r"""(?![0-9]{2})[A-Za-z0-9,.;:!?)\]%'"][A-Za-z0-9(\["']""")
 _CELL_GAP = re.compile(rf"(?<=[{_HAN}\d）)%])\s+(?=[{_HAN}\d（(—-])")
-# 汉字与汉字、数字与数字之间的空白，正文里不会有；“共 24 门”那样的空白正文里常有
-_SURE_GAP = re.compile(rf"(?<=[{_HAN}）])\s+(?=[{_HAN}（])|(?<=[\d%])\s+(?=\d)")
+# 制表符、“ | ”，汉字与汉字、数字与数字之间的空白，正文里不会有；“共 24 门”那样的空白正文里常有
+_SURE_GAP = re.compile(rf"\t| \| |(?<=[{_HAN}）])\s+(?=[{_HAN}（])|(?<=[\d%])\s+(?=\d)")
 
 
 def join_lines(lines: list[str], full_width: int = 0) -> str:
@@ -200,32 +214,33 @@ def join_lines(lines: list[str], full_width: int = 0) -> str:
 
 def _goes_on(previous: str, line: str, full: float) -> bool:
     end, body = previous.rstrip(CLOSING)[-1:], line.strip()
-    new_paragraph = line.startswith(("\u3000", "  ")) or HEADING.match(body)
-    stopped = end in STOPS or (end == "." and not body[:1].isascii())
-    return body[:1] in NEVER_FIRST or (width(previous) >= full and not stopped and not new_paragraph
-                                       and not is_row(previous) and not is_row(body))
+    stopped = end in STOPS or (end == "." and not body[:1].isascii()) or line.startswith(("\u3000", "  "))
+    full_line = width(previous) >= full and not stopped and not _stand_apart(previous, body)
+    return full_line or body.startswith(NEVER_FIRST)
+
+
+def _stand_apart(line: str, below: str) -> bool:
+    """标题、表格的行不和别的行相接。"""
+    return bool(HEADING.match(below)) or is_row(line) or is_row(below)
 
 
 def _attach(text: str, body: str) -> str:
     """英文词在行末用连字符断开的，去掉连字符；本来就有连字符的词（state-of-the-art）保留。"""
     word = text[max(text.rfind(" "), text.rfind("\n")) + 1 :]
-    if body[:1].islower() and body[:1].isascii() and _HYPHENATED.search(word):
+    if re.match("[a-z]", body) and _HYPHENATED.search(word):
         return text[:-1] + body
     return text + glue(text[-1:], body[:1]) + body
 
 
 def is_row(line: str) -> bool:
     """像表格的一行：格间有空白。英文词之间、正文里汉字与数字之间的空格不算。"""
-    if "\t" in line or " | " in line or _SURE_GAP.search(line):
-        return True
-    return len(_CELL_GAP.findall(line)) >= 2 and not re.search("[，。；！？]", line)
+    cells = len(_CELL_GAP.findall(line)) >= 2 and not re.search("[，。；！？]", line)
+    return bool(_SURE_GAP.search(line)) or cells
 
 
 def glue(left: str, right: str) -> str:
     """接上两行时中间放什么：西文词之间放空格；汉字之间、被截断的数字之间什么也不放。"""
-    if not (left.isascii() and right.isascii()) or (left.isdigit() and right.isdigit()):
-        return ""
-    return " " if (left.isalnum() or left in ",.;:!?)]%'\"") and (right.isalnum() or right in "([\"'") else ""
+    return " " if _WORDS_MEET.fullmatch(left + right) else ""
 
 
 # 半角的 ! ? ; . 也出现在网址、小数、缩写里，后面是空白、汉字或结尾时才算句末；
@@ -234,6 +249,7 @@ _SENTENCE_STOP = re.compile(
     rf"[。！？；]+[{CLOSING}]*|[!?;]+[{CLOSING}]*(?=[\s{_HAN}]|$)"
     rf"|(?:(?<=[a-z)\]])|(?<=\d\d\d))\.(?=\s+[A-Z{_HAN}])|\n"
 )
+_BODY = re.compile(r"\S(?:.*\S)?", re.DOTALL)
 _CLAUSE_STOP = re.compile(r"[，,、：:]")
 
 Span = tuple[int, int]  # 整篇文字里的一段：(起点, 终点)
@@ -254,19 +270,16 @@ def chunks(pages: list[Page], size: int = 400, overlap: int = 50) -> list[Chunk]
     done = 0  # 已经装进块里的文字到哪里为止
     for first, last in _pack(pieces, size, overlap):
         start, end = pieces[first][0], pieces[last][1]
-        found = sorted({n for a, b in pieces[first : last + 1] for n in _pages(starts, a, b)})
-        result.append(Chunk(text[start:end], tuple(found), max(0, done - start)))
+        result.append(Chunk(text[start:end], _pages(starts, start, end), max(0, done - start)))
         done = end
     return result
 
 
 def _whole(pages: list[Page]) -> tuple[str, list[tuple[int, int]]]:
     """各页连成一篇；返回 (全文, [(这一页从第几个字开始, 页码)])。空白页不占位置。"""
-    text = ""
-    starts: list[tuple[int, int]] = []
+    text, starts = "", []
     for page in pages:
-        body = page.text.strip()
-        if body:
+        if body := page.text.strip():
             text = text + between(text, body) + body
             starts.append((len(text) - len(body), page.number))
     return text, starts
@@ -277,23 +290,17 @@ def between(before: str, after: str) -> str:
     if not before:
         return ""
     last = before[before.rfind("\n") + 1 :]
-    end = last.rstrip(CLOSING)[-1:]
-    first = after.split("\n", 1)[0]
+    end, first = last.rstrip(CLOSING)[-1:], after.split("\n", 1)[0]
     # 没有句号的短行多半是标题；停在逗号上的一定没完
     unfinished = end not in STOPS + "." and (len(last) > 15 or end in "，、,")
-    if not unfinished or HEADING.match(first) or is_row(last) or is_row(first):
+    if not unfinished or _stand_apart(last, first):
         return "\n"
     return glue(last[-1], first[0])
 
 
 def _spans(text: str, cuts: list[int]) -> list[Span]:
     """在 cuts 这些位置把 text 切开，各段去掉两头的空白；只有空白的不要。"""
-    spans = []
-    for start, end in pairwise(cuts):
-        body = text[start:end]
-        start += len(body) - len(body.lstrip())
-        spans += [(start, start + len(body.strip()))] if body.strip() else []
-    return spans
+    return [body.span() for start, end in pairwise(cuts) if (body := _BODY.search(text, start, end))]
 
 
 def _cut_long(text: str, sentence: Span, size: int) -> list[Span]:
@@ -319,7 +326,7 @@ def _pack(pieces: list[Span], size: int, overlap: int) -> list[tuple[int, int]]:
     return [*packed, (first, len(pieces) - 1)] if pieces else []
 
 
-def _pages(starts: list[tuple[int, int]], begin: int, end: int) -> set[int]:
-    """全文第 begin 到 end 个字落在哪几页。"""
+def _pages(starts: list[tuple[int, int]], begin: int, end: int) -> tuple[int, ...]:
+    """全文第 begin 到 end 个字落在哪几页；没有空白页，中间的每一页都有字在内。"""
     first, last = (bisect_right(starts, (place, float("inf"))) - 1 for place in (begin, end - 1))
-    return {number for _, number in starts[first : last + 1]}
+    return tuple(sorted({number for _, number in starts[first : last + 1]}))

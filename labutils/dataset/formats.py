@@ -7,10 +7,12 @@ PDF 见 pdf.py。别的格式没有固定的页：一“页”是一节，没有
 from __future__ import annotations
 
 import lzma
+import math
 import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import docx
@@ -20,7 +22,7 @@ from lxml import etree
 
 from labutils.base.errors import LabError
 from labutils.base.files import decode, one_sentence, rel
-from labutils.dataset.clean import Page, join_lines, tidy, usual_width
+from labutils.dataset.clean import Page, filled_lines, join_lines, numbered, tidy, usual_width
 from labutils.dataset.pdf import read_pdf
 
 SAVE_AS_UTF8 = "请用记事本打开，“另存为”时把编码选成 UTF-8"
@@ -39,14 +41,7 @@ def read_pages(path: str | Path) -> list[Page]:
     """
     path = Path(path)
     name = rel(path)
-    if not path.is_file():
-        what = "是一个文件夹，不是文件" if path.is_dir() else "不存在"
-        raise LabError(f"{name} {what}，请检查文件的路径和名字。")
-    with path.open("rb") as file:
-        start = file.read(5)
-    if not start:
-        raise LabError(f"{name} 是空文件（0 字节），请重新下载或复制这份文件。")
-    suffix = path.suffix.lower()
+    start, suffix = _start(path, name), path.suffix.lower()
     if suffix == ".pdf" or start == b"%PDF-":
         return read_pdf(path, name)
     if suffix not in READERS:
@@ -57,19 +52,33 @@ def read_pages(path: str | Path) -> list[Page]:
     raise LabError(f"{name} 里没有文字，请换一份文档。")
 
 
+def _start(path: Path, name: str) -> bytes:
+    """文件的前 5 个字节；没有这个文件、文件是空的就抛 LabError。"""
+    if not path.is_file():
+        what = "是一个文件夹，不是文件" if path.is_dir() else "不存在"
+        raise LabError(f"{name} {what}，请检查文件的路径和名字。")
+    with path.open("rb") as file:
+        if start := file.read(5):
+            return start
+    raise LabError(f"{name} 是空文件（0 字节），请重新下载或复制这份文件。")
+
+
 def _to_pages(blocks: list[Block]) -> list[Page]:
     """有标题就一节一页，没有就攒够 PAGE_LENGTH 字一页。"""
     blocks = [(is_title, text) for is_title, raw in blocks if (text := tidy(raw).strip())]
     by_title = any(is_title for is_title, _ in blocks)
-    groups: list[list[str]] = []
-    before = True  # 上一段是标题：“章”紧跟着“节”时不单独成页
-    for is_title, text in blocks:
-        long = not by_title and groups and len("\n".join([*groups[-1], text])) > PAGE_LENGTH
-        if not groups or long or (is_title and not before):
-            groups.append([])
-        groups[-1].append(text)
-        before = is_title
-    return [Page(number, "\n".join(group)) for number, group in enumerate(groups, 1)]
+    return numbered(_sections(blocks, math.inf if by_title else PAGE_LENGTH))
+
+
+def _sections(blocks: list[Block], limit: float) -> list[str]:
+    """遇到标题、或再接就超过 limit 个字，另起一节；“章”紧跟着“节”时不单独成页。"""
+    texts = [text for _, text in blocks[:1]]
+    for (after_title, _), (is_title, text) in pairwise(blocks):
+        if (is_title and not after_title) or len(texts[-1]) + 1 + len(text) > limit:
+            texts.append(text)
+        else:
+            texts[-1] += f"\n{text}"
+    return texts
 
 
 def read_text(path: Path, name: str) -> list[Page]:
@@ -79,18 +88,16 @@ def read_text(path: Path, name: str) -> list[Page]:
     if len(parts) == 1:
         return _to_pages([(False, paragraph) for paragraph in _paragraphs(text)])
     pages = [tidy("\n".join(_paragraphs(part))).strip() for part in parts]
-    return [Page(number, page) for number, page in enumerate(pages, 1)] if any(pages) else []
+    return numbered(pages) if any(pages) else []
 
 
 def _paragraphs(text: str) -> list[str]:
-    lines = text.splitlines()
-    full = usual_width([line for line in lines if line.strip()])
-    blocks = re.split(r"\n\s*\n", "\n".join(lines))
-    joined = (join_lines([line for line in block.split("\n") if line.strip()], full) for block in blocks)
-    return [paragraph for block in joined for paragraph in block.split("\n")]
+    full = usual_width(filled_lines(text))
+    blocks = re.split(r"\n\s*\n", "\n".join(text.splitlines()))
+    return [paragraph for block in blocks for paragraph in join_lines(filled_lines(block), full).split("\n")]
 
 
-_FENCE = re.compile(r"\s*(```|~~~)")
+_FENCE = re.compile(r"^[^\S\n]*(?:```|~~~).*", re.MULTILINE)
 _HEAD = re.compile(r"(#{1,6})\s+(.*?)\s*#*$")
 _OWN_LINE = re.compile(r"\s*(?:[-*+]\s|\d+[.)]\s|>|\|)")  # 列表、引用、表格各占一行
 # 表格的横线、分隔线；量词都不回头（+），不然一长串横线后面跟着字要试到天荒地老
@@ -110,22 +117,30 @@ def read_markdown(path: Path, name: str) -> list[Page]:
     text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)  # 文首的元数据
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
     blocks: list[Block] = []
-    code = open_paragraph = False
-    for line in text.split("\n"):
-        fence, heading = _FENCE.match(line), not code and _HEAD.match(line)
-        rule = not code and _RULE.match(line)
-        if fence:
-            code = not code
-        elif heading:
-            blocks.append((len(heading[1]) <= 2, _plain(heading[2])))
-        elif not rule:
-            body = line if code else _plain(line)
-            # 连着的几行是一段：接在上一行后面
-            if open_paragraph and body.strip() and not _OWN_LINE.match(line):
-                body = join_lines([blocks.pop()[1], body], 1)
-            blocks.append((False, body))
-        open_paragraph = not (code or fence or rule or heading) and line.strip() and not line.endswith("  ")
+    for number, part in enumerate(_FENCE.split(text)):  # 单数段是代码
+        lines = part.split("\n")
+        blocks += ((False, line) for line in lines) if number % 2 else _marked(lines)
     return _to_pages(blocks)
+
+
+def _marked(lines: list[str]) -> list[Block]:
+    """代码块以外的各行：标题、段落和表格；连着的几行是一段，接在上一行后面。"""
+    blocks: list[Block] = []
+    for above, line in pairwise(["", *lines]):
+        body = _plain(line)
+        if heading := _HEAD.match(line):
+            blocks.append((len(heading[1]) <= 2, _plain(heading[2])))
+        elif body.strip() and _same_paragraph(above, line):
+            blocks.append((False, join_lines([blocks.pop()[1], body], 1)))
+        elif not _RULE.match(line):
+            blocks.append((False, body))
+    return blocks
+
+
+def _same_paragraph(above: str, line: str) -> bool:
+    """两行都是普通的字，上一行末尾也没有表示换行的两个空格。"""
+    ends = not above.strip() or above.endswith("  ") or _HEAD.match(above) or _RULE.match(above)
+    return not (ends or _OWN_LINE.match(line) or _RULE.match(line))
 
 
 def _plain(line: str) -> str:
@@ -135,8 +150,7 @@ def _plain(line: str) -> str:
     line = re.sub(r"^\s*(?:>\s?)+", "", line)
     line = re.sub(r"^(\s*)[-*+]\s", r"\1• ", line)
     if line.strip().startswith("|"):
-        cells = re.split(r"(?<!\\)\|", line.strip().removeprefix("|"))
-        cells = cells[:-1] if not cells[-1].strip() else cells
+        cells = re.split(r"(?<!\\)\|", re.sub(r"^\||(?<!\\)\|$", "", line.strip()))
         line = " | ".join(cell.strip().replace("\\|", "|") for cell in cells)
     return line
 
@@ -152,10 +166,9 @@ def read_docx(path: Path, name: str) -> list[Page]:
     页眉页脚、脚注、自动编号（“一、”由 Word 生成的）不在正文里，读不到。
     python-docx 的 paragraph.text 会漏掉修订插入的字和内容控件，所以直接走一遍 XML。
     """
-    with path.open("rb") as file:
-        if file.read(4) == b"\xd0\xcf\x11\xe0":
-            raise LabError(f"{name} 设了打开密码，或其实是旧的 .doc 格式，"
-                           "请在 Word 里打开，去掉密码，另存为 .docx。")
+    if path.read_bytes().startswith(b"\xd0\xcf\x11\xe0"):
+        raise LabError(f"{name} 设了打开密码，或其实是旧的 .doc 格式，"
+                       "请在 Word 里打开，去掉密码，另存为 .docx。")
     try:
         document = docx.Document(str(path))
         titles = {style.style_id for style in document.styles
@@ -172,29 +185,35 @@ def read_docx(path: Path, name: str) -> list[Page]:
 def _blocks(parent: etree._Element, titles: set[str]) -> Iterator[Block]:
     for item in parent.iterchildren():
         if item.tag == qn("w:p"):
-            style = item.find(f"{qn('w:pPr')}/{qn('w:pStyle')}")
-            yield style is not None and style.get(qn("w:val")) in titles, _words(item)
+            yield not titles.isdisjoint(item.xpath("w:pPr/w:pStyle/@w:val")), _words(item)
         elif item.tag == qn("w:tbl"):
-            for row in item.iter(qn("w:tr")):
-                if next(row.iterancestors(qn("w:tbl"))) is item:  # 格子里再套的表并在那一格里，不另起行
-                    yield False, " | ".join(_words(cell) for cell in row.iterchildren(qn("w:tc")))
+            yield from _rows(item)
         elif item.tag in (qn("w:sdt"), qn("w:sdtContent"), qn("w:ins")):
             yield from _blocks(item, titles)
 
 
+def _rows(table: etree._Element) -> Iterator[Block]:
+    for row in table.iter(qn("w:tr")):
+        if next(row.iterancestors(qn("w:tbl"))) is table:  # 格子里再套的表并在那一格里，不另起行
+            yield False, " | ".join(map(_words, row.iterchildren(qn("w:tc"))))
+
+
+# 换行和制表符换成空格；跳过段落的格式、删掉和移走的字、文本框
+_REPLACED = {**dict.fromkeys(map(qn, ("w:tab", "w:br", "w:cr")), " "),
+             **dict.fromkeys(map(qn, ("w:pPr", "w:del", "w:moveFrom", "w:txbxContent")), "")}
+
+
 def _words(element: etree._Element) -> str:
-    """一段（或一格）里的文字：跳过删掉、移走的字和文本框，换行和制表符换成空格。"""
-    skipped = (qn("w:del"), qn("w:moveFrom"), qn("w:txbxContent"))
-    whole = element.tag in (qn("w:p"), qn("w:tc"))
-    words = []
-    for node in element.iterchildren():
-        if node.tag == qn("w:t"):
-            words.append(node.text or "")
-        elif node.tag in (qn("w:tab"), qn("w:br"), qn("w:cr")):
-            words.append(" ")
-        elif node.tag not in skipped and node.tag != qn("w:pPr"):
-            words.append(_words(node) + (" " if node.tag in (qn("w:p"), qn("w:tc")) else ""))
-    return re.sub(r"[ \t\n]+", " ", "".join(words)).strip() if whole else "".join(words)
+    """一段（或一格）里的文字，连着的空白并成一个空格。"""
+    return re.sub(r"[ \t\n]+", " ", "".join(map(_text, element.iterchildren()))).strip()
+
+
+def _text(node: etree._Element) -> str:
+    if node.tag == qn("w:t"):
+        return node.text or ""
+    if node.tag in (qn("w:p"), qn("w:tc")):
+        return _words(node) + " "
+    return _REPLACED.get(node.tag, "".join(map(_text, node.iterchildren())))
 
 
 READERS: dict[str, Callable[[Path, str], list[Page]]] = {

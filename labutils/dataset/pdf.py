@@ -11,7 +11,9 @@ import re
 import unicodedata
 import zlib
 from collections import Counter, defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 import pypdf
@@ -19,7 +21,7 @@ from pypdf.errors import DependencyError, FileNotDecryptedError, PyPdfError
 
 from labutils.base.errors import LabError
 from labutils.base.text import without_spaces
-from labutils.dataset.clean import PAGE_NUMBER, Page, clean_pages
+from labutils.dataset.clean import PAGE_NUMBER, Page, clean_pages, filled_lines, numbered
 
 # pypdf 遇到小毛病会往日志里写英文；真正有事时下面会用一句中文说清楚
 logging.getLogger("pypdf").setLevel(logging.CRITICAL)
@@ -46,20 +48,19 @@ def read_pdf(path: Path, name: str) -> list[Page]:
     整份都读不出（扫描件、空白、加密、截断、乱码、不是 PDF）时抛 LabError；
     只有个别页读不出时打印一行提醒，那一页的文字留空，页码不乱。
     """
-    reader = _open(path, name)
-    found = Found()
-    for number, page in enumerate(reader.pages, 1):
-        found.raw.append(_extract(page, number, found))
-    texts = clean_pages(found.raw)
-    empty = [number for number, text in enumerate(texts, 1) if not text]
-    found.images = [n for n in empty if n not in found.garbled and _has_image(reader.pages[n - 1])]
-    if len(empty) == len(texts):
+    reader, found = _open(path, name), Found()
+    found.raw = [_extract(page, number, found) for number, page in enumerate(reader.pages, 1)]
+    pages = numbered(clean_pages(found.raw))
+    empty = [page.number for page in pages if not page.text]
+    found.images = [n for n in sorted({*empty} - {*found.garbled}) if _has_image(reader.pages[n - 1])]
+    if len(empty) == len(pages):
         raise LabError(_no_text(found, name))
     _remind(found, name)
-    return [Page(number, text) for number, text in enumerate(texts, 1)]
+    return pages
 
 
 def _open(path: Path, name: str) -> pypdf.PdfReader:
+    """打开 PDF；打不开的说清楚为什么、怎么办。"""
     data = path.read_bytes()
     if b"%PDF-" not in data[:1024]:
         raise LabError(f"{name} 不是 PDF（开头没有 PDF 标记），请确认下载到的不是网页或别的格式。")
@@ -67,13 +68,7 @@ def _open(path: Path, name: str) -> pypdf.PdfReader:
     if b"%%EOF" not in data.rstrip(b"\0\r\n\t ")[-1024:]:
         raise LabError(f"{name} 不完整（结尾缺失，可能没有下载完），请重新下载。")
     try:
-        reader = pypdf.PdfReader(path)
-        # 只设了“限制编辑”的 PDF 用空口令就能打开；要口令才能打开的不行
-        if reader.is_encrypted and not reader.decrypt(""):
-            raise FileNotDecryptedError
-        if not len(reader.pages):
-            raise LabError(f"{name} 里一页也没有，请换一份 PDF。")
-        reader.pages[0]  # 坏目录在这里就会报错
+        return _load(path, name)
     except FileNotDecryptedError:
         raise LabError(f"{name} 设了打开密码，请在 PDF 阅读器里输入密码打开，"
                        "再用“打印/导出为 PDF”另存一份没有密码的。") from None
@@ -85,6 +80,16 @@ def _open(path: Path, name: str) -> pypdf.PdfReader:
     except BROKEN as error:
         raise LabError(f"{name} 已损坏，读不出来（{type(error).__name__}），"
                        "请重新下载，或用阅读器打开后另存一份再试。") from None
+
+
+def _load(path: Path, name: str) -> pypdf.PdfReader:
+    reader = pypdf.PdfReader(path)
+    # 只设了“限制编辑”的 PDF 用空口令就能打开；要口令才能打开的不行
+    if reader.is_encrypted and not reader.decrypt(""):
+        raise FileNotDecryptedError
+    if not len(reader.pages):
+        raise LabError(f"{name} 里一页也没有，请换一份 PDF。")
+    reader.pages[0]  # 坏目录在这里就会报错
     return reader
 
 
@@ -112,17 +117,14 @@ def _extract(page: pypdf.PageObject, number: int, found: Found) -> str:
 
 def _grid(page: pypdf.PageObject) -> str:
     """按位置排的文字；pypdf 排不出来时返回空，这一页就按画的先后读。"""
-    try:
+    with suppress(*BROKEN):
         return page.extract_text(extraction_mode="layout", layout_mode_space_vertically=False)
-    except BROKEN:
-        return ""
+    return ""
 
 
 def _has_no_characters(font: dict) -> bool:
-    """只有字形编号、查不到是什么字的字体：没有 ToUnicode，编码又是 Identity。
-
-    依据：ISO 32000-2 §9.10.2。pypdf 这时把字形编号当成字，看着像一串不相干的字母汉字。
-    """
+    """只有字形编号、查不到是什么字的字体：没有 ToUnicode，编码又是 Identity（ISO 32000-2 §9.10.2）。"""
+    # pypdf 这时把字形编号当成字，看着像一串不相干的字母汉字
     return (font.get("/Subtype") == "/Type0" and "/ToUnicode" not in font
             and str(font.get("/Encoding")).startswith("/Identity"))
 
@@ -151,11 +153,11 @@ def reading_order(plain: str, grid: str) -> tuple[str, str]:
     两份文字是同一页的：plain 按画的先后；grid 按位置排成等宽的格子（pypdf 的 layout 模式），
     同一列的字在各行的下标相同。画的先后本来就对时原样返回 plain；重排不得增减一个字，否则也返回 plain。
     """
-    lines = [line.rstrip() for line in grid.splitlines() if line.strip()]
+    lines = filled_lines(grid)
     vertical = _vertical(lines)
     ordered = vertical or _two_columns(lines)
     flat, drawn = without_spaces(ordered), without_spaces(plain)
-    if not ordered or Counter(flat) != Counter(drawn):
+    if Counter(flat) != Counter(drawn):
         return plain, ""
     if flat == drawn:
         return vertical or plain, ""
@@ -165,14 +167,19 @@ def reading_order(plain: str, grid: str) -> tuple[str, str]:
 def _vertical(lines: list[str]) -> str:
     """一格一字、五行二十字以上：从右往左、从上往下读；每一竖行成为一行。"""
     cells = [(m.start(), m.group()) for line in lines for m in re.finditer(r"\S+", line)]
-    single = [text for _, text in cells if _HAN_ONLY.fullmatch(text)]
-    if len(lines) < MIN_LINES or len(single) < max(_MIN_VERTICAL, _VERTICAL_SHARE * len(cells)):
+    single = sum(bool(_HAN_ONLY.fullmatch(text)) for _, text in cells)
+    if len(lines) < MIN_LINES or single < max(_MIN_VERTICAL, _VERTICAL_SHARE * len(cells)):
         return ""
+    return "\n".join(_upright(cells))
+
+
+def _upright(cells: list[tuple[int, str]]) -> list[str]:
+    """各竖行，从右往左；cells 是 (第几格, 字)，同一竖行的字左右至多差一格。"""
     columns: dict[int, str] = {}
     for start, text in cells:
         near = next((x for x in (start, start - 1, start + 1) if x in columns), start)
         columns[near] = columns.get(near, "") + text
-    return "\n".join(columns[x] for x in sorted(columns, reverse=True))
+    return [columns[x] for x in sorted(columns, reverse=True)]
 
 
 def _two_columns(lines: list[str]) -> str:
@@ -180,20 +187,27 @@ def _two_columns(lines: list[str]) -> str:
     gutter = _gutter(lines)
     if gutter is None:
         return ""
-    both = [i for i, line in enumerate(lines)
-            if not _crosses(line, gutter) and line[:gutter].strip() and line[gutter:].strip()]
-    ordered: list[str] = []
-    left: list[str] = []
-    right: list[str] = []
-    for i, line in enumerate(lines):
-        outside = not both[0] <= i <= both[-1] and _stands_alone(line, gutter)
-        if _crosses(line, gutter) or outside:
+    ordered, left, right = [], [], []
+    for line, apart in zip(lines, _apart(lines, gutter), strict=True):
+        if apart:
             ordered += [*left, *right, line]
             left, right = [], []
         else:
-            left.append(line[:gutter].rstrip())
+            left.append(line[:gutter])
             right.append(line[gutter:])
-    return "\n".join(line for line in ordered + left + right if line.strip())
+    return "\n".join(filled_lines("\n".join(ordered + left + right)))
+
+
+def _apart(lines: list[str], gutter: int) -> list[bool]:
+    """各行是不是不分左右：横跨中缝，或在两栏的上面、下面自成一行。"""
+    both = [i for i, line in enumerate(lines) if _has_both(line, gutter)]
+    return [_crosses(line, gutter) or (not both[0] <= i <= both[-1] and _stands_alone(line, gutter))
+            for i, line in enumerate(lines)]
+
+
+def _has_both(line: str, gutter: int) -> bool:
+    """左右两栏都有字。"""
+    return not _crosses(line, gutter) and bool(line[:gutter].strip() and line[gutter:].strip())
 
 
 def _stands_alone(line: str, gutter: int) -> bool:
@@ -209,31 +223,31 @@ def _crosses(line: str, gutter: int) -> bool:
 
 
 def _gutter(lines: list[str]) -> int | None:
-    """右栏从第几格开始；不是两栏就返回 None。
-
-    右栏各行从同一格开始，左边空着两格以上。
-    """
+    """右栏从第几格开始（各行从同一格开始，左边空着两格以上）；不是两栏就返回 None。"""
     widest = max(map(len, lines), default=0)
     starts = Counter(m.end() for line in lines for m in _GAP.finditer(line)
                      if _LEFT_SHARE * widest < m.end() < len(line))
-    if not starts:
-        return None
-    usual = max(starts, key=lambda x: (starts[x], -x))
-    # 段首缩进的行起点靠右，最靠左的那个起点才是栏边
-    gutter = min([usual, *(x for x in starts if usual - _INDENT <= x < usual and starts[x] >= 2)])
+    gutter = _edge(starts)
     return gutter if _are_columns(lines, gutter) else None
+
+
+def _edge(starts: Counter[int]) -> int:
+    """段首缩进的行起点靠右，最常见的起点附近最靠左的那个才是栏边。"""
+    usual = max(sorted(starts), key=starts.__getitem__, default=0)
+    return min([usual, *(x for x in starts if usual - _INDENT <= x < usual and starts[x] >= 2)])
 
 
 def _are_columns(lines: list[str], gutter: int) -> bool:
     """左右都有字的行够多，横跨中缝的够少，两边都是写满的长行。"""
-    split = [(line[:gutter].strip(), line[gutter:].strip()) for line in lines if not _crosses(line, gutter)]
-    both = sum(bool(left and right) for left, right in split)
-    sides = [side for side, _ in split if side], [side for _, side in split if side]
-    return both >= MIN_LINES and len(split) >= _SPLIT_SHARE * len(lines) and all(map(_is_prose, sides))
+    split = [(line[:gutter], line[gutter:]) for line in lines if not _crosses(line, gutter)]
+    both = sum(_has_both(line, gutter) for line in lines)
+    enough = both >= MIN_LINES and len(split) >= _SPLIT_SHARE * len(lines)
+    return enough and all(map(_is_prose, zip(*split, strict=True)))
 
 
-def _is_prose(lines: list[str]) -> bool:
+def _is_prose(side: tuple[str, ...]) -> bool:
     """像正文：行够长，四成以上写满，里面没有表格那样的大空隙。"""
+    lines = list(filter(None, map(str.strip, side)))
     sizes = sorted(map(len, lines))
     full = sum(size >= _FULL_WIDTH * sizes[-1] for size in sizes)
     gaps = sum(bool(_GAP.search(line)) for line in lines)
@@ -242,10 +256,9 @@ def _is_prose(lines: list[str]) -> bool:
 
 
 def _has_image(page: pypdf.PageObject) -> bool:
-    try:
+    with suppress(*BROKEN):
         return len(page.images) > 0
-    except BROKEN:
-        return False
+    return False
 
 
 def _no_text(found: Found, name: str) -> str:
@@ -255,7 +268,7 @@ def _no_text(found: Found, name: str) -> str:
     if found.images:
         return (f"{name} 是扫描件：第 {page_list(found.images)} 页只有图片、没有文字，"
                 "请先用 OCR 软件识别成可以选中文字的 PDF。")
-    if any(text.strip() for text in found.raw):
+    if any(map(str.strip, found.raw)):
         return f"{name} 共 {len(found.raw)} 页，除了每页重复的页眉页脚没有别的文字，请换一份 PDF。"
     if found.damaged:
         return (f"{name} 第 {page_list(found.damaged)} 页已损坏，读不出来，"
@@ -278,10 +291,6 @@ def _remind(found: Found, name: str) -> None:
 
 def page_list(numbers: list[int]) -> str:
     """[1, 2, 3, 7] → "1–3、7"。"""
-    runs: list[list[int]] = []
-    for n in numbers:
-        if runs and n == runs[-1][-1] + 1:
-            runs[-1].append(n)
-        else:
-            runs.append([n])
+    by_run = groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])
+    runs = ([n for _, n in run] for _, run in by_run)
     return "、".join(f"{r[0]}–{r[-1]}" if len(r) > 1 else f"{r[0]}" for r in runs)
