@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterable
-from itertools import product
+from collections import Counter, defaultdict
+from collections.abc import Callable, Container, Iterable, Iterator
+from itertools import count, filterfalse, product
 from typing import NamedTuple
 
 from rapidfuzz import fuzz
@@ -88,42 +88,46 @@ def recheck(row: object, document: Document, require_evidence: bool) -> tuple[di
     return clean, next((Problem(stage, *problem) for stage, problem in found if problem), None)
 
 
+_DIGITS = re.compile(r"\d{1,9}")  # 几千位的 int() 会引发异常
+
+
 def tidy(row: object) -> object:
     """去掉首尾空白、补上默认要点；不改动传进来的那条。"""
     if not isinstance(row, dict):
         return row
     clean = {k: v.strip() if isinstance(v, str) else v for k, v in row.items()}
     clean = {k: v for k, v in clean.items() if v not in (None, "", [])}
-    if "key_points" not in clean and isinstance(clean.get("answer"), str):
-        clean["key_points"] = [clean["answer"]]
-    if isinstance(clean.get("key_points"), str):
-        clean["key_points"] = [clean["key_points"]]
+    points = clean.get("key_points", clean.get("answer"))
+    if isinstance(points, str):
+        clean["key_points"] = [points]
     page = clean.get("page")
-    if isinstance(page, str) and page.isdecimal() and len(page) < 10:  # 几千位的 int() 会引发异常
+    if isinstance(page, str) and _DIGITS.fullmatch(page):
         clean["page"] = int(page)
     return clean
 
 
 def name_rows(rows: list[dict]) -> list[dict]:
     """没有 fact_id、id 的补上：答案相同的问法归到同一个事实。"""
-    used = {row["fact_id"] for row in rows if "fact_id" in row}
-    free = (name for i in range(1, 10**9) if (name := f"F{i:02d}") not in used)
-    by_answer = {normalize(row["answer"]): row["fact_id"] for row in rows if "fact_id" in row}
-    counts: dict[str, int] = {}
-    ids = {row["id"] for row in rows if "id" in row}
+    _name_facts(rows)
+    used = {row.get("id") for row in rows}
     for row in rows:
-        if "fact_id" not in row:
-            answer = normalize(row["answer"])
-            if answer not in by_answer:
-                by_answer[answer] = next(free)
-            row["fact_id"] = by_answer[answer]
-        while "id" not in row:
-            counts[row["fact_id"]] = counts.get(row["fact_id"], 0) + 1
-            name = f"{row['fact_id']}-{counts[row['fact_id']]}"
-            if name not in ids:
-                row["id"] = name
-                ids.add(name)
+        if "id" not in row:
+            row["id"] = next(name for i in count(1) if (name := f"{row['fact_id']}-{i}") not in used)
+            used.add(row["id"])
     return rows
+
+
+def _name_facts(rows: list[dict]) -> None:
+    named = [row for row in rows if "fact_id" in row]
+    free = free_facts({row["fact_id"] for row in named})
+    by_answer = defaultdict(free.__next__, {normalize(row["answer"]): row["fact_id"] for row in named})
+    for row in rows:
+        row.setdefault("fact_id", by_answer[normalize(row["answer"])])
+
+
+def free_facts(used: Container[str]) -> Iterator[str]:
+    """还没用过的事实编号：F01、F02……"""
+    return filterfalse(used.__contains__, map("F{:02d}".format, count(1)))
 
 
 def funnel(first: str, total: int, rejected: list[Rejected]) -> list[tuple[str, int]]:
@@ -149,19 +153,25 @@ def _format_problem(row: object) -> Found:
     if not isinstance(row, dict):
         return "", "不是一个 JSON 对象"
     for field, name in (("question", "问题"), ("answer", "答案")):
-        value = row.get(field)
-        if value is None:
+        if field not in row:
             return field, f"缺少{name}（{field}）"
-        if not isinstance(value, str):
+        if not isinstance(row[field], str):
             return field, f"{name}（{field}）不是文字"
-    points = row["key_points"]
-    if not isinstance(points, list) or not all(isinstance(p, str) and p.strip() for p in points):
-        return "key_points", "要点（key_points）应是一组不空的文字"
+    return _points_format_problem(row["key_points"]) or _optional_format_problem(row)
+
+
+def _points_format_problem(points: object) -> Found:
+    if isinstance(points, list) and all(isinstance(p, str) and p.strip() for p in points):
+        return None
+    return "key_points", "要点（key_points）应是一组不空的文字"
+
+
+def _optional_format_problem(row: dict) -> Found:
     for field in ("id", "fact_id", "evidence"):
         if not isinstance(row.get(field, ""), str):
             return field, f"{field} 不是文字"
     page = row.get("page", 1)
-    if not isinstance(page, int) or isinstance(page, bool) or not 1 <= page < _MOST_PAGES:
+    if type(page) is not int or not 1 <= page < _MOST_PAGES:  # True 也是 int，不能用 isinstance
         return "page", f"页码（page）{page!r:.20} 不是正整数，或大得离谱"
     return None
 
@@ -253,11 +263,17 @@ def _evidence_problem(row: dict, page_text: dict[int, str], required: bool) -> F
     if page not in page_text:
         return "page", f"页码 {page} 超出文档（共 {max(page_text, default=0)} 页）"
     if not begins_on(evidence, page, page_text):
-        elsewhere = next((n for n in page_text if begins_on(evidence, n, page_text)), None)
-        where = f"它在第 {elsewhere} 页" if elsewhere else "文档里没有这句话"
-        return "page" if elsewhere else "evidence", f"证据不在第 {page} 页，{where}"
+        return _misplaced(evidence, page, page_text)
     whole = on_page(evidence, page_text[page])
     return _point_problem(row, page_text[page] if whole else with_next_page(page, page_text))
+
+
+def _misplaced(evidence: str, page: int, page_text: dict[int, str]) -> Found:
+    """证据不在第 page 页：页码写错了，还是文档里没有？"""
+    elsewhere = next((n for n in page_text if begins_on(evidence, n, page_text)), None)
+    if elsewhere is None:
+        return "evidence", f"证据不在第 {page} 页，文档里没有这句话"
+    return "page", f"证据不在第 {page} 页，它在第 {elsewhere} 页"
 
 
 def _point_problem(row: dict, text: str) -> Found:
@@ -290,8 +306,8 @@ def begins_on(evidence: str, page: int, page_text: dict[int, str]) -> bool:
 def with_next_page(page: int, page_text: dict[int, str]) -> str:
     """第 page 页连着下一页的文字；空白页、只有图的页跳过。"""
     text = page_text.get(page, "").rstrip()
-    following = min((n for n in page_text if n > page and page_text[n].strip()), default=None)
-    after = page_text[following].lstrip() if following else ""
+    following = min((n for n in page_text if n > page and page_text[n].strip()), default=0)
+    after = page_text.get(following, "").lstrip()
     return text + glue(text[-1:], after[:1]) + after if text and after else text
 
 
@@ -300,8 +316,8 @@ def _repair_evidence(row: dict, page_text: dict[int, str]) -> dict:
     evidence, page = row.get("evidence", ""), row.get("page", 0)
     if not evidence or begins_on(evidence, page, page_text):
         return row
-    texts = page_text.get(page, ""), with_next_page(page, page_text)
-    span = next((span for text in texts if (span := nearest_span(evidence, text))), "")
+    alone, both = page_text.get(page, ""), with_next_page(page, page_text)
+    span = nearest_span(evidence, alone) or nearest_span(evidence, both)
     found = span and begins_on(span, page, page_text)
     return {**row, "evidence": span, "evidence_original": evidence} if found else row
 
@@ -321,9 +337,8 @@ def nearest_span(evidence: str, text: str) -> str | None:
     数字要全同，差的字里不能有会改变意思的（见 _DECISIVE）。
     """
     places = [i for i, char in enumerate(text) if not char.isspace()]
-    flat = "".join(text[i] for i in places)
-    wanted = without_spaces(evidence)
-    if len(wanted) < SHORTEST or len(flat) < SHORTEST:
+    wanted, flat = without_spaces(evidence), without_spaces(text)
+    if min(len(wanted), len(flat)) < SHORTEST:
         return None
     rough = fuzz.partial_ratio_alignment(wanted, flat, score_cutoff=_ROUGH)
     if rough is None:
