@@ -6,33 +6,24 @@ notebook 01 把这里的每一步拆开讲，命令行 labutils dataset 直接�
 from __future__ import annotations
 
 import json
-from itertools import chain
 from pathlib import Path
 
 from labutils.base.errors import LabError
 from labutils.base.files import DATA, OUTPUT, one_sentence, place, read_rows, rel, resolve, write_json_lines
 from labutils.base.text import normalize
-from labutils.dataset.checks import begins_on, document_of, funnel, name_rows, recheck, validate
+from labutils.dataset import rows as qa
+from labutils.dataset.checks import begins_on, document_of, free_facts, funnel, name_rows, recheck, validate
 from labutils.dataset.clean import Chunk, Page, chunks
 from labutils.dataset.formats import read_pages
 from labutils.dataset.generation import generate, replay
 from labutils.dataset.prompts import load_prompts, parse_response
 from labutils.dataset.report import NAME, summary, write
 from labutils.dataset.review import apply, export
-from labutils.dataset.rows import (
-    NOT_STATED,
-    check_no_leak,
-    closest,
-    drop_leaked,
-    drop_near_duplicates,
-    load_qa,
-    save_conversations,
-    split,
-)
+from labutils.dataset.rows import closest, drop_near_duplicates, load_qa
 
 COURSE_PDF = DATA / "source" / "course_document.pdf"
 COURSE_SOURCE = COURSE_PDF.with_suffix(".md")
-REVIEW = "review.xlsx"
+REVIEW, REVIEWED = "review.xlsx", "人工审阅之后"
 FEEDBACK = OUTPUT / "feedback.jsonl"  # 网页上的评价与改正写在这里，下次造数据时读回来
 UP, DOWN = "up", "down"
 
@@ -57,19 +48,10 @@ def build_dataset(
     pages = read_pages(pdf)
     report: dict = {"pages": len(pages), "seed": seed}
     rejected: list[dict] = []
-    rows: list[dict] = []
     if api_model or api.get("preset"):
-        report["source"] = "api"
         rows = _asked_rows(out_dir, {"model": api_model, **api}, pages, report, rejected)
-    elif is_course_document(pages):
-        report["source"] = "replay"
-        rows = collect([path.read_text(encoding="utf-8") for path in replay()], pages, report, rejected)
-    elif not qa_file:
-        raise LabError(
-            f"{rel(pdf)} 没有配套的问答：请用 --preset 或 --api-model 请大模型出题（要先设置它的密钥），"
-            "或用 --qa 给出现成的问答文件（notebook 里是 PRESET、API_MODEL、QA_FILE）。")
-    if qa_file and report.get("source") != "api":
-        rows = _rows_from_file(qa_file, pages, rows, report, rejected)
+    else:
+        rows = _given_rows(pdf, qa_file, pages, report, rejected)
     if not rows:
         raise LabError(_nothing_passed(qa_file, out_dir, report["source"], rejected))
     if feedback:
@@ -100,10 +82,26 @@ def is_course_document(pages: list[Page]) -> bool:
     return pages[0].text.startswith(title + "\n")
 
 
+def _given_rows(
+    pdf: Path, qa_file: Path | None, pages: list[Page], report: dict, rejected: list[dict]
+) -> list[dict]:
+    """不花钱的两种来源：回放样例回复、现成的问答文件；两种都有时用文件。"""
+    rows: list[dict] = []
+    if is_course_document(pages):
+        report["source"] = "replay"
+        rows = collect([path.read_text(encoding="utf-8") for path in replay()], pages, report, rejected)
+    elif not qa_file:
+        raise LabError(
+            f"{rel(pdf)} 没有配套的问答：请用 --preset 或 --api-model 请大模型出题（要先设置它的密钥），"
+            "或用 --qa 给出现成的问答文件（notebook 里是 PRESET、API_MODEL、QA_FILE）。")
+    return _rows_from_file(qa_file, pages, rows, report, rejected) if qa_file else rows
+
+
 def _asked_rows(
     out_dir: Path, api: dict, pages: list[Page], report: dict, rejected: list[dict]
 ) -> list[dict]:
     """调用大模型出题；要了“没有写明”的问题就另写一个文件，不混进问答。"""
+    report["source"] = "api"
     prompts = load_prompts()
     pieces = chunks(pages, prompts.chunk_size, prompts.chunk_overlap)
     result = generate(pieces, out_dir=out_dir, prompts=prompts, **api)
@@ -126,19 +124,24 @@ def collect(
     """
     report = {} if report is None else report
     rejected = [] if rejected is None else rejected
-    parsed = [parse_response(text) for text in responses]
-    problems = [problem for _, found in parsed for problem in found]
-    lost = [{"stage": "解析", "reason": p["reason"], "text": p["text"]} for p in problems if not p["fixed"]]
-    pairs = [pairs for pairs, _ in parsed]
+    pairs, lost, repaired = _parsed(responses)
     if pieces is not None:
         pairs = [locate_pages(found, piece, pages) for found, piece in zip(pairs, pieces, strict=True)]
     rows = name_facts(pairs)
     good, bad = validate(rows, pages)
     kept, repeated = drop_near_duplicates(good)
     rejected += [*lost, *bad, *repeated]
-    report |= {"responses": len(responses), "repaired": len(problems) - len(lost),
+    report |= {"responses": len(responses), "repaired": repaired,
                "funnel": funnel("回复里的条目", len(rows) + len(lost), rejected)}
     return kept
+
+
+def _parsed(responses: list[str]) -> tuple[list[list[dict]], list[dict], int]:
+    """逐份解析：(每份的问答, 读不出来的, 修好了几处)。"""
+    parsed = [parse_response(text) for text in responses]
+    problems = [problem for _, found in parsed for problem in found]
+    lost = [{"stage": "解析", "reason": p["reason"], "text": p["text"]} for p in problems if not p["fixed"]]
+    return [pairs for pairs, _ in parsed], lost, len(problems) - len(lost)
 
 
 def locate_pages(pairs: list[dict], chunk: Chunk, pages: list[Page]) -> list[dict]:
@@ -146,11 +149,15 @@ def locate_pages(pairs: list[dict], chunk: Chunk, pages: list[Page]) -> list[dic
     inside = {page.number: page.text for page in pages if page.number in chunk.pages}
 
     def page_of(pair: dict) -> object:
-        evidence = str(pair.get("evidence") or "")
+        evidence = _evidence(pair)
         found = (number for number in inside if evidence and begins_on(evidence, number, inside))
         return next(found, pair.get("page"))
 
     return [{**pair, "page": page_of(pair)} for pair in pairs]
+
+
+def _evidence(pair: dict) -> str:
+    return str(pair.get("evidence") or "")  # 还没有检查：模型可能写了别的类型
 
 
 def name_facts(responses: list[list[dict]]) -> list[dict]:
@@ -159,27 +166,32 @@ def name_facts(responses: list[list[dict]]) -> list[dict]:
     同一份回复里同号的算一个事实；页码、证据、要点都相同的也算一个。没有编号的交给 validate 补。
     """
     names: dict[tuple, str] = {}
-    used: set[str] = set()
-    rows = []
-    for number, pairs in enumerate(responses):
-        for pair in pairs:
-            given, points = pair.get("fact_id"), pair.get("key_points")
-            if not isinstance(given, str) or not given:
-                rows.append(pair)
-                continue
-            keys = [(number, given)]
-            if isinstance(points, list) and points:
-                place = str(pair.get("page")), normalize(str(pair.get("evidence") or ""))
-                keys.append((*place, *sorted(normalize(str(p)) for p in points)))
-            name = next((names[key] for key in keys if key in names), None)
-            if name is None:
-                numbered = (f"F{i:02d}" for i in range(1, len(used) + 2))
-                name = next(free for free in chain([given], numbered) if free not in used)
-            used.add(name)
-            for key in keys:
-                names.setdefault(key, name)
-            rows.append({**pair, "fact_id": name})
-    return rows
+    numbered = [(number, pair) for number, pairs in enumerate(responses) for pair in pairs]
+    return [_with_fact(pair, _fact_keys(number, pair), names) for number, pair in numbered]
+
+
+def _fact_keys(number: int, pair: dict) -> list[tuple]:
+    """凭什么认出是同一个事实：第 number 份回复里的编号，页码、证据和要点；没有编号的是空列表。"""
+    given, points = pair.get("fact_id"), pair.get("key_points")
+    if not isinstance(given, str) or not given:
+        return []
+    if not isinstance(points, list) or not points:
+        return [(number, given)]
+    told = sorted(normalize(str(point)) for point in points)
+    return [(number, given), (str(pair.get("page")), normalize(_evidence(pair)), *told)]
+
+
+def _with_fact(pair: dict, keys: list[tuple], names: dict[tuple, str]) -> dict:
+    """换上统一的编号，并记进 names（认得出事实的键 → 编号）。"""
+    if not keys:
+        return pair
+    name = next((names[key] for key in keys if key in names), "") or _free(pair["fact_id"], {*names.values()})
+    names.update({key: name for key in keys if key not in names})
+    return {**pair, "fact_id": name}
+
+
+def _free(given: str, used: set[str]) -> str:
+    return next(free_facts(used)) if given in used else given
 
 
 def _rows_from_file(
@@ -190,21 +202,22 @@ def _rows_from_file(
     good, bad = validate(loaded, pages, require_evidence=False)
     kept, repeated = drop_near_duplicates(good)
     rejected += [*bad, *repeated]
-    bare = sum("evidence" not in row or "page" not in row for row in kept)
-    if bare:
+    if bare := sum(not {"evidence", "page"} <= row.keys() for row in kept):
         print(f"提醒：{rel(qa_file)} 有 {bare} 条没写页码或证据，没法核对出处，照收。")
     if 0 < len(kept) < len(loaded):
         print(f"提醒：{rel(qa_file)} 的 {len(loaded)} 条里有 {len(loaded) - len(kept)} 条不合格，"
               "原因见 rejected.jsonl。")
     if report.get("source") == "replay":
-        ours, theirs = ({(normalize(row["question"]), normalize(row["answer"])) for row in rows}
-                        for rows in (generated, kept))
-        report["agree"] = len(ours & theirs)
+        report["agree"] = len(_told(generated) & _told(kept))
         print(f"回放得到 {len(generated)} 对，{report['agree']} 对与 {rel(qa_file)} 的 {len(kept)} 对一致。")
     else:
         report["source"] = "file"
         report["funnel"] = funnel("文件里的条目", len(loaded), [*bad, *repeated])
     return kept
+
+
+def _told(rows: list[dict]) -> set[tuple[str, str]]:
+    return {(normalize(row["question"]), normalize(row["answer"])) for row in rows}
 
 
 def save_unanswerable(
@@ -220,16 +233,9 @@ def save_unanswerable(
     bad: list[dict] = []
     document = document_of(pages)._replace(page_text=None)  # 只看文档是不是中文
     for pair in (pair for text in texts for pair in parse_response(text)[0]):
-        bare = {key: pair.get(key) for key in ("question", "answer")}
+        bare = {"question": pair.get("question"), "answer": pair.get("answer")}
         row, problem = recheck(bare, document, require_evidence=False)
-        if problem:
-            reason = problem.reason
-        elif NOT_STATED not in row["answer"]:
-            reason = f"答案里没有“{NOT_STATED}”"
-        elif closest(row, good):
-            reason = "与前面的问题重复"
-        else:
-            reason = "文件里答得出" if closest(row, answerable) else ""
+        reason = problem.reason if problem else _unfit(row, good, answerable)
         if reason:
             bad.append({"reason": reason, "row": pair})
         elif len(good) < limit:
@@ -241,6 +247,17 @@ def save_unanswerable(
     return len(good)
 
 
+def _unfit(row: dict, good: list[dict], answerable: list[dict]) -> str:
+    if qa.NOT_STATED not in row["answer"]:
+        return f"答案里没有“{qa.NOT_STATED}”"
+    if closest(row, good):
+        return "与前面的问题重复"
+    return "文件里答得出" if closest(row, answerable) else ""
+
+
+_VOTE = ("question", "model_answer", "vote", "correction")  # 网页写的一条反馈，都是文字
+
+
 def read_pairs(path: str | Path = FEEDBACK) -> list[tuple[str, dict]]:
     """反馈文件 → ``[("第 3 行", {"question", "answer"})]``，问答可以直接交给 validate。
 
@@ -249,11 +266,10 @@ def read_pairs(path: str | Path = FEEDBACK) -> list[tuple[str, dict]]:
     """
     answers: dict[str, tuple[str, dict]] = {}
     for where, row in read_rows(path):
-        fields = ("question", "model_answer", "vote", "correction")
-        if not isinstance(row, dict) or not all(isinstance(row.get(field), str) for field in fields):
+        if not isinstance(row, dict) or not all(isinstance(row.get(field), str) for field in _VOTE):
             raise LabError(f"{rel(path)} {where}不是网页写的反馈，"
                            "应有 question、model_answer、vote、correction，请删掉这一行。")
-        question, model_answer, vote, correction = (row[field] for field in fields)
+        question, model_answer, vote, correction = map(row.get, _VOTE)
         answer = correction or (model_answer if vote == UP else "")
         answers.pop(normalize(question), None)
         if answer:
@@ -279,8 +295,7 @@ def _with_feedback(
         else:
             fresh.append(row)
     kept, repeated = drop_near_duplicates([*rows, *fresh])
-    known = {id(row) for row in rows}
-    added = [row for row in kept if id(row) not in known]
+    added = kept[len(rows) :]  # rows 已经去过重，都留下了
     refused += repeated
     rejected += refused
     for item in refused:
@@ -302,17 +317,17 @@ def finish(
     "summary"}：前几项是条数和事实数，summary 是几行文字的摘要。
     """
     folder = Path(folder)
-    train, dev = split(rows, seed=seed)
-    dev, leaked = drop_leaked(train, dev)
+    train, dev = qa.split(rows, seed=seed)
+    dev, leaked = qa.drop_leaked(train, dev)
     if leaked:
         rejected += leaked
         gone = {id(item["row"]) for item in leaked}
         rows = [row for row in rows if id(row) not in gone]
         funnel = [*funnel, ("验证集没有训练题", funnel[-1][1] - len(leaked))]
-    report = check_no_leak(train, dev)
+    report = qa.check_no_leak(train, dev)
     write_json_lines(rows, folder / "qa.jsonl")
-    save_conversations(train, folder / "train.json")
-    save_conversations(dev, folder / "dev.json")
+    qa.save_conversations(train, folder / "train.json")
+    qa.save_conversations(dev, folder / "dev.json")
     write_json_lines(rejected, folder / "rejected.jsonl")
     full = write(folder, rows, train, dev, pages, rejected, funnel)
     return report | {"pairs": len(rows), "facts": full["facts"], "funnel": funnel, "summary": summary(full)}
@@ -341,12 +356,16 @@ def apply_review(
     folder = Path(folder)
     rows, rejected = load_rows(folder)
     review = apply(table or folder / REVIEW, rows, pages, rejected)
-    # 自动检查的漏斗后面接上“人工审阅之后”；再审一次就换掉上一次的
-    name, record = "人工审阅之后", folder / f"{NAME}.json"
-    old = json.loads(record.read_text(encoding="utf-8"))["funnel"] if record.is_file() else []
-    before = [(stage, count) for stage, count in old if stage != name] or [("审阅之前", len(rows))]
-    steps = [*before, (name, len(review.rows))]
+    steps = _funnel_before(folder) or [("审阅之前", len(rows))]
+    steps.append((REVIEWED, len(review.rows)))
     report = finish(folder, review.rows, review.rejected, pages, seed, steps)
     print("审阅：" + "，".join(f"{name or '没看'} {count}" for name, count in review.counts.items())
           + f"；{rel(folder)} 现有 {report['pairs']} 对问答。")
     return report | {"counts": review.counts}
+
+
+def _funnel_before(folder: Path) -> list[tuple[str, int]]:
+    """自动检查的漏斗，后面会接上“人工审阅之后”；上一次审阅的不算，再审一次就换掉它。"""
+    record = folder / f"{NAME}.json"
+    old = json.loads(record.read_text(encoding="utf-8"))["funnel"] if record.is_file() else []
+    return [(stage, count) for stage, count in old if stage != REVIEWED]

@@ -10,6 +10,7 @@ import base64
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate, zip_longest
 from pathlib import Path
@@ -18,21 +19,9 @@ from statistics import median
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from labutils.base import files
+from labutils.base import figures, files
 from labutils.base.errors import LabError
-from labutils.base.figures import (
-    AFTER,
-    BASELINE,
-    BEFORE,
-    RIGHT,
-    WRONG,
-    LabFigure,
-    data_label,
-    label,
-    save,
-    template,
-    use_chinese_font,
-)
+from labutils.base.figures import LabFigure, data_label, label, save, template, use_chinese_font
 from labutils.base.text import without_spaces
 from labutils.dataset.clean import CLOSING, COUNT, NUMBERED, STOPS, Page, between
 from labutils.dataset.rows import leaked
@@ -71,54 +60,54 @@ def describe(
     found = paragraphs(pages)
     lost = mark(found, rows)
     bare = [paragraph for paragraph in found if not paragraph.questions]
-    characters = sum(len(paragraph.text) for paragraph in found)
-    facts, learned, tested = ({row["fact_id"] for row in part} for part in (rows, train, dev))
     return {
         "pairs": len(rows),
-        "facts": len(facts),
+        "facts": len(_facts(rows)),
         "pages": len(pages),
         "repaired_evidence": sum("evidence_original" in row for row in rows),
         "without_source": [row["id"] for row in lost],
-        "coverage": {
-            "paragraphs": len(found),
-            "covered": len(found) - len(bare),
-            "characters": round(1 - sum(len(p.text) for p in bare) / max(1, characters), 3),
-        },
+        "coverage": {"paragraphs": len(found), "covered": len(found) - len(bare),
+                     "characters": round(1 - _characters(bare) / max(1, _characters(found)), 3)},
         "sections": _by_section(found),
         "by_page": _by_page(found, pages, train, dev),
         "uncovered": [{"page": p.page, "section": p.section, "text": p.text} for p in bare],
-        "lengths": {key: _lengths([len(row[key]) for row in rows]) for key in ("question", "answer")},
-        "split": {
-            "train": len(train), "dev": len(dev), "train_facts": len(learned), "dev_facts": len(tested),
-            "dev_facts_not_in_train": sorted(tested - learned),
-        },
+        "lengths": {key: _lengths(rows, key) for key in ("question", "answer")},
+        "split": {"train": len(train), "dev": len(dev),
+                  "train_facts": len(_facts(train)), "dev_facts": len(_facts(dev)),
+                  "dev_facts_not_in_train": sorted(_facts(dev) - _facts(train))},
         "leaks": [{"dev": row["id"], "train": twin["id"], "question": row["question"]}
                   for row, twin in leaked(train, dev)],
         "rejected": dict(Counter(item["stage"] for item in rejected or [])),
     }
 
 
-def _lengths(values: list[int]) -> dict:
+def _facts(rows: list[dict]) -> set[str]:
+    return {row["fact_id"] for row in rows}
+
+
+def _characters(found: list[Paragraph]) -> int:
+    return sum(len(paragraph.text) for paragraph in found)
+
+
+def _lengths(rows: list[dict], key: str) -> dict:
+    values = [len(row[key]) for row in rows]
     return {"min": min(values), "median": median(values), "max": max(values), "values": values}
 
 
 def _by_section(found: list[Paragraph]) -> list[dict]:
     """各章节的段落数、有题的段落数、题数；一题的证据跨两段时只算一次。"""
-    groups: dict[str, list[Paragraph]] = {}
-    for paragraph in found:
-        groups.setdefault(paragraph.section, []).append(paragraph)
     return [{"section": section, "pages": sorted({paragraph.page for paragraph in group}),
              "paragraphs": len(group), "covered": sum(bool(paragraph.questions) for paragraph in group),
              "pairs": len({name for paragraph in group for name in paragraph.questions})}
-            for section, group in groups.items()]
+            for section, group in _grouped(found, "section").items()]
 
 
 def _by_page(found: list[Paragraph], pages: list[Page], train: list[dict], dev: list[dict]) -> list[dict]:
     in_train, in_dev = (Counter(row.get("page") for row in part) for part in (train, dev))
     total = Counter(paragraph.page for paragraph in found)
     covered = Counter(paragraph.page for paragraph in found if paragraph.questions)
-    return [{"page": n, "paragraphs": total[n], "covered": covered[n], "train": in_train[n], "dev": in_dev[n]}
-            for n in (page.number for page in pages)]
+    return [{"page": (n := page.number), "paragraphs": total[n], "covered": covered[n],
+             "train": in_train[n], "dev": in_dev[n]} for page in pages]
 
 
 FRONT = "（开头）"
@@ -141,37 +130,42 @@ def paragraphs(pages: list[Page]) -> list[Paragraph]:
     跨页的段落在两页各算一段。
     """
     found: list[Paragraph] = []
-    chapter, part = FRONT, ""
-    pages = [page for page in pages if page.text.strip()]
-    for page, following in zip_longest(pages, pages[1:]):
-        blocks = _blocks(page.text)
-        unfinished = following and between(page.text.strip(), following.text.strip()) != "\n"
-        for place, lines in enumerate(blocks, 1):
-            # 页末半句话再短也不是标题
-            heading = "" if unfinished and place == len(blocks) else _heading(lines)
-            if not heading:
-                section = f"{chapter} › {part}" if part else chapter
-                found.append(Paragraph(page.number, section, "\n".join(lines)))
-            elif _SECTION.match(heading) and not _CHAPTER.match(heading):
-                part = heading
-            else:
-                chapter, part = heading, ""
+    chapter = section = FRONT
+    for number, lines, heading in _headed_blocks([page for page in pages if page.text.strip()]):
+        if not heading:
+            found.append(Paragraph(number, section, "\n".join(lines)))
+        elif _SECTION.match(heading) and not _CHAPTER.match(heading):
+            section = f"{chapter} › {heading}"
+        else:
+            chapter = section = heading
     return found
+
+
+def _headed_blocks(pages: list[Page]) -> Iterator[tuple[int, list[str], str]]:
+    """每一块的 (页码, 各行, 标题)，不是标题的标题是空串；页末半句话再短也不是标题。"""
+    for page, following in zip_longest(pages, pages[1:]):
+        *blocks, last = _blocks(page.text)
+        yield from ((page.number, lines, _heading(lines)) for lines in blocks)
+        unfinished = following and between(page.text.strip(), following.text.strip()) != "\n"
+        yield page.number, last, "" if unfinished else _heading(last)
 
 
 def _blocks(text: str) -> list[list[str]]:
     """一行一段；连着几行都不成句的（表格）合成一段，编了号的标题总是单独一行。"""
     blocks: list[list[str]] = []
     open_run = False
-    for line in (line.strip() for line in text.split("\n")):
-        numbered = _is_short(line) and (_CHAPTER.match(line) or _SECTION.match(line))
-        loose = bool(line) and not _ends_sentence(line) and not numbered
+    for line in map(str.strip, text.split("\n")):
+        loose = bool(line) and not _ends_sentence(line) and not _is_numbered(line)
         if loose and open_run:
             blocks[-1].append(line)
         elif line:
             blocks.append([line])
         open_run = loose
     return blocks
+
+
+def _is_numbered(line: str) -> bool:
+    return _is_short(line) and bool(_CHAPTER.match(line) or _SECTION.match(line))
 
 
 def _heading(lines: list[str]) -> str:
@@ -190,10 +184,7 @@ def _ends_sentence(line: str) -> bool:
 
 def mark(found: list[Paragraph], rows: list[dict]) -> list[dict]:
     """把每条问答记到证据所在的段落（跨两段、两页的都记），返回找不到出处的问答。"""
-    by_page: dict[int, list[Paragraph]] = {}
-    for paragraph in found:
-        by_page.setdefault(paragraph.page, []).append(paragraph)
-    lost = []
+    by_page, lost = _grouped(found, "page"), []
     for row in rows:
         page, evidence = row.get("page", 0), without_spaces(row.get("evidence", ""))
         mine, after = by_page.get(page, []), min((n for n in by_page if n > page), default=page)
@@ -203,6 +194,13 @@ def mark(found: list[Paragraph], rows: list[dict]) -> list[dict]:
         if not touched:
             lost.append(row)
     return lost
+
+
+def _grouped(found: list[Paragraph], key: str) -> dict:
+    groups: dict = {}
+    for paragraph in found:
+        groups.setdefault(getattr(paragraph, key), []).append(paragraph)
+    return groups
 
 
 def _touched(mine: list[Paragraph], evidence: str) -> list[Paragraph]:
@@ -271,8 +269,8 @@ def funnel_plot(counts: list[tuple[str, int]], path: str | Path | None = None) -
     left = [count for _, count in counts]
     lost = [0, *(before - after for before, after in zip(left, left[1:], strict=False))]
     places = range(len(counts))
-    axes.barh(places, left, color=AFTER, height=0.62)
-    axes.barh(places, lost, left=left, color=WRONG, height=0.62)
+    axes.barh(places, left, color=figures.AFTER, height=0.62)
+    axes.barh(places, lost, left=left, color=figures.WRONG, height=0.62)
     axes.set_yticks(places, names)
     for place, (count, gone) in enumerate(zip(left, lost, strict=True)):
         text = label(f"{count}（−{gone}）", f"{count} (−{gone})") if gone else str(count)
@@ -315,8 +313,9 @@ def _coverage_bars(axes: Axes, chapters: list[tuple[str, int, int, int]]) -> Non
     shown = chapters[:_MOST_CHAPTERS]
     places, covered = range(len(shown)), [asked for _, _, asked, _ in shown]
     bare = [total - asked for _, total, asked, _ in shown]
-    axes.barh(places, covered, color=RIGHT, height=0.66, label=label("出过题", "asked"))
-    axes.barh(places, bare, left=covered, color=WRONG, height=0.66, label=label("没有题", "not asked"))
+    axes.barh(places, covered, color=figures.RIGHT, height=0.66, label=label("出过题", "asked"))
+    not_asked = label("没有题", "not asked")
+    axes.barh(places, bare, left=covered, color=figures.WRONG, height=0.66, label=not_asked)
     for place, (_, total, _, pairs) in enumerate(shown):
         axes.text(total, place, label(f" {pairs} 题", f" {pairs}"), va="center", fontsize=8)
     axes.set_yticks(places, [_short(name, i) for i, (name, *_) in enumerate(shown, 1)], fontsize=8)
@@ -334,8 +333,8 @@ def _short(name: str, number: int) -> str:
 
 def _page_bars(axes: Axes, pages: list[dict]) -> None:
     numbers, train, dev = ([page[key] for page in pages] for key in ("page", "train", "dev"))
-    axes.bar(numbers, train, color=AFTER, label=label("训练集", "train"))
-    axes.bar(numbers, dev, bottom=train, color=BASELINE, label=label("验证集", "dev"))
+    axes.bar(numbers, train, color=figures.AFTER, label=label("训练集", "train"))
+    axes.bar(numbers, dev, bottom=train, color=figures.BASELINE, label=label("验证集", "dev"))
     _dress(axes, label("每页的题数", "pairs by page"), label("页", "page"), label("题数", "pairs"))
 
 
@@ -343,7 +342,7 @@ def _length_bars(axes: Axes, lengths: dict[str, dict]) -> None:
     values = [lengths["question"]["values"], lengths["answer"]["values"]]
     longest = max(map(max, values))
     width = max(1, -(-longest // 16))
-    axes.hist(values, bins=range(0, longest + 2 * width, width), color=[AFTER, BEFORE],
+    axes.hist(values, bins=range(0, longest + 2 * width, width), color=[figures.AFTER, figures.BEFORE],
               label=[label("问题", "question"), label("答案", "answer")])
     _dress(axes, label("问题与答案的长短", "lengths"), label("字数", "characters"), label("条数", "rows"))
 
