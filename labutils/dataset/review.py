@@ -15,6 +15,7 @@ import warnings
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import count, filterfalse
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,16 +54,22 @@ class Candidate(NamedTuple):
 def candidates(rows: list[dict], rejected: list[dict] | None) -> dict[str, Candidate]:
     """编号 → 问答。没有编号或编号重复的，用内容算一个：内容不变，编号就不变。"""
     found: dict[str, Candidate] = {}
-    items = [Candidate(row, None) for row in rows]
-    items += [Candidate(item["row"], item) for item in rejected or [] if isinstance(item.get("row"), dict)]
-    for item in items:
-        given = item.row.get("id")
-        name = _cell(given) if isinstance(given, str) else ""
+    refused = [Candidate(item["row"], item) for item in rejected or [] if _has_row(item)]
+    for item in [*(Candidate(row, None) for row in rows), *refused]:
+        name = _given_name(item.row)
         if not name or name in found:
             source = json.dumps(item.row, ensure_ascii=False, sort_keys=True)
             name = "X" + hashlib.sha256(source.encode("utf-8", "replace")).hexdigest()[:8]
         found.setdefault(name, item)
     return found
+
+
+def _has_row(item: dict) -> bool:
+    return isinstance(item.get("row"), dict)  # 读不出来的回复没有问答
+
+
+def _given_name(row: dict) -> str:
+    return _cell(row["id"]) if isinstance(row.get("id"), str) else ""
 
 
 def cells(row: dict) -> dict[str, str]:
@@ -114,32 +121,40 @@ def write_table(records: list[dict[str, str]], path: Path) -> None:
         with contextlib.suppress(LabError):  # 读不出的也留着
             if [record for _, record in read_table(path)] == records:
                 return
-        kept = next(p for i in range(1, 10**6)
-                    if not (p := path.with_name(f"{path.stem}-旧{i}{path.suffix}")).exists())
-        path.rename(kept)
-        print(f"原来的 {rel(path)} 改名为 {kept.name}，没有覆盖。")
+        _set_aside(path)
     book = openpyxl.Workbook()
-    sheet = book.active
+    _fill(book.active, records)
+    data = io.BytesIO()
+    book.save(data)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write(path, data.getvalue())
+
+
+def _set_aside(path: Path) -> None:
+    names = (path.with_name(f"{path.stem}-旧{i}{path.suffix}") for i in count(1))
+    kept = path.rename(next(filterfalse(Path.exists, names)))
+    print(f"原来的 {rel(path)} 改名为 {kept.name}，没有覆盖。")
+
+
+def _fill(sheet: Worksheet, records: list[dict[str, str]]) -> None:
     sheet.title, sheet.freeze_panes = "审阅", "C2"  # 表头和左边两列不随着滚走
     for column, (name, width) in enumerate(COLUMNS.items(), 1):
         heading = sheet.cell(1, column, name)
         heading.font = Font(bold=True)
         sheet.column_dimensions[heading.column_letter].width = width
         for number, record in enumerate(records, 2):
-            cell, text = sheet.cell(number, column), record[name]
-            cell.alignment = Alignment(wrap_text=True, vertical="top")
-            cell.number_format = "@"  # 文本：人再改时，像日期、数字、公式的也不会被改写
-            if text:  # 页码仍写成数；别的注明是文字，以 = 开头的才不会当公式
-                is_number = name == EDITABLE["page"] and _NUMBER.fullmatch(text)
-                cell.value, cell.data_type = text, "n" if is_number else "s"
+            _fill_cell(sheet.cell(number, column), record[name], is_page=name == EDITABLE["page"])
     choices = DataValidation("list", formula1=f'"{ACCEPT},{REJECT},{EDIT}"', allow_blank=True,
                              showErrorMessage=True, error=f"请填 {ACCEPT}、{REJECT}、{EDIT} 或空着")
     choices.add(f"B2:B{len(records) + 2}")
     sheet.add_data_validation(choices)
-    data = io.BytesIO()
-    book.save(data)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write(path, data.getvalue())
+
+
+def _fill_cell(cell: Cell, text: str, is_page: bool) -> None:
+    cell.alignment = Alignment(wrap_text=True, vertical="top")
+    cell.number_format = "@"  # 文本：人再改时，像日期、数字、公式的也不会被改写
+    if text:  # 页码仍写成数；别的注明是文字，以 = 开头的才不会当公式
+        cell.value, cell.data_type = text, "n" if is_page and _NUMBER.fullmatch(text) else "s"
 
 
 def read_table(path: str | Path) -> list[tuple[int, dict[str, str]]]:
@@ -150,13 +165,17 @@ def read_table(path: str | Path) -> list[tuple[int, dict[str, str]]]:
     name = rel(path)
     sheet = _sheet(Path(path), name)
     header, *rows = [[_cell(_seen(cell)) for cell in row] for row in sheet.iter_rows()] or [[]]
+    _check_header(header, name)
+    return [(number, {key: text for key, text in zip(header, texts, strict=True) if key})
+            for number, texts in enumerate(rows, 2) if any(texts)]
+
+
+def _check_header(header: list[str], name: str) -> None:
     for column in COLUMNS:
         if column in (ID, DECISION) and column not in header:
             raise LabError(f"{name} 第 1 行没有“{column}”这一列，请保留导出时的表头。")
         if header.count(column) > 1:
             raise LabError(f"{name} 第 1 行有 {header.count(column)} 个“{column}”，请只留一列。")
-    return [(number, {key: text for key, text in zip(header, texts, strict=True) if key})
-            for number, texts in enumerate(rows, 2) if any(texts)]
 
 
 def _sheet(path: Path, name: str) -> Worksheet:
@@ -209,13 +228,10 @@ def apply(
     strict = all("evidence" in row for row in rows)  # 个个有证据的数据集，不收没有证据的
     must_cite = {name for name in touched if strict or "evidence" in known[name].row}
     problems += _recheck(kept, touched, must_cite, pages)
-    problems = problems or _repeated(kept, touched)
-    if problems:
-        shown = [f"第 {number} 行“{column}”列：{reason}" for number, column, reason in problems[:_SHOWN]]
-        shown += [f"等共 {len(problems)} 处"] if len(problems) > _SHOWN else []
-        raise LabError(f"{rel(path)} 有要改的地方：{'；'.join(shown)}。改好保存后再读一次。")
+    if problems := problems or _repeated(kept, touched):
+        raise LabError(f"{rel(path)} 有要改的地方：{_listed(problems)}。改好保存后再读一次。")
     _remind_other_phrasings(kept, touched)
-    lost += [item for item in rejected or [] if not isinstance(item.get("row"), dict)]
+    lost += filterfalse(_has_row, rejected or [])
     counts = Counter(record[DECISION] for _, record in decided.values())
     return Review(name_rows(list(kept.values())), lost, dict(counts))
 
@@ -224,12 +240,17 @@ Decided = dict[str, tuple[int, dict[str, str]]]  # 编号 → (行号, 那一行
 Problems = list[tuple[int, str, str]]  # (行号, 列名, 哪里不对)
 
 
+def _listed(problems: Problems) -> str:
+    shown = [f"第 {number} 行“{column}”列：{reason}" for number, column, reason in problems[:_SHOWN]]
+    return "；".join(shown) + (f"；等共 {len(problems)} 处" if len(problems) > _SHOWN else "")
+
+
 def _decide(path: str | Path, known: dict[str, Candidate]) -> tuple[Decided, Problems]:
     """读出表里的决定；返回 (决定, 行里不对的地方)。"""
     decided: Decided = {name: (0, {DECISION: UNREVIEWED}) for name in known}
     problems: Problems = []
     for number, record in read_table(path):
-        name, decision = record[ID], record[DECISION]
+        name = record[ID]
         if name not in known:
             problems.append((number, ID, f"{name or '空的'}，数据里没有这个编号"))
             continue
@@ -237,13 +258,18 @@ def _decide(path: str | Path, known: dict[str, Candidate]) -> tuple[Decided, Pro
             problems.append((number, ID, f"{name} 与第 {decided[name][0]} 行重复"))
             continue
         decided[name] = number, record
-        if decision not in (ACCEPT, REJECT, EDIT, UNREVIEWED):
-            reason = f"“{decision}”不认识，请填 {ACCEPT}、{REJECT}、{EDIT} 或空着"
-            problems.append((number, DECISION, reason))
-        elif decision in (ACCEPT, UNREVIEWED):
-            reason = f"内容和导出时不同，“{DECISION}”却不是“{EDIT}”（不是你改的，就请重新导出）"
-            problems += [(number, EDITABLE[field], reason) for field in _changed(known[name].row, record)]
+        problems += _decision_problems(number, record, known[name].row)
     return decided, problems
+
+
+def _decision_problems(number: int, record: dict[str, str], row: dict) -> Problems:
+    decision = record[DECISION]
+    if decision in (REJECT, EDIT):
+        return []
+    if decision not in (ACCEPT, UNREVIEWED):
+        return [(number, DECISION, f"“{decision}”不认识，请填 {ACCEPT}、{REJECT}、{EDIT} 或空着")]
+    reason = f"内容和导出时不同，“{DECISION}”却不是“{EDIT}”（不是你改的，就请重新导出）"
+    return [(number, EDITABLE[field], reason) for field in _changed(row, record)]
 
 
 def _changed(row: dict, record: dict[str, str]) -> list[str]:
@@ -306,11 +332,14 @@ def _repeated(kept: dict[str, dict], touched: dict[str, int]) -> Problems:
 
 def _remind_other_phrasings(kept: dict[str, dict], touched: dict[str, int]) -> None:
     """一个事实有几种问法，只改一种的答案，另几种就和它矛盾了。"""
-    for row in (kept[name] for name in touched if "fact_id" in kept[name]):
-        others = [other["id"] for other in kept.values()
-                  if other.get("fact_id") == row["fact_id"] and other["answer"] != row["answer"]]
-        if others:
+    for row in map(kept.get, touched):
+        if others := [other["id"] for other in kept.values() if _disagree(row, other)]:
             print(f"提醒：{row['id']} 的答案和同一事实的 {'、'.join(others)} 不一样了，请核对。")
+
+
+def _disagree(row: dict, other: dict) -> bool:
+    same_fact = "fact_id" in row and row["fact_id"] == other.get("fact_id")
+    return same_fact and row["answer"] != other["answer"]
 
 
 LEVELS = ("failed", "noted", "passed")
