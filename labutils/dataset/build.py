@@ -185,13 +185,12 @@ def _with_fact(pair: dict, keys: list[tuple], names: dict[tuple, str]) -> dict:
     """换上统一的编号，并记进 names（认得出事实的键 → 编号）。"""
     if not keys:
         return pair
-    name = next((names[key] for key in keys if key in names), "") or _free(pair["fact_id"], {*names.values()})
+    name = next((names[key] for key in keys if key in names), None)
+    if name is None:
+        given, used = pair["fact_id"], {*names.values()}
+        name = next(free_facts(used)) if given in used else given
     names.update({key: name for key in keys if key not in names})
     return {**pair, "fact_id": name}
-
-
-def _free(given: str, used: set[str]) -> str:
-    return next(free_facts(used)) if given in used else given
 
 
 def _rows_from_file(
@@ -208,16 +207,14 @@ def _rows_from_file(
         print(f"提醒：{rel(qa_file)} 的 {len(loaded)} 条里有 {len(loaded) - len(kept)} 条不合格，"
               "原因见 rejected.jsonl。")
     if report.get("source") == "replay":
-        report["agree"] = len(_told(generated) & _told(kept))
+        ours, theirs = ({(normalize(row["question"]), normalize(row["answer"])) for row in rows}
+                        for rows in (generated, kept))
+        report["agree"] = len(ours & theirs)
         print(f"回放得到 {len(generated)} 对，{report['agree']} 对与 {rel(qa_file)} 的 {len(kept)} 对一致。")
     else:
         report["source"] = "file"
         report["funnel"] = funnel("文件里的条目", len(loaded), [*bad, *repeated])
     return kept
-
-
-def _told(rows: list[dict]) -> set[tuple[str, str]]:
-    return {(normalize(row["question"]), normalize(row["answer"])) for row in rows}
 
 
 def save_unanswerable(

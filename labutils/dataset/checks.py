@@ -84,8 +84,7 @@ def recheck(row: object, document: Document, require_evidence: bool) -> tuple[di
     if page_text is not None:
         clean = _repair_evidence(clean, page_text)
         checks.append(("证据", lambda row: _evidence_problem(row, page_text, require_evidence)))
-    found = ((stage, check(clean)) for stage, check in checks)
-    return clean, next((Problem(stage, *problem) for stage, problem in found if problem), None)
+    return clean, next((Problem(stage, *found) for stage, check in checks if (found := check(clean))), None)
 
 
 _DIGITS = re.compile(r"\d{1,9}")  # 几千位的 int() 会引发异常

@@ -10,7 +10,7 @@ import base64
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate, zip_longest
 from pathlib import Path
@@ -30,15 +30,13 @@ NAME = "dataset_report"
 
 
 def write(
-    folder: str | Path, rows: list[dict], train: list[dict], dev: list[dict], pages: list[Page],
-    rejected: list[dict] | None = None, funnel: list[tuple[str, int]] | None = None,
+    folder: Path, rows: list[dict], train: list[dict], dev: list[dict], pages: list[Page],
+    rejected: list[dict], funnel: list[tuple[str, int]],
 ) -> dict:
     """在 folder 里写 dataset_report.json、.png、.html，返回报告的内容。
 
-    funnel 是每一关剩余的条数（checks.funnel 的结果），给了就画进 HTML。
+    funnel 是每一关剩余的条数（checks.funnel 的结果），画进 HTML。folder 要已经存在。
     """
-    folder, funnel = Path(folder), funnel or []
-    folder.mkdir(parents=True, exist_ok=True)
     report = describe(rows, train, dev, pages, rejected)
     text = json.dumps(report | {"funnel": funnel}, ensure_ascii=False, indent=1)
     files.write(folder / f"{NAME}.json", text + "\n")
@@ -53,8 +51,7 @@ def write(
 
 
 def describe(
-    rows: list[dict], train: list[dict], dev: list[dict], pages: list[Page],
-    rejected: list[dict] | None = None,
+    rows: list[dict], train: list[dict], dev: list[dict], pages: list[Page], rejected: Iterable[dict] = ()
 ) -> dict:
     """数出报告里的全部数字；rows、train、dev 是带 id 的问答，都不能是空的。"""
     found = paragraphs(pages)
@@ -77,7 +74,7 @@ def describe(
                   "dev_facts_not_in_train": sorted(_facts(dev) - _facts(train))},
         "leaks": [{"dev": row["id"], "train": twin["id"], "question": row["question"]}
                   for row, twin in leaked(train, dev)],
-        "rejected": dict(Counter(item["stage"] for item in rejected or [])),
+        "rejected": dict(Counter(item["stage"] for item in rejected)),
     }
 
 

@@ -13,6 +13,7 @@ import json
 import re
 import warnings
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import count, filterfalse
@@ -48,14 +49,14 @@ _NOT_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  #
 
 class Candidate(NamedTuple):
     row: dict
-    rejected: dict | None  # 被拦下的那条记录 {"stage", "reason", "row"}；通过检查的是 None
+    rejected: dict | None = None  # 被拦下的那条记录 {"stage", "reason", "row"}；通过检查的是 None
 
 
-def candidates(rows: list[dict], rejected: list[dict] | None) -> dict[str, Candidate]:
+def candidates(rows: list[dict], rejected: Iterable[dict]) -> dict[str, Candidate]:
     """编号 → 问答。没有编号或编号重复的，用内容算一个：内容不变，编号就不变。"""
     found: dict[str, Candidate] = {}
-    refused = [Candidate(item["row"], item) for item in rejected or [] if _has_row(item)]
-    for item in [*(Candidate(row, None) for row in rows), *refused]:
+    refused = [Candidate(item["row"], item) for item in rejected if _has_row(item)]
+    for item in [*map(Candidate, rows), *refused]:
         name = _given_name(item.row)
         if not name or name in found:
             source = json.dumps(item.row, ensure_ascii=False, sort_keys=True)
@@ -95,12 +96,11 @@ def check_result(item: Candidate) -> tuple[str, str]:
     return ("passed", "通过") if "evidence" in item.row else ("noted", "通过；没有证据，请自己核对")
 
 
-def export(rows: list[dict], path: str | Path, rejected: list[dict] | None = None) -> Path:
+def export(rows: list[dict], path: Path, rejected: Iterable[dict] = ()) -> Path:
     """写出审阅表（.xlsx），返回它的路径；“决定”一列留给人填。
 
     rows 是通过检查的问答，rejected 是被拦下的（validate 等返回的样子），排在后面。
     """
-    path = Path(path)
     records = [
         {ID: name, DECISION: UNREVIEWED, **{EDITABLE[field]: text for field, text in cells(item.row).items()},
          CHECK: _cell(check_result(item)[1]), NOTE: ""}
@@ -215,7 +215,7 @@ class Review(NamedTuple):
 
 
 def apply(
-    path: str | Path, rows: list[dict], pages: list[Page] | None = None, rejected: list[dict] | None = None
+    path: str | Path, rows: list[dict], pages: list[Page] | None = None, rejected: Iterable[dict] = ()
 ) -> Review:
     """读回审阅表，让决定生效。rows、rejected 与导出时的相同；同一张表再用一次结果不变。
 
@@ -226,12 +226,12 @@ def apply(
     kept, lost = _edit(known, decided)
     touched = {name: decided[name][0] for name in kept if kept[name] is not known[name].row}  # 编号 → 行号
     strict = all("evidence" in row for row in rows)  # 个个有证据的数据集，不收没有证据的
-    must_cite = {name for name in touched if strict or "evidence" in known[name].row}
+    must_cite = {name for name, item in known.items() if strict or "evidence" in item.row}
     problems += _recheck(kept, touched, must_cite, pages)
     if problems := problems or _repeated(kept, touched):
         raise LabError(f"{rel(path)} 有要改的地方：{_listed(problems)}。改好保存后再读一次。")
     _remind_other_phrasings(kept, touched)
-    lost += filterfalse(_has_row, rejected or [])
+    lost += filterfalse(_has_row, rejected)
     counts = Counter(record[DECISION] for _, record in decided.values())
     return Review(name_rows(list(kept.values())), lost, dict(counts))
 
@@ -362,7 +362,7 @@ class ReviewTable:
         return "\n".join(lines) or "（没有问答）"
 
 
-def review_table(rows: list[dict], rejected: list[dict] | None = None, limit: int = 10) -> ReviewTable:
+def review_table(rows: list[dict], rejected: Iterable[dict] = (), limit: int = 10) -> ReviewTable:
     """并排看问答与检查结果，最多 limit 条：未通过的、证据改过或没有证据的排在前面。"""
     found = []
     for name, item in candidates(rows, rejected).items():
