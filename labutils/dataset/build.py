@@ -6,6 +6,7 @@ notebook 01 把这里的每一步拆开讲，命令行 labutils dataset 直接�
 from __future__ import annotations
 
 import json
+from itertools import chain
 from pathlib import Path
 
 from labutils.base.errors import LabError
@@ -138,7 +139,7 @@ def collect(
 
 def _parsed(responses: list[str]) -> tuple[list[list[dict]], list[dict], int]:
     """逐份解析：(每份的问答, 读不出来的, 修好了几处)。"""
-    parsed = [parse_response(text) for text in responses]
+    parsed = list(map(parse_response, responses))
     problems = [problem for _, found in parsed for problem in found]
     lost = [{"stage": "解析", "reason": p["reason"], "text": p["text"]} for p in problems if not p["fixed"]]
     return [pairs for pairs, _ in parsed], lost, len(problems) - len(lost)
@@ -185,11 +186,12 @@ def _with_fact(pair: dict, keys: list[tuple], names: dict[tuple, str]) -> dict:
     """换上统一的编号，并记进 names（认得出事实的键 → 编号）。"""
     if not keys:
         return pair
-    name = next((names[key] for key in keys if key in names), None)
+    name = next(filter(None, map(names.get, keys)), None)
     if name is None:
         given, used = pair["fact_id"], {*names.values()}
         name = next(free_facts(used)) if given in used else given
-    names.update({key: name for key in keys if key not in names})
+    for key in keys:
+        names.setdefault(key, name)
     return {**pair, "fact_id": name}
 
 
@@ -229,7 +231,7 @@ def save_unanswerable(
     good: list[dict] = []
     bad: list[dict] = []
     document = document_of(pages)._replace(page_text=None)  # 只看文档是不是中文
-    for pair in (pair for text in texts for pair in parse_response(text)[0]):
+    for pair in chain.from_iterable(_parsed(texts)[0]):
         bare = {"question": pair.get("question"), "answer": pair.get("answer")}
         row, problem = recheck(bare, document, require_evidence=False)
         reason = problem.reason if problem else _unfit(row, good, answerable)

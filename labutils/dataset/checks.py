@@ -313,7 +313,7 @@ def with_next_page(page: int, page_text: dict[int, str]) -> str:
 def _repair_evidence(row: dict, page_text: dict[int, str]) -> dict:
     """证据抄错了几个字就换成那一页的原话，原来的留在 evidence_original；其余原样返回。"""
     evidence, page = row.get("evidence", ""), row.get("page", 0)
-    if not evidence or begins_on(evidence, page, page_text):
+    if begins_on(evidence, page, page_text):  # 没有证据的也算
         return row
     alone, both = page_text.get(page, ""), with_next_page(page, page_text)
     span = nearest_span(evidence, alone) or nearest_span(evidence, both)

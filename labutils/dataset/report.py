@@ -31,7 +31,7 @@ NAME = "dataset_report"
 
 def write(
     folder: Path, rows: list[dict], train: list[dict], dev: list[dict], pages: list[Page],
-    rejected: list[dict], funnel: list[tuple[str, int]],
+    rejected: Iterable[dict] = (), funnel: Iterable[tuple[str, int]] = (),
 ) -> dict:
     """在 folder 里写 dataset_report.json、.png、.html，返回报告的内容。
 
