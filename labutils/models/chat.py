@@ -58,14 +58,17 @@ def encode(tokenizer, messages: list[dict]) -> dict[str, list[int]]:
         answer = _glm_ids(tokenizer, messages[-1:])[1:]  # 第一个角色符已经在提示词的末尾
     else:
         answer = _template_answer(tokenizer, messages)
-    size = next((n for n, i in enumerate(answer, 1) if i in stops), None)
-    if size is None:  # 没有写结束符：普通回答到 eos 为止，调用工具的停下来等结果
-        called = messages[-1].get("tool_calls") or messages[-1].get("metadata")
-        waiting = tokenizer.get_added_vocab().get("<|observation|>", stops[0])
-        answer.append(waiting if called else stops[0])
-        size = len(answer)
+    if not any(i in stops for i in answer):
+        answer.append(_missing_end(tokenizer, messages[-1], stops[0]))
+    size = next((n for n, i in enumerate(answer, 1) if i in stops), len(answer))
     return {"input_ids": prompt + answer,
             "labels": [IGNORE] * len(prompt) + answer[:size] + [IGNORE] * (len(answer) - size)}
+
+
+def _missing_end(tokenizer, message: dict, eos: int) -> int:
+    """没有写结束符的回答：普通的到 eos 为止，调用工具的停下来等结果。"""
+    called = message.get("tool_calls") or message.get("metadata")
+    return tokenizer.get_added_vocab().get("<|observation|>", eos) if called else eos
 
 
 def truncate(sample: dict[str, list[int]], size: int) -> dict[str, list[int]] | None:
@@ -134,15 +137,14 @@ def _render(tokenizer, messages: list[dict], add_generation_prompt: bool = False
     """用对话模板渲染成文字，内容里的控制符都已断开。没有模板、模板处理不了时引发 LabError。"""
     tools = next((m["tools"] for m in messages if m.get("tools")), None)
     template = _template(tokenizer, tools)
-    theirs, ours = (_control_start(tokenizer, own) for own in (False, True))
-    spoken = [m for m in messages if m["content"] or not m.get("tools")]  # 工具的说明由模板另写
-    shown = [_break_control(ours if m["role"] == "assistant" else theirs, m) | {"role": m["role"]}
-             for m in _adapted(tokenizer, spoken, template)]
+    start = {own: _control_start(tokenizer, own) for own in (False, True)}
+    shown = [_break_control(start[m["role"] == "assistant"], m) | {"role": m["role"]}
+             for m in _adapted(tokenizer, messages, template)]
     # 不要思考过程：课程的问答直接回答；没有这个开关的模板不理会它
     options = {**tokenizer.special_tokens_map, "enable_thinking": False}
     try:
         rendered, _ = render_jinja_template(
-            [shown], tools=_break_control(theirs, tools), chat_template=template,
+            [shown], tools=_break_control(start[False], tools), chat_template=template,
             add_generation_prompt=add_generation_prompt, **options)
     except (TemplateError, TypeError, ValueError) as error:
         raise LabError(f"这个模型的对话模板处理不了这段对话（{error}），请检查角色的次序。") from error
@@ -163,18 +165,19 @@ def _template(tokenizer, tools: list[dict] | None) -> str:
 def _adapted(tokenizer, messages: list[dict], template: str) -> list[dict]:
     """按模板的习惯改写消息：工具结果的角色名、工具调用的写法。模板不认工具时引发 LabError。"""
     result = "observation" if "<|observation|>" in tokenizer.get_added_vocab() else "tool"
-    adapted = []
-    for message in messages:
-        kept = {key: value for key, value in message.items() if key not in ("loss", "tools")}
-        if message["role"] in ("tool", "observation"):
-            kept["role"] = result
-        if "tool_calls" in template:
-            adapted.append(kept)
-        else:  # GLM-4 不认 tool_calls：函数名写在角色符后面，参数作内容，另成一条消息
-            adapted += split_calls(kept, partial(json.dumps, ensure_ascii=False))
-    if any(message.get("metadata") for message in adapted) and "metadata" not in template:
+    # 只带着工具的消息不写：工具的说明由模板另写
+    adapted = [_spoken(m, result) for m in messages if m["content"] or not m.get("tools")]
+    if "tool_calls" not in template:  # GLM-4 不认它：函数名写在角色符后面，参数作内容，另成一条消息
+        adapted = [part for m in adapted for part in split_calls(m, partial(json.dumps, ensure_ascii=False))]
+    if "metadata" not in template and any(m.get("metadata") for m in adapted):
         raise LabError("这个模型的对话模板不支持工具调用，请去掉数据里的 tool 消息，或换一个支持的模型。")
     return adapted
+
+
+def _spoken(message: dict, result: str) -> dict:
+    """去掉只给本程序看的键；工具结果的角色名换成 result。"""
+    role = result if message["role"] in ("tool", "observation") else message["role"]
+    return {key: value for key, value in message.items() if key not in ("loss", "tools")} | {"role": role}
 
 
 def _control_start(tokenizer, own: bool) -> re.Pattern:

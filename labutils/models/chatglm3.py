@@ -89,10 +89,7 @@ def generation_config(tokenizer) -> GenerationConfig:
 def read_config(folder: Path) -> GlmConfig:
     """官方 config.json → GlmConfig；有不支持的设置、缺键或值不合理时引发 LabError，并说出键名。"""
     raw, where = weights.read_json(folder / "config.json"), rel(folder / "config.json")
-    for key, (wanted, default) in FIXED.items():
-        if (value := raw.get(key, default)) != wanted:
-            raise LabError(f"{where} 的 {key} 是 {value}，原生 GLM 只支持 {wanted}"
-                           f"：{REASONS.get(key, '结构不同，结果会不对')}。")
+    _refuse_unsupported(raw, where)
     sizes = {new: _positive(raw, old, where, int) for old, new in SIZES.items()}
     defaults = {"rope_ratio": 1, "layernorm_epsilon": 1e-5}
     ratio, epsilon = (_positive(defaults | raw, key, where, int | float) for key in defaults)
@@ -106,6 +103,13 @@ def read_config(folder: Path) -> GlmConfig:
         pad_token_id=0, eos_token_id=2, bos_token_id=None,
         dtype=raw.get("torch_dtype") or raw.get("dtype") or "float16",
         architectures=["GlmForCausalLM"])
+
+
+def _refuse_unsupported(raw: dict, where: str) -> None:
+    for key, (wanted, default) in FIXED.items():
+        if (value := raw.get(key, default)) != wanted:
+            raise LabError(f"{where} 的 {key} 是 {value}，原生 GLM 只支持 {wanted}"
+                           f"：{REASONS.get(key, '结构不同，结果会不对')}。")
 
 
 def _positive(raw: dict, key: str, where: str, kind: type) -> int | float:
@@ -197,13 +201,17 @@ def load_tokenizer(folder: Path, config: GlmConfig) -> PreTrainedTokenizerFast:
         raise LabError(f"{where} 有 {len(pieces)} 个词元，ChatGLM3-6B 的是 {OFFICIAL_PIECES} 个，"
                        "不是同一个模型的分词器，请重新下载。")
     path = folder / "tokenizer_config.json"  # 新版官方文件夹在这里记着控制符的编号
-    recorded = weights.read_json(path).get("added_tokens_decoder", {}) if path.is_file() else {}
-    for number, token in recorded.items():
+    if path.is_file():
+        _check_recorded(path, tokenizer)
+    return tokenizer
+
+
+def _check_recorded(path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    for number, token in weights.read_json(path).get("added_tokens_decoder", {}).items():
         name = {"sop": "<sop>", "eop": "<eop>"}.get(token["content"], token["content"])
         if name in SPECIAL and (ours := tokenizer.convert_tokens_to_ids(name)) != int(number):
             raise LabError(f"{rel(path)} 里 {token['content']} 的编号是 {number}，由 tokenizer.model 得到的"
                            f"却是 {ours}，两个文件不是同一个模型的，请重新下载。")
-    return tokenizer
 
 
 class Piece(NamedTuple):
@@ -221,24 +229,34 @@ def read_pieces(path: Path) -> list[Piece]:
     sentencepiece_model.proto。
     """
     try:
-        top = list(_fields(path.read_bytes()))
-        rows = [dict(_fields(value)) for number, value in top if number == 1]
-        pieces = [Piece(row[1].decode("utf-8"), row.get(2, 0.0), row.get(3, NORMAL)) for row in rows]
-        parts = dict(top)  # trainer_spec 是 2，normalizer_spec 是 3
-        trainer, normalizer = dict(_fields(parts[2])), dict(_fields(parts[3]))
+        pieces, trainer, normalizer = _parsed(path.read_bytes())
     except FileNotFoundError:
         raise LabError(f"模型文件夹里没有 {rel(path)}，请重新下载 tokenizer.model。") from None
     except (OSError, ValueError, IndexError, KeyError, AttributeError, TypeError) as error:
         raise LabError(f"{rel(path)} 不是 SentencePiece 模型，或没有下载完"
                        f"（{error or type(error).__name__}），请重新下载 tokenizer.model。") from error
+    if not _is_known_kind(pieces, trainer, normalizer):
+        raise LabError(f"{rel(path)} 与 ChatGLM3 的分词器不是一种（应为带字节回退、不改写文字的 BPE），"
+                       "请换成同一个模型文件夹里的 tokenizer.model。")
+    return pieces
+
+
+def _parsed(data: bytes) -> tuple[list[Piece], dict[int, Any], dict[int, Any]]:
+    """文件内容 → 词表、trainer_spec、normalizer_spec，后两个是 {字段编号: 值}。"""
+    top = list(_fields(data))
+    rows = [dict(_fields(value)) for number, value in top if number == 1]
+    pieces = [Piece(row[1].decode("utf-8"), row.get(2, 0.0), row.get(3, NORMAL)) for row in rows]
+    parts = dict(top)
+    return pieces, dict(_fields(parts[2])), dict(_fields(parts[3]))
+
+
+def _is_known_kind(pieces: list[Piece], trainer: dict[int, Any], normalizer: dict[int, Any]) -> bool:
+    """是不是 ChatGLM3 那种带字节回退、不改写文字的 BPE。"""
     # model_type 3（2 为 BPE）、byte_fallback 35；precompiled_charsmap 2（改写文字的表）、
     # add_dummy_prefix 3、remove_extra_whitespaces 4、escape_whitespaces 5，后三个缺省为真
     found = (trainer.get(3, 1), trainer.get(35, 0), *(normalizer.get(key, 1) for key in (3, 4, 5)),
              bool(normalizer.get(2)), [piece.text for piece in pieces[:3]] == CONTROL)
-    if found != (2, 1, 1, 0, 1, False, True) or not {piece.type for piece in pieces} <= KINDS:
-        raise LabError(f"{rel(path)} 与 ChatGLM3 的分词器不是一种（应为带字节回退、不改写文字的 BPE），"
-                       "请换成同一个模型文件夹里的 tokenizer.model。")
-    return pieces
+    return found == (2, 1, 1, 0, 1, False, True) and {piece.type for piece in pieces} <= KINDS
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:

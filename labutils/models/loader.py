@@ -29,19 +29,27 @@ def pick_device_dtype(dtype=None, device=None) -> tuple[torch.device, torch.dtyp
     有 CUDA 用 CUDA，其次苹果 MPS，否则 CPU。GPU 支持 bf16 就用 bf16（fp16 训练容易
     出现 loss 为 0 或 nan）;CPU 用 fp32，小模型在 CPU 上 fp32 最稳。
     """
-    if device is None:
-        has_mps = torch.backends.mps.is_available()
-        device = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
-    device = torch.device(device)
+    device = torch.device(_best_device() if device is None else device)
     if dtype is not None:
-        chosen = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-        if not isinstance(chosen, torch.dtype):
-            raise LabError(f"没有叫 {dtype} 的精度，请写 float32、bfloat16 或 float16。")
-        return device, chosen, f"设备 {device}、精度 {chosen}：由参数指定"
+        dtype = _named_dtype(dtype)
+        return device, dtype, f"设备 {device}、精度 {dtype}：由参数指定"
     if device.type == "cuda" and torch.cuda.is_bf16_supported():
         return device, torch.bfloat16, f"设备 {device}、精度 bf16：这块 GPU 支持 bf16，省一半显存"
     reason = "没有可用的 GPU" if device.type == "cpu" else "这块 GPU 不支持 bf16"
     return device, torch.float32, f"设备 {device}、精度 fp32：{reason}，fp32 最稳"
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _named_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    chosen = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(chosen, torch.dtype):
+        raise LabError(f"没有叫 {dtype} 的精度，请写 float32、bfloat16 或 float16。")
+    return chosen
 
 
 def is_adapter(folder: str | Path) -> bool:
@@ -105,9 +113,11 @@ def adapter_base(folder: Path) -> str:
     if not base:
         raise LabError(f"{rel(path)} 没有记录基座模型，"
                        "请在 base_model_name_or_path 里补上 tiny 或模型文件夹。")
-    if base != TINY and (ROOT / base).is_dir():  # 记录的路径相对仓库根目录
+    if base == TINY:
+        return base
+    if (ROOT / base).is_dir():  # 记录的路径相对仓库根目录
         return str(ROOT / base)
-    if base != TINY and not is_hub_name(base):
+    if not is_hub_name(base):
         raise LabError(f"适配器 {rel(folder)} 记录的基座 {base} 不在这台机器上，"
                        f"请把 {rel(path)} 的 base_model_name_or_path 改成模型现在的文件夹。")
     return base
@@ -184,13 +194,7 @@ def _load_base(name: str, dtype, options: dict):
             model = chatglm3.load(Path(source), config, dtype, **options)
             model.generation_config = chatglm3.generation_config(tokenizer)
         else:
-            if Path(source).is_dir():
-                weights.shards(Path(source))
-            model, report = AutoModelForCausalLM.from_pretrained(
-                source, config=config, dtype=dtype, output_loading_info=True, **options)
-            if missing := sorted(report["missing_keys"]):
-                raise LabError(f"模型 {name} 的权重里缺少 {len(missing)} 个张量，"
-                               f"例如 {missing[0]}，请重新下载。")
+            model = _load_native(name, source, config=config, dtype=dtype, **options)
     except BROKEN as error:
         raise _failed(name, error) from error
     weights.refuse_nan(model.named_parameters(), f"模型 {name}")
@@ -200,6 +204,16 @@ def _load_base(name: str, dtype, options: dict):
         tokenizer.pad_token = tokenizer.eos_token
     model.config.name_or_path = model.name_or_path = name
     return model, tokenizer
+
+
+def _load_native(name: str, source: str, **options):
+    """transformers 自带的结构；权重文件不全、缺张量时引发 LabError。"""
+    if Path(source).is_dir():
+        weights.shards(Path(source))
+    model, report = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
+    if missing := sorted(report["missing_keys"]):
+        raise LabError(f"模型 {name} 的权重里缺少 {len(missing)} 个张量，例如 {missing[0]}，请重新下载。")
+    return model
 
 
 def _load_adapter(model, folder: Path):
@@ -227,14 +241,20 @@ def load(name_or_path: str | Path, dtype=None, device=None, quantization: str | 
     quantization 为 ``"4bit"`` 时基座以 4-bit 加载。
     文件夹不存在、不完整、读不懂时抛出 LabError。从不执行下载来的代码。
     """
-    name, folder = str(name_or_path), resolve(name_or_path)
+    name = str(name_or_path)
+    folder = _adapter_folder(name)
     device, dtype, _ = pick_device_dtype(dtype, device)
     options = _quantization(quantization, dtype, device)
-    tuned = name != TINY and folder.is_dir() and (is_adapter(folder) or folder.name.startswith("checkpoint-"))
-    model, tokenizer = _load_base(adapter_base(folder) if tuned else name, dtype, options)
-    if tuned:
+    model, tokenizer = _load_base(adapter_base(folder) if folder else name, dtype, options)
+    if folder:
         model = _load_adapter(model, folder)
     try:
         return (model if options else model.to(device)).eval(), tokenizer
     except OUT_OF_MEMORY as error:
-        raise _failed(rel(folder) if tuned else name, error) from None
+        raise _failed(rel(folder) if folder else name, error) from None
+
+
+def _adapter_folder(name: str) -> Path | None:
+    """适配器在哪里，不是适配器就是 None；checkpoint-N 总算，少了文件由 adapter_base 说出少了哪个。"""
+    folder = model_folder(name)
+    return folder if folder and (is_adapter(folder) or folder.name.startswith("checkpoint-")) else None
