@@ -154,12 +154,16 @@ def _official_name(name: str) -> str:
 def _fuse(pairs: dict[str, dict[str, torch.Tensor]], rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """一层注意力的 {q_proj: {lora_A, lora_B}, …} → 合成的 (A, B)；没有加 LoRA 的层，B 的行填零。"""
     present = [pairs[name]["lora_A"] for name in QKV if name in pairs]
-    same = all(torch.equal(a, present[0]) for a in present)
+    same = _all_equal(present)
     a = present[0] if same else torch.cat(present)
     width = len(a) if same else 0
     parts = [pairs[name]["lora_B"] if name in pairs else a.new_zeros(size, width)
              for name, size in zip(QKV, rows, strict=True)]
     return a, torch.cat(parts) if same else torch.block_diag(*parts)
+
+
+def _all_equal(tensors: list[torch.Tensor]) -> bool:
+    return all(torch.equal(tensor, tensors[0]) for tensor in tensors)
 
 
 def official_settings(settings: dict, weights: dict[str, torch.Tensor], folder: Path) -> dict:
@@ -187,10 +191,9 @@ def check_adapter_alive(model, tokenizer, question: str) -> str:
     """
     if not isinstance(model, PeftModel):
         raise LabError("模型没有挂适配器；请用 models.load(检查点文件夹) 载入，而不是只载入基座")
-    matrices = [p for name, p in model.named_parameters() if "lora_B" in name]
-    alive = sum(bool(p.detach().abs().max() > 0) for p in matrices)
+    alive, total = _nonzero_b(model)
     if alive == 0:
-        raise LabError(f"适配器没有起作用：{len(matrices)} 个 B 矩阵全是零，等于没有训练；"
+        raise LabError(f"适配器没有起作用：{total} 个 B 矩阵全是零，等于没有训练；"
                        "多半是步数为 0、学习率为 0，或载入了训练之前的检查点")
     with_adapter, without = _next_token(model, tokenizer, question)
     change = float((with_adapter - without).abs().sum()) / 2
@@ -199,8 +202,14 @@ def check_adapter_alive(model, tokenizer, question: str) -> str:
                        "以及是否已经合并或被关掉")
     new, old = (tokenizer.decode([int(p.argmax())]).replace("\n", "换行") for p in (with_adapter, without))
     top = f"最可能的仍是“{new}”" if old == new else f"最可能的由“{old}”变为“{new}”"
-    return (f"适配器在工作：{len(matrices)} 个 B 矩阵中 {alive} 个不为零；对“{question}”，"
+    return (f"适配器在工作：{total} 个 B 矩阵中 {alive} 个不为零；对“{question}”，"
             f"下一个词元的概率分布变化了 {change * 100:.2g}%，{top}")
+
+
+def _nonzero_b(model: PeftModel) -> tuple[int, int]:
+    """B 矩阵有几个不全为零、一共几个。"""
+    matrices = [p for name, p in model.named_parameters() if "lora_B" in name]
+    return sum(bool(p.detach().abs().max() > 0) for p in matrices), len(matrices)
 
 
 @torch.no_grad()

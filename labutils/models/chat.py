@@ -58,9 +58,9 @@ def encode(tokenizer, messages: list[dict]) -> dict[str, list[int]]:
         answer = _glm_ids(tokenizer, messages[-1:])[1:]  # 第一个角色符已经在提示词的末尾
     else:
         answer = _template_answer(tokenizer, messages)
-    if not any(i in stops for i in answer):
+    if set(stops).isdisjoint(answer):
         answer.append(_missing_end(tokenizer, messages[-1], stops[0]))
-    size = next((n for n, i in enumerate(answer, 1) if i in stops), len(answer))
+    size = next(n for n, i in enumerate(answer, 1) if i in stops)
     return {"input_ids": prompt + answer,
             "labels": [IGNORE] * len(prompt) + answer[:size] + [IGNORE] * (len(answer) - size)}
 

@@ -115,10 +115,7 @@ def new_folder(out: Path, needed: int) -> Iterator[Path]:
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
-        free = shutil.disk_usage(part).free
-        if free < needed * 1.02:
-            raise LabError(f"磁盘空间不够：写 {rel(out)} 要 {needed / 2**30:.1f} GiB，"
-                           f"只剩 {free / 2**30:.1f} GiB，请腾出空间或换一个磁盘。")
+        _check_room(part, out, needed)
         yield part
         for path in part.iterdir():
             path.chmod(0o644)  # safetensors 写出的文件只有自己能读，推理服务常用别的用户运行
@@ -133,14 +130,18 @@ def new_folder(out: Path, needed: int) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def _check_room(part: Path, out: Path, needed: int) -> None:
+    free = shutil.disk_usage(part).free
+    if free < needed * 1.02:
+        raise LabError(f"磁盘空间不够：写 {rel(out)} 要 {needed / 2**30:.1f} GiB，"
+                       f"只剩 {free / 2**30:.1f} GiB，请腾出空间或换一个磁盘。")
+
+
 def _write_shards(shards: list[Path], part: Path, config) -> None:
     """逐个分片换名字、拆 q/k/v 再写出：内存里同时只有一个分片。"""
     rows, weight_map, size = chatglm3.qkv_rows(config), {}, 0
     for number, path in enumerate(shards, 1):
-        native: dict[str, torch.Tensor] = {}
-        for name, tensor in weights.tensors(path):
-            native |= chatglm3.native_tensors(name, tensor, rows)
-        weights.refuse_nan(native.items(), rel(path))
+        native = _native_shard(path, rows)
         whole = len(shards) == 1
         file = "model.safetensors" if whole else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         save_file({name: t.contiguous() for name, t in native.items()}, part / file, {"format": "pt"})
@@ -150,6 +151,14 @@ def _write_shards(shards: list[Path], part: Path, config) -> None:
     if len(shards) > 1:
         write_json(part / "model.safetensors.index.json",
                     {"metadata": {"total_size": size}, "weight_map": weight_map})
+
+
+def _native_shard(path: Path, rows: list[int]) -> dict[str, torch.Tensor]:
+    native: dict[str, torch.Tensor] = {}
+    for name, tensor in weights.tensors(path):
+        native |= chatglm3.native_tensors(name, tensor, rows)
+    weights.refuse_nan(native.items(), rel(path))
+    return native
 
 
 def _write_plain(config, tokenizer, part: Path) -> None:

@@ -66,17 +66,24 @@ def check_folder(name: str, known: Known = CHATGLM3_6B) -> list[Check]:
     tokenizer = _attempt(checks, "分词器", lambda: _tokenizer(name, folder, config))
     if any(check.status == FAIL for check in checks):
         return checks
-    same_size = count == known.parameters and all(
-        getattr(config, key, None) == value for key, value in known.sizes.items())
-    if same_size:
+    if _same_size(config, count, known):
         checks.append(_known_prompts(folder, tokenizer, known))
         return [*checks, _verdict(folder, checks[-1].status == OK, known)]
+    return [*checks, Check(VERDICT, OK, _other_model(folder, config, count, known))]
+
+
+def _same_size(config, count: int, known: Known) -> bool:
+    return count == known.parameters and all(
+        getattr(config, key, None) == value for key, value in known.sizes.items())
+
+
+def _other_model(folder: Path, config, count: int, known: Known) -> str:
+    """大小与已知的模型不同时，说它是什么。"""
     size = f"{count / 1e9:.2f} B" if count >= 1e8 else f"{count / 1e6:.2f} M"
-    said = (f"不是课程所说的 {known.title}，而是 {size} 参数的 {config.model_type} 结构；"
-            "transformers 自带这种结构，可以用同样的命令微调")
     if folder == loader.WEIGHTS:
-        said = f"自带的小模型，{size} 参数"
-    return [*checks, Check(VERDICT, OK, said)]
+        return f"自带的小模型，{size} 参数"
+    return (f"不是课程所说的 {known.title}，而是 {size} 参数的 {config.model_type} 结构；"
+            "transformers 自带这种结构，可以用同样的命令微调")
 
 
 def _local_folder(name: str) -> Path:
