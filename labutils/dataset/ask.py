@@ -138,12 +138,10 @@ class Caller:
             try:
                 reply = self._create(request, form, "temperature" not in refused)
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                if "temperature" in f"{error.param} {error.message}".lower() and "temperature" not in refused:
-                    refused |= {"temperature"}  # 有的思考模型不许设温度
-                elif form:
-                    refused |= {form}
-                else:
+                part = _refused_part(error, form, refused)
+                if not part:
                     raise
+                refused |= {part}
             except ValueError:
                 raise BadAnswer from None  # 正文不是 JSON
             else:
@@ -170,6 +168,12 @@ class Caller:
                          self.service.key_env or "（这个服务没有设密钥）")
         hopeless = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
         return CallFailed(reason.rstrip("；") + times, isinstance(error, hopeless) or out_of_money(error))
+
+
+def _refused_part(error: openai.APIStatusError, form: str, refused: frozenset[str]) -> str:
+    """服务器不认的是温度（有的思考模型不许设）还是输出格式 form；都不是就是空的。"""
+    temperature = "temperature" in f"{error.param} {error.message}".lower() and "temperature" not in refused
+    return "temperature" if temperature else form
 
 
 def _wait(error: Exception, attempt: int) -> float | None:

@@ -12,6 +12,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
+from functools import reduce
 from itertools import pairwise
 from pathlib import Path
 
@@ -170,6 +171,7 @@ _ITEM = re.compile(
     r'\{\s*["\'“]?(?:(?:conversations|question|fact_id|id)["\'”]?\s*[:：]|'
     r'(?:page|evidence|key_points|answer)["\'”]?\s*[:：]'
     r'(?=[^{}]*["\'“](?:conversations|question)["\'”]\s*[:：]))')
+_BRACE, _STRING_OR_BRACE = re.compile(r"[{}]"), re.compile(r'(?s)"(?:[^"\\]|\\.)*+"?|[{}]')
 _KEYS = {"conversations", "role", "content", "question", "answer", "id", "fact_id", "key_points",
          "page", "evidence"}
 
@@ -181,9 +183,7 @@ def parse_response(text: str) -> tuple[list[dict], list[dict]]:
     问题是 {"kind": 哪一种, "reason": 原因, "text": 原文片段, "fixed": 是否已修好}；修好的收下，其余的都丢掉。
     kind 有 cut（写到一半断了）、empty（没有问答）、nested、broken、shape、unfaithful 和 fixed。
     """
-    body = text
-    for pattern in _WRAPPING:
-        body = pattern.sub("", body)
+    body = reduce(lambda rest, pattern: pattern.sub("", rest), _WRAPPING, text)
     starts = [match.start() for match in _ITEM.finditer(body)]
     segments = [body[start:end] for start, end in pairwise([*starts, len(body)])]
     parsed = [_parse_item(segment) for segment in segments]
@@ -204,6 +204,10 @@ def _unfinished(segments: list[str]) -> str:
     return rest if rest.startswith("{") else ""
 
 
+_UNREADABLE = {RecursionError: ("nested", "括号套得太深，丢掉"),
+               UnicodeEncodeError: ("broken", "含有残缺的字符（如半个表情符号），丢掉")}
+
+
 def _parse_item(segment: str) -> tuple[dict | None, dict | None]:
     end = _closing_brace(segment, skip_strings=True) or _closing_brace(segment, skip_strings=False)
     if end is None:
@@ -212,10 +216,8 @@ def _parse_item(segment: str) -> tuple[dict | None, dict | None]:
     try:
         item, fixed = _load_or_repair(source)
         json.dumps(item, ensure_ascii=False).encode("utf-8")
-    except RecursionError:
-        return None, _problem("nested", "括号套得太深，丢掉", source)
-    except UnicodeEncodeError:
-        return None, _problem("broken", "含有残缺的字符（如半个表情符号），丢掉", source)
+    except tuple(_UNREADABLE) as error:
+        return None, _problem(*_UNREADABLE[type(error)], source)
     if not isinstance(item, dict):
         return None, _problem("shape", "不是一个 JSON 对象，丢掉", source)
     if fixed and not _faithful(item, source):
@@ -242,17 +244,11 @@ def _closing_brace(text: str, skip_strings: bool) -> int | None:
 
     引号乱了的时候，“跳过字符串”的数法会数丢，所以再给一次不管引号的机会。
     """
-    depth, in_string, escaped = 0, False, False
-    for i, char in enumerate(text):
-        if in_string:
-            in_string = escaped or char != '"'
-            escaped = char == "\\" and not escaped
-        elif char == '"' and skip_strings:
-            in_string = True
-        elif char in "{}":
-            depth += 1 if char == "{" else -1
-            if depth == 0:
-                return i + 1
+    depth = 0
+    for match in (_STRING_OR_BRACE if skip_strings else _BRACE).finditer(text):
+        depth += {"{": 1, "}": -1}.get(match[0], 0)
+        if depth == 0:
+            return match.end()
     return None
 
 
