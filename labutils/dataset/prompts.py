@@ -12,7 +12,6 @@ import json
 import math
 import re
 from dataclasses import dataclass
-from functools import reduce
 from itertools import pairwise
 from pathlib import Path
 
@@ -183,7 +182,9 @@ def parse_response(text: str) -> tuple[list[dict], list[dict]]:
     问题是 {"kind": 哪一种, "reason": 原因, "text": 原文片段, "fixed": 是否已修好}；修好的收下，其余的都丢掉。
     kind 有 cut（写到一半断了）、empty（没有问答）、nested、broken、shape、unfaithful 和 fixed。
     """
-    body = reduce(lambda rest, pattern: pattern.sub("", rest), _WRAPPING, text)
+    body = text
+    for pattern in _WRAPPING:
+        body = pattern.sub("", body)
     starts = [match.start() for match in _ITEM.finditer(body)]
     segments = [body[start:end] for start, end in pairwise([*starts, len(body)])]
     parsed = [_parse_item(segment) for segment in segments]

@@ -94,8 +94,9 @@ def process_name() -> str:
     return "" if rank == "0" else f"进程 {rank}："
 
 
-# 只能由英文认出的错误：它的写法 → 一句中文
-_ENGLISH = {r"No such command '(.*?)'": "没有 {} 这个命令。",
+# 只能由英文认出的错误：它的写法 → 中文
+_ENGLISH = {r".*valid integer": "应当是整数", r".*valid number": "应当是数",
+            r"No such command '(.*?)'": "没有 {} 这个命令。",
             r"Got unexpected extra arguments?.*\((.*)\)": "多出了参数 {}。"}
 
 
@@ -108,21 +109,16 @@ def usage_sentence(error: TyperException) -> str:
     elif kind == "MissingParameter":
         message = f"缺少参数 {error.param.name.upper()}。"
     elif kind == "BadParameter" and error.param is not None:
-        message = f"{error.param.opts[0]} 的值不对：{_wanted(error.message)}。"
+        message = f"{error.param.opts[0]} 的值不对：{_translated(error.message)}。"
     else:
         message = _translated(message)
     context = getattr(error, "ctx", None)  # 不是每种错误都有
     return f"{message}用法见 {context.command_path if context else 'labutils'} --help"
 
 
-def _wanted(message: str) -> str:
-    kinds = {"valid integer": "应当是整数", "valid number": "应当是数"}
-    return next((wanted for english, wanted in kinds.items() if english in message), message)
-
-
 def _translated(message: str) -> str:
     found = ((said, re.match(pattern, message)) for pattern, said in _ENGLISH.items())
-    return next((said.format(match[1]) for said, match in found if match), message)
+    return next((said.format(*match.groups()) for said, match in found if match), message)
 
 
 def let_help_wrap(command: Any) -> Any:

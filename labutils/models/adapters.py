@@ -154,16 +154,12 @@ def _official_name(name: str) -> str:
 def _fuse(pairs: dict[str, dict[str, torch.Tensor]], rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """一层注意力的 {q_proj: {lora_A, lora_B}, …} → 合成的 (A, B)；没有加 LoRA 的层，B 的行填零。"""
     present = [pairs[name]["lora_A"] for name in QKV if name in pairs]
-    same = _all_equal(present)
+    same = all(torch.equal(a, present[0]) for a in present)
     a = present[0] if same else torch.cat(present)
     width = len(a) if same else 0
     parts = [pairs[name]["lora_B"] if name in pairs else a.new_zeros(size, width)
              for name, size in zip(QKV, rows, strict=True)]
     return a, torch.cat(parts) if same else torch.block_diag(*parts)
-
-
-def _all_equal(tensors: list[torch.Tensor]) -> bool:
-    return all(torch.equal(tensor, tensors[0]) for tensor in tensors)
 
 
 def official_settings(settings: dict, weights: dict[str, torch.Tensor], folder: Path) -> dict:

@@ -135,7 +135,7 @@ def _as_python(arguments: dict) -> str:
 
 def _render(tokenizer, messages: list[dict], add_generation_prompt: bool = False) -> str:
     """用对话模板渲染成文字，内容里的控制符都已断开。没有模板、模板处理不了时引发 LabError。"""
-    tools = next((m["tools"] for m in messages if m.get("tools")), None)
+    tools = next(filter(None, (m.get("tools") for m in messages)), None)
     template = _template(tokenizer, tools)
     start = {own: _control_start(tokenizer, own) for own in (False, True)}
     shown = [_break_control(start[m["role"] == "assistant"], m) | {"role": m["role"]}

@@ -307,10 +307,7 @@ def build(pieces: list[Piece], max_length: int) -> PreTrainedTokenizerFast:
 def _merges(pieces: list[Piece]) -> list[tuple[str, str]]:
     """BPE 的合并次序：每个普通词元拆成两个普通词元的所有拆法，按词元的分数从高到低。"""
     ids = {piece.text: index for index, piece in enumerate(pieces) if piece.type == NORMAL}
-    found = []
-    for text, index in ids.items():
-        for cut in range(1, len(text)):
-            left, right = text[:cut], text[cut:]
-            if left in ids and right in ids:
-                found.append((-pieces[index].score, ids[left], ids[right], left, right))
-    return [(left, right) for *_, left, right in sorted(found)]
+    cuts = ((index, text[:cut], text[cut:]) for text, index in ids.items() for cut in range(1, len(text)))
+    found = sorted((-pieces[index].score, ids[left], ids[right], left, right)
+                   for index, left, right in cuts if left in ids and right in ids)
+    return [(left, right) for *_, left, right in found]

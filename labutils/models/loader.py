@@ -29,7 +29,10 @@ def pick_device_dtype(dtype=None, device=None) -> tuple[torch.device, torch.dtyp
     有 CUDA 用 CUDA，其次苹果 MPS，否则 CPU。GPU 支持 bf16 就用 bf16（fp16 训练容易
     出现 loss 为 0 或 nan）;CPU 用 fp32，小模型在 CPU 上 fp32 最稳。
     """
-    device = torch.device(_best_device() if device is None else device)
+    if device is None:
+        has_mps = torch.backends.mps.is_available()
+        device = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
+    device = torch.device(device)
     if dtype is not None:
         dtype = _named_dtype(dtype)
         return device, dtype, f"设备 {device}、精度 {dtype}：由参数指定"
@@ -37,12 +40,6 @@ def pick_device_dtype(dtype=None, device=None) -> tuple[torch.device, torch.dtyp
         return device, torch.bfloat16, f"设备 {device}、精度 bf16：这块 GPU 支持 bf16，省一半显存"
     reason = "没有可用的 GPU" if device.type == "cpu" else "这块 GPU 不支持 bf16"
     return device, torch.float32, f"设备 {device}、精度 fp32：{reason}，fp32 最稳"
-
-
-def _best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _named_dtype(dtype: str | torch.dtype) -> torch.dtype:
