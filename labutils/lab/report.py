@@ -32,17 +32,12 @@ def summarize(folder: Path, model: str, seed: int, seconds: dict[str, float], fa
     data = {"pairs": "qa.jsonl", "train": "train.json", "dev": "dev.json"}
     failed = failed or _missing_result(folder)
     return {
-        "ok": failed is None,
-        "model": model,
-        "seed": seed,
-        "versions": versions(),
+        "ok": failed is None, "model": model, "seed": seed, "versions": versions(),
         "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
         "qa": {key: _count_lines(folder / "output" / "data" / name) for key, name in data.items()},
         "training": {key: result.get(key) for key in TRAINING_KEYS},
         "accuracy": {when: _accuracy(comparison[when]) for when in ("before", "after") if when in comparison},
-        "adapter": result.get("adapter"),
-        "failed": failed,
-    }
+        "adapter": result.get("adapter"), "failed": failed}
 
 
 def _missing_result(folder: Path) -> dict | None:
@@ -130,12 +125,9 @@ def render(folder: Path, summary: dict, options: dict, road: list[str]) -> str:
 
 def _steps(folder: Path, road: list[str], summary: dict) -> list[dict]:
     bad, seconds = (summary["failed"] or {}).get("notebook"), summary["seconds"]
-    return [{
-        "name": name,
-        "seconds": seconds.get(name),
-        "state": "失败" if name == bad else "完成" if name in seconds else "未运行",
-        "link": f"{name}.html" if (folder / f"{name}.html").is_file() else None,
-    } for name in road]
+    return [{"name": name, "seconds": seconds.get(name),
+             "state": "失败" if name == bad else "完成" if name in seconds else "未运行",
+             "link": f"{name}.html" if (folder / f"{name}.html").is_file() else None} for name in road]
 
 
 def pick_examples(rows: list[dict], per_group: int = 4) -> list[dict]:

@@ -23,10 +23,8 @@ Value = str | int | float | bool
 Failure = dict[str, str | int | None]
 OnCell = Callable[[str, int, int], None]
 ROAD = ("00_start_here", "01_build_dataset", "02_lora_finetune", "03_before_after", "04_web_demo")
-_RESERVED = {
-    "OUT": "输出位置用 --out 指定",
-    "KEEP_OPEN": "整套运行时网页必须自动关闭，想一直开着请用 labutils demo",
-}
+_RESERVED = {"OUT": "输出位置用 --out 指定",
+             "KEEP_OPEN": "整套运行时网页必须自动关闭，想一直开着请用 labutils demo"}
 _TYPE_NAMES = {bool: "True 或 False", int: "整数", float: "小数", str: "文字"}
 _BOOLS = dict.fromkeys(("true", "1", "yes", "是"), True) | dict.fromkeys(("false", "0", "no", "否"), False)
 # 执行过的 notebook 转成网页时去掉所有外部脚本：教室没有外网也能立刻打开

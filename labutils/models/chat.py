@@ -76,7 +76,7 @@ def truncate(sample: dict[str, list[int]], size: int) -> dict[str, list[int]] | 
     ids, labels = sample["input_ids"], sample["labels"]
     if len(ids) <= size:
         return sample
-    if all(label == IGNORE for label in labels[: size - 1]):
+    if set(labels[: size - 1]) <= {IGNORE}:
         return None
     end = next(label for label in reversed(labels) if label != IGNORE)
     return {"input_ids": ids[: size - 1] + [end],

@@ -89,7 +89,10 @@ def generation_config(tokenizer) -> GenerationConfig:
 def read_config(folder: Path) -> GlmConfig:
     """官方 config.json → GlmConfig；有不支持的设置、缺键或值不合理时引发 LabError，并说出键名。"""
     raw, where = weights.read_json(folder / "config.json"), rel(folder / "config.json")
-    _refuse_unsupported(raw, where)
+    for key, (wanted, default) in FIXED.items():
+        if (value := raw.get(key, default)) != wanted:
+            raise LabError(f"{where} 的 {key} 是 {value}，原生 GLM 只支持 {wanted}"
+                           f"：{REASONS.get(key, '结构不同，结果会不对')}。")
     sizes = {new: _positive(raw, old, where, int) for old, new in SIZES.items()}
     defaults = {"rope_ratio": 1, "layernorm_epsilon": 1e-5}
     ratio, epsilon = (_positive(defaults | raw, key, where, int | float) for key in defaults)
@@ -99,17 +102,8 @@ def read_config(folder: Path) -> GlmConfig:
         **sizes, rms_norm_eps=epsilon, rope_theta=10000.0 * ratio, partial_rotary_factor=0.5,
         attention_bias=raw.get("add_qkv_bias", False), hidden_act="silu",
         attention_dropout=raw.get("attention_dropout", 0.0), tie_word_embeddings=False,
-        # 不写 eos，GlmConfig 会填上 GLM-4 的编号
-        pad_token_id=0, eos_token_id=2, bos_token_id=None,
-        dtype=raw.get("torch_dtype") or raw.get("dtype") or "float16",
-        architectures=["GlmForCausalLM"])
-
-
-def _refuse_unsupported(raw: dict, where: str) -> None:
-    for key, (wanted, default) in FIXED.items():
-        if (value := raw.get(key, default)) != wanted:
-            raise LabError(f"{where} 的 {key} 是 {value}，原生 GLM 只支持 {wanted}"
-                           f"：{REASONS.get(key, '结构不同，结果会不对')}。")
+        pad_token_id=0, eos_token_id=2, bos_token_id=None,  # 不写 eos，GlmConfig 会填上 GLM-4 的编号
+        dtype=raw.get("torch_dtype") or raw.get("dtype") or "float16", architectures=["GlmForCausalLM"])
 
 
 def _positive(raw: dict, key: str, where: str, kind: type) -> int | float:
@@ -183,8 +177,7 @@ CHAT_TEMPLATE = (
     "{{ '<|' + m['role'] + '|>' + (m['metadata'] or '' if m['metadata'] is defined else '') + '\n' }}"
     "{% set tools = '\n' + m['tools'] | tojson(indent=4) if m['tools'] else '' %}"
     "{% if m['content'] or tools %}{{ ' ' + m['content'] + tools }}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
-)
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}")
 NORMAL, KINDS = 1, {1, 2, 3, 6}  # 词元的种类：普通、<unk>、控制符、字节
 OFFICIAL_VOCAB, OFFICIAL_PIECES = 65024, 64789
 SPACE = "\u2581"  # SentencePiece 用它代表空格

@@ -141,7 +141,10 @@ def _write_shards(shards: list[Path], part: Path, config) -> None:
     """逐个分片换名字、拆 q/k/v 再写出：内存里同时只有一个分片。"""
     rows, weight_map, size = chatglm3.qkv_rows(config), {}, 0
     for number, path in enumerate(shards, 1):
-        native = _native_shard(path, rows)
+        native: dict[str, torch.Tensor] = {}
+        for name, tensor in weights.tensors(path):
+            native |= chatglm3.native_tensors(name, tensor, rows)
+        weights.refuse_nan(native.items(), rel(path))
         whole = len(shards) == 1
         file = "model.safetensors" if whole else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         save_file({name: t.contiguous() for name, t in native.items()}, part / file, {"format": "pt"})
@@ -151,14 +154,6 @@ def _write_shards(shards: list[Path], part: Path, config) -> None:
     if len(shards) > 1:
         write_json(part / "model.safetensors.index.json",
                     {"metadata": {"total_size": size}, "weight_map": weight_map})
-
-
-def _native_shard(path: Path, rows: list[int]) -> dict[str, torch.Tensor]:
-    native: dict[str, torch.Tensor] = {}
-    for name, tensor in weights.tensors(path):
-        native |= chatglm3.native_tensors(name, tensor, rows)
-    weights.refuse_nan(native.items(), rel(path))
-    return native
 
 
 def _write_plain(config, tokenizer, part: Path) -> None:

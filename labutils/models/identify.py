@@ -38,13 +38,11 @@ CHATGLM3_6B = Known(
     title="ChatGLM3-6B",
     sizes={"vocab_size": 65024, "hidden_size": 4096, "intermediate_size": 13696, "num_hidden_layers": 28,
            "num_attention_heads": 32, "num_key_value_heads": 2, "head_dim": 128},
-    tensors=199,
-    parameters=6_243_584_000,
+    tensors=199, parameters=6_243_584_000,
     tokenizer_sha256="e7dc4c393423b76e4373e5157ddc34803a0189ba96b21ddbb40269d31468a6f2",
     sources={"ModelScope": "ZhipuAI/chatglm3-6b", "Hugging Face": "zai-org/chatglm3-6b"},
     licence="ChatGLM3 的模型许可，不是 Apache",
-    prompts={"你好": [64790, 64792, 64795, 30910, 13, 36474, 54591, 64796]},
-)
+    prompts={"你好": [64790, 64792, 64795, 30910, 13, 36474, 54591, 64796]})
 # 大小相同、用途不同的几个：官方 config.json 的 _name_or_path 以此结尾 → 说明
 LONGER = "能读更长的文字，显存也用得更多"
 VARIANTS = {"base": "没有经过对话训练的版本，直接提问会接着写下去", "32k": LONGER, "128k": LONGER}
@@ -66,15 +64,11 @@ def check_folder(name: str, known: Known = CHATGLM3_6B) -> list[Check]:
     tokenizer = _attempt(checks, "分词器", lambda: _tokenizer(name, folder, config))
     if any(check.status == FAIL for check in checks):
         return checks
-    if _same_size(config, count, known):
+    sizes = {key: getattr(config, key, None) for key in known.sizes}
+    if (count, sizes) == (known.parameters, known.sizes):
         checks.append(_known_prompts(folder, tokenizer, known))
         return [*checks, _verdict(folder, checks[-1].status == OK, known)]
     return [*checks, Check(VERDICT, OK, _other_model(folder, config, count, known))]
-
-
-def _same_size(config, count: int, known: Known) -> bool:
-    return count == known.parameters and all(
-        getattr(config, key, None) == value for key, value in known.sizes.items())
 
 
 def _other_model(folder: Path, config, count: int, known: Known) -> str:
