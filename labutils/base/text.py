@@ -74,7 +74,7 @@ def _one_pass(text: str) -> str:
     text = _DATE.sub(lambda m: f"{m[1]}年{int(m[2])}月{int(m[3])}日", text)
     text = _PERCENT.sub(_percent, text)
     whole = text.strip()
-    if whole and all(c in NUMBER_CHARS for c in whole):  # 整段就是一个数，如要点“五”
+    if whole and set(whole) <= set(NUMBER_CHARS):  # 整段就是一个数，如要点“五”
         return _to_digits(whole)
     text = _CHINESE.sub(_replace_number, text)
     text = _MIXED.sub(_expand_units, text)

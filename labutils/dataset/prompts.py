@@ -205,10 +205,6 @@ def _unfinished(segments: list[str]) -> str:
     return rest if rest.startswith("{") else ""
 
 
-_UNREADABLE = {RecursionError: ("nested", "括号套得太深，丢掉"),
-               UnicodeEncodeError: ("broken", "含有残缺的字符（如半个表情符号），丢掉")}
-
-
 def _parse_item(segment: str) -> tuple[dict | None, dict | None]:
     end = _closing_brace(segment, skip_strings=True) or _closing_brace(segment, skip_strings=False)
     if end is None:
@@ -217,8 +213,10 @@ def _parse_item(segment: str) -> tuple[dict | None, dict | None]:
     try:
         item, fixed = _load_or_repair(source)
         json.dumps(item, ensure_ascii=False).encode("utf-8")
-    except tuple(_UNREADABLE) as error:
-        return None, _problem(*_UNREADABLE[type(error)], source)
+    except RecursionError:
+        return None, _problem("nested", "括号套得太深，丢掉", source)
+    except UnicodeEncodeError:
+        return None, _problem("broken", "含有残缺的字符（如半个表情符号），丢掉", source)
     if not isinstance(item, dict):
         return None, _problem("shape", "不是一个 JSON 对象，丢掉", source)
     if fixed and not _faithful(item, source):

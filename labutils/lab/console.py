@@ -13,8 +13,6 @@ from typer.exceptions import TyperException
 from labutils.base import files
 from labutils.base.errors import LabError
 
-_WEIGHTS = "checkpoint-*/adapter_model.safetensors"
-
 
 @contextmanager
 def progress():
@@ -64,7 +62,7 @@ def newest_checkpoint() -> str | None:
     """output/ 与 runs/ 里最近一次微调的最后一个检查点；没有时返回 None。"""
     places = {files.ROOT, files.place(".")}  # 在别处执行的结果写在别处
     found = [path for place in places for text in ("output/*", "output/*/lora", "runs/*/output/lora")
-             for path in place.glob(f"{text}/{_WEIGHTS}")]
+             for path in place.glob(f"{text}/checkpoint-*/adapter_model.safetensors")]
     return str(max(found, key=lambda path: path.stat().st_mtime).parent) if found else None
 
 

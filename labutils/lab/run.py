@@ -9,6 +9,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -175,11 +176,9 @@ def make_run_folder(out: str | Path) -> Path:
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     for number in itertools.count(1):
         folder = files.place(out) / (stamp if number == 1 else f"{stamp}-{number}")
-        try:
+        with suppress(FileExistsError):
             folder.mkdir(parents=True)
             return folder
-        except FileExistsError:
-            continue
 
 
 def execute(source: Path, target: Path, values: dict, on_cell: OnCell = _silent) -> Failure | None:
@@ -240,7 +239,6 @@ def to_html(notebook: Path) -> Path | None:
         if cell.cell_type == "markdown":
             cell.source = cell.source.replace("](../images/", "](images/")
     about = {"name": notebook.stem, "path": str(files.ROOT)}
-    body, _ = exporter.from_notebook_node(content, {"metadata": about})
     target = notebook.with_suffix(".html")
-    files.write(target, body)
+    files.write(target, exporter.from_notebook_node(content, {"metadata": about})[0])
     return target

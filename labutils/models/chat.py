@@ -58,17 +58,12 @@ def encode(tokenizer, messages: list[dict]) -> dict[str, list[int]]:
         answer = _glm_ids(tokenizer, messages[-1:])[1:]  # 第一个角色符已经在提示词的末尾
     else:
         answer = _template_answer(tokenizer, messages)
-    if set(stops).isdisjoint(answer):
-        answer.append(_missing_end(tokenizer, messages[-1], stops[0]))
+    if set(stops).isdisjoint(answer):  # 没有写结束符：普通回答到 eos 为止，调用工具的停下来等结果
+        called = messages[-1].get("tool_calls") or messages[-1].get("metadata")
+        answer.append(tokenizer.get_added_vocab().get("<|observation|>", stops[0]) if called else stops[0])
     size = next(n for n, i in enumerate(answer, 1) if i in stops)
     return {"input_ids": prompt + answer,
             "labels": [IGNORE] * len(prompt) + answer[:size] + [IGNORE] * (len(answer) - size)}
-
-
-def _missing_end(tokenizer, message: dict, eos: int) -> int:
-    """没有写结束符的回答：普通的到 eos 为止，调用工具的停下来等结果。"""
-    called = message.get("tool_calls") or message.get("metadata")
-    return tokenizer.get_added_vocab().get("<|observation|>", eos) if called else eos
 
 
 def truncate(sample: dict[str, list[int]], size: int) -> dict[str, list[int]] | None:

@@ -194,17 +194,13 @@ def load_tokenizer(folder: Path, config: GlmConfig) -> PreTrainedTokenizerFast:
         raise LabError(f"{where} 有 {len(pieces)} 个词元，ChatGLM3-6B 的是 {OFFICIAL_PIECES} 个，"
                        "不是同一个模型的分词器，请重新下载。")
     path = folder / "tokenizer_config.json"  # 新版官方文件夹在这里记着控制符的编号
-    if path.is_file():
-        _check_recorded(path, tokenizer)
-    return tokenizer
-
-
-def _check_recorded(path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    for number, token in weights.read_json(path).get("added_tokens_decoder", {}).items():
+    recorded = weights.read_json(path).get("added_tokens_decoder", {}) if path.is_file() else {}
+    for number, token in recorded.items():
         name = {"sop": "<sop>", "eop": "<eop>"}.get(token["content"], token["content"])
         if name in SPECIAL and (ours := tokenizer.convert_tokens_to_ids(name)) != int(number):
             raise LabError(f"{rel(path)} 里 {token['content']} 的编号是 {number}，由 tokenizer.model 得到的"
                            f"却是 {ours}，两个文件不是同一个模型的，请重新下载。")
+    return tokenizer
 
 
 class Piece(NamedTuple):
