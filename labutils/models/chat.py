@@ -133,8 +133,9 @@ def _render(tokenizer, messages: list[dict], add_generation_prompt: bool = False
     tools = next(filter(None, (m.get("tools") for m in messages)), None)
     template = _template(tokenizer, tools)
     start = {own: _control_start(tokenizer, own) for own in (False, True)}
+    spoken = [m for m in messages if m["content"] or not m.get("tools")]  # 工具的说明由模板另写
     shown = [_break_control(start[m["role"] == "assistant"], m) | {"role": m["role"]}
-             for m in _adapted(tokenizer, messages, template)]
+             for m in _adapted(tokenizer, spoken, template)]
     # 不要思考过程：课程的问答直接回答；没有这个开关的模板不理会它
     options = {**tokenizer.special_tokens_map, "enable_thinking": False}
     try:
@@ -160,8 +161,7 @@ def _template(tokenizer, tools: list[dict] | None) -> str:
 def _adapted(tokenizer, messages: list[dict], template: str) -> list[dict]:
     """按模板的习惯改写消息：工具结果的角色名、工具调用的写法。模板不认工具时引发 LabError。"""
     result = "observation" if "<|observation|>" in tokenizer.get_added_vocab() else "tool"
-    # 只带着工具的消息不写：工具的说明由模板另写
-    adapted = [_spoken(m, result) for m in messages if m["content"] or not m.get("tools")]
+    adapted = [_renamed(message, result) for message in messages]
     if "tool_calls" not in template:  # GLM-4 不认它：函数名写在角色符后面，参数作内容，另成一条消息
         adapted = [part for m in adapted for part in split_calls(m, partial(json.dumps, ensure_ascii=False))]
     if "metadata" not in template and any(m.get("metadata") for m in adapted):
@@ -169,7 +169,7 @@ def _adapted(tokenizer, messages: list[dict], template: str) -> list[dict]:
     return adapted
 
 
-def _spoken(message: dict, result: str) -> dict:
+def _renamed(message: dict, result: str) -> dict:
     """去掉只给本程序看的键；工具结果的角色名换成 result。"""
     role = result if message["role"] in ("tool", "observation") else message["role"]
     return {key: value for key, value in message.items() if key not in ("loss", "tools")} | {"role": role}
