@@ -1,7 +1,7 @@
 """课程实验的小工具包：文档 → 问答对 → 词元 → 适配器 → 对比 → 演示。
 
 环境变量必须在导入 torch、transformers、gradio 之前设好，所以放在包的入口，
-notebook 里先 ``import labutils`` 再导入其他库即可。
+notebook 里先 ``import labutils`` 再导入其他库即可。各站的 __init__ 列着 notebook 用到的名字，用到时才导入。
 """
 
 import os

@@ -5,8 +5,6 @@
 讲解在 notebooks/00_start_here.ipynb（结果放在哪里）与 01_build_dataset.ipynb（编码）。
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -24,7 +22,6 @@ DATA = ROOT / "data"
 CONFIGS = ROOT / "configs"
 NOTEBOOKS = ROOT / "notebooks"
 OUTPUT = ROOT / "output"
-RUNS = ROOT / "runs"
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
 
 

@@ -3,8 +3,6 @@
 每一项的类型与范围写在各自的 dataclass 里（见 training/config.py）；讲解在 notebooks/02_lora_finetune.ipynb。
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import re

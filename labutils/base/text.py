@@ -4,8 +4,6 @@
 在 notebooks/03_before_after.ipynb 讲解，notebooks/01_build_dataset.ipynb 也用到。
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 

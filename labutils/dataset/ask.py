@@ -4,8 +4,6 @@
 等多久先听服务器的 Retry-After，没有就按次数加倍。讲解见 notebooks/01_build_dataset.ipynb。
 """
 
-from __future__ import annotations
-
 import email.utils
 import itertools
 import random

@@ -3,8 +3,6 @@
 notebook 01 把这里的每一步拆开讲，命令行 labutils dataset 直接调用；网页反馈的用法见 README“评价变成新的题”。
 """
 
-from __future__ import annotations
-
 import json
 from itertools import chain
 from pathlib import Path

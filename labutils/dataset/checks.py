@@ -3,8 +3,6 @@
 大模型写的问答对看着都像样，不逐条核对，编造的数字就会混进训练集。讲解见 notebook 01。
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections import Counter, defaultdict

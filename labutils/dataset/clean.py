@@ -4,8 +4,6 @@
 后面每条问答都能指回它出自哪一页。
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from bisect import bisect_left, bisect_right

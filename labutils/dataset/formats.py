@@ -4,8 +4,6 @@ PDF 见 pdf.py。别的格式没有固定的页：一“页”是一节，没有
 这样“证据在第几页”仍可核对。
 """
 
-from __future__ import annotations
-
 import lzma
 import math
 import re

@@ -4,8 +4,6 @@
 在 notebooks/01_build_dataset.ipynb 讲解。一次请求怎么发见 ask，进度文件见 progress。
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -4,8 +4,6 @@ PDF 记的是画字的先后，不一定是读的先后；两栏和直排的页�
 三栏以上、图文绕排认不出，仍按画的先后。
 """
 
-from __future__ import annotations
-
 import logging
 import re
 import unicodedata

@@ -5,8 +5,6 @@
 讲解见 notebooks/01_build_dataset.ipynb；怎么发出去见 ask，怎么记账见 service。
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

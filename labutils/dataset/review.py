@@ -4,8 +4,6 @@
 但谁也不能让没通过检查的题直接进数据集。
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io

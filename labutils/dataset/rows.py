@@ -4,8 +4,6 @@ qa.jsonl 一行一条问答，带要点、页码、证据，供检查和评测�
 微调程序要的对话格式：``conversations`` 是消息列表，可以另有 ``tools``。
 """
 
-from __future__ import annotations
-
 import json
 import random
 import re

@@ -4,8 +4,6 @@
 所以出错时只说自己的话。
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re

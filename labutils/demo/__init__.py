@@ -1,7 +1,4 @@
-"""演示：边生成边显示的对话网页（notebook 04）。
-
-notebook 用到的名字都在这里；第一次用到时才导入它所在的文件，所以 import 本身很快。
-"""
+"""演示：边生成边显示的对话网页（notebook 04）。"""
 
 import lazy_loader
 

@@ -1,7 +1,4 @@
-"""微调：配置、样本、LoRA 训练、续训、内存估算（notebook 02）。
-
-notebook 用到的名字都在这里；第一次用到时才导入它所在的文件，所以 import 本身很快。
-"""
+"""微调：配置、样本、LoRA 训练、续训、内存估算（notebook 02）。"""
 
 import lazy_loader
 

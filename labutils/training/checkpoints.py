@@ -3,8 +3,6 @@
 训练文件夹里有 checkpoint-N/ 和下面 RUN、LOG、CURVE、RESULT 四个文件。讲解在 notebook 02。
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -3,8 +3,6 @@
 一个键照办，或接受但说明它不起作用（notes），或拒绝并说明原因。讲解在 notebooks/02_lora_finetune.ipynb。
 """
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, Literal

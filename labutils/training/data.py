@@ -4,8 +4,6 @@
 所以训练被打断后从第 n 个样本接着来，结果一位不差。
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

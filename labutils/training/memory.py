@@ -5,8 +5,6 @@ meta 张量只有形状没有内容（PyTorch 文档 torch.device("meta")）。�
 估算只需要模型的 config.json 与微调配置。后半把估算说成话：放不放得下，放不下改哪几项。讲解见 notebook 00。
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import io

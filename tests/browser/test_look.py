@@ -8,8 +8,7 @@ import re
 
 import pytest
 from fakes.browser_page import BOX, answered, ask, last, open_page, status, wait_for
-from fakes.hostile import INPUTS
-from fakes.web_fakes import ANSWER, AdapterModel, CharTokenizer, FakeStream
+from fakes.web_fakes import ANSWER, INPUTS, AdapterModel, CharTokenizer, FakeStream
 from PIL import Image
 
 from labutils.base import files

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import torch
 from fakes.browser_page import BOX, ask, last, set_slider, status, wait_for
-from fakes.hostile import INPUTS
+from fakes.web_fakes import INPUTS
 from peft import LoraConfig, get_peft_model
 
 from labutils.demo import batching

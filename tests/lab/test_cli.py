@@ -239,7 +239,6 @@ def test_newest_checkpoint_is_found(monkeypatch, tmp_path, tmp_path_factory):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(files, "ROOT", tmp_path)
     monkeypatch.setattr(files, "OUTPUT", tmp_path / "output")
-    monkeypatch.setattr(files, "RUNS", tmp_path / "runs")
     assert console.newest_checkpoint() is None
     make_checkpoint(tmp_path / "output" / "lab" / "lora" / "checkpoint-100", 200)
     make_checkpoint(tmp_path / "runs" / "t" / "output" / "lora" / "checkpoint-50", 300)

@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 
 from labutils.training import questions
-from tools.tiny_base import lexicon, vocab
+from tools.tiny_base import lexicon, sentences, vocab
 
 WORLD_SEED = 2031
 WORLD_SUBJECTS = 96
@@ -52,12 +52,12 @@ def world() -> tuple[tuple[str, dict, tuple], ...]:
 def _notice(rng: Random) -> tuple[str, dict, list, list[str]]:
     """随机通知:(主体, 写明的事实, 没写明的属性, 陈述句)。"""
     name = lexicon.subject(rng)
-    picked = questions.pick(rng, rng.choice([1, 2, 2, 3, 3, 4, 5]) + 1)
+    picked = sentences.pick(rng, rng.choice([1, 2, 2, 3, 3, 4, 5]) + 1)
     facts = {attribute: lexicon.novel_value(rng, attribute.kind) for attribute in picked[:-1]}
     lines = []
     for index, (attribute, value) in enumerate(facts.items()):
         shown = name if index == 0 or rng.random() < 0.5 else rng.choice(["该项目", "它", "这里"])
-        lines.append(questions.state(rng, attribute, shown, value))
+        lines.append(sentences.state(rng, attribute, shown, value))
     return name, facts, picked[-1:], lines
 
 
@@ -71,10 +71,10 @@ def _pair(rng: Random, name: str, facts: dict, missing: list, pronoun: bool = Fa
     """一问一答;两成问材料没写的。called:问句里怎么称呼主体,缺省就用 name。"""
     if rng.random() < 0.2:
         attribute = rng.choice(missing)
-        reply = questions.not_stated(attribute, name)
+        reply = sentences.not_stated(attribute, name)
     else:
         attribute = rng.choice(list(facts))
-        reply = questions.answer(attribute, name, facts[attribute])
+        reply = sentences.answer(attribute, name, facts[attribute])
     return [user(questions.ask(rng, attribute, called or name, pronoun)), assistant(reply)]
 
 
@@ -91,7 +91,7 @@ def reading_task(rng: Random) -> list[dict]:
 
 def reasking_task(rng: Random) -> list[dict]:
     """先给出几组问答,再用别的问法问同样的事:学会认出“换了说法的同一个问题”。"""
-    picked = questions.pick(rng, rng.choice([2, 3, 4]))
+    picked = sentences.pick(rng, rng.choice([2, 3, 4]))
     if rng.random() < 0.3:
         picked = picked[:1] * len(picked)  # 同一属性、几个主体:只能靠主体分辨
     names = [lexicon.subject(rng) for _ in picked]
@@ -101,10 +101,10 @@ def reasking_task(rng: Random) -> list[dict]:
              for name, attribute in zip(names, picked, strict=True)}.values()
     turns = []
     for name, attribute, value in facts:
-        reply = questions.answer(attribute, name, value)
+        reply = sentences.answer(attribute, name, value)
         turns += [user(questions.ask(rng, attribute, name)), assistant(reply, loss=False)]
     for name, attribute, value in rng.sample(list(facts), len(facts)):
-        reply = questions.answer(attribute, name, value)
+        reply = sentences.answer(attribute, name, value)
         turns += [user(questions.ask(rng, attribute, name)), assistant(reply)]
     return turns
 
@@ -124,7 +124,7 @@ def unknown_task(rng: Random) -> list[dict]:
     """不给材料,问一个从没听说过的主体:说没有写明,不编造。"""
     attribute, name = rng.choice(questions.attributes()), lexicon.subject(rng)
     asked = questions.ask(rng, attribute, name, nickname=False)
-    return [user(asked), assistant(questions.not_stated(attribute, name))]
+    return [user(asked), assistant(sentences.not_stated(attribute, name))]
 
 
 def rewrite_task(rng: Random) -> list[dict]:
@@ -132,7 +132,7 @@ def rewrite_task(rng: Random) -> list[dict]:
     attribute, name = rng.choice(questions.attributes()), lexicon.subject(rng)
     prompt = rng.choice(REWRITE_PROMPTS).replace(
         "Q", questions.ask(rng, attribute, name, nickname=False))
-    return [user(prompt), assistant(questions.formal(attribute, name))]
+    return [user(prompt), assistant(sentences.formal(attribute, name))]
 
 
 def same_task(rng: Random) -> list[dict]:
