@@ -44,7 +44,7 @@ def run(data_dir: str | Path, model_name: str, config_path: str | Path, output_d
     """
     config = override(load_config(config_path), overrides if seed is None else overrides | {"seed": seed})
     seed = config.training_args.seed
-    folder = files.resolve(output_dir or Path(config.training_args.output_dir) / Path(config_path).stem)
+    folder = files.place(output_dir or Path(config.training_args.output_dir) / Path(config_path).stem)
 
     sources = data.read_training(config, files.resolve(data_dir))
     dev_source = data.read_dev(config, files.resolve(data_dir))

@@ -74,6 +74,13 @@ def train(lab, base, **options):
     return finetune.run(lab / "data", base, lab / "lora.yaml", **options)
 
 
+def test_without_a_folder_the_result_stays_where_one_works(lab, toy_base, monkeypatch):
+    """在仓库外面执行、又没有说放哪里：放在当前文件夹的 output 里。"""
+    monkeypatch.chdir(lab)
+    result = finetune.run("data", toy_base, "lora.yaml", max_steps=2)
+    assert result.adapter.resolve() == (lab / "output" / "lora" / "checkpoint-2").resolve()
+
+
 def test_a_run_leaves_what_the_next_notebooks_read(lab, toy_base):
     result = train(lab, toy_base)
     out = lab / "out"
