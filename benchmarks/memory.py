@@ -49,11 +49,11 @@ def write_model(folder: Path, kind: str, shape: dict) -> None:
     """随机权重的模型，分词器用自带小模型的。"""
     import transformers
 
-    from tools.tiny_base.vocab import build_tokenizer
+    from labutils.models.loader import WEIGHTS
 
     config = getattr(transformers, kind)(**shape)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    build_tokenizer().save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(WEIGHTS).save_pretrained(folder)
 
 
 def write_data(folder: Path, config) -> None:

@@ -1,6 +1,7 @@
 """各测试共用的夹具:用自带配方现造一个很小的随机模型,不下载任何东西。"""
 
 import os
+import signal
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,9 @@ from pathlib import Path
 import pytest
 
 import labutils  # noqa: F401  先设好环境变量
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # 放在后台跑的测试不理 Ctrl-C，它启动的进程也跟着不理
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)  # 没有装 pytest-xdist 时没有这个钩子
