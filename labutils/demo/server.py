@@ -10,6 +10,7 @@ import os
 import secrets
 import socket
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import gradio as gr
@@ -60,11 +61,11 @@ class Demo:
 def launch(
     model, tokenizer, share: bool = False, port: int | None = None,
     auth: tuple[str, str] | None = None, inline: bool = False,
-    server_name: str = "127.0.0.1", root_path: str | None = None, **page,
+    server_name: str = "127.0.0.1", root_path: str | None = None, ports: range = NOTEBOOK_PORTS, **page,
 ) -> Demo:
     """打开网页并立刻返回；再次调用会先关掉上一次打开的网页。
 
-    port 为 None 或 0 时自己找空端口。share 或 server_name 让外面能访问时必须有 auth，
+    port 为 None 或 0 时从 ports 里找空端口。share 或 server_name 让外面能访问时必须有 auth，
     没给就生成一个随机密码并打印一次。inline=True 在 notebook 里嵌入网页。
     root_path 是网页外面套着的路径，不写时在 JupyterHub 里经 jupyter-server-proxy 转发。
     page 是交给 build 的参数（rows、examples、adapter、feedback、stream、parallel）。
@@ -73,15 +74,17 @@ def launch(
     global _current
     if _current is not None:
         _current.close()
-    port = check_port(server_name, port) if port else free_port(server_name)
     auth = _require_auth(auth, public=share or server_name not in LOOPBACK)
-    hub = os.environ.get("JUPYTERHUB_SERVICE_PREFIX")
-    if root_path is None:
-        root_path = f"/{hub.strip('/')}/proxy/{port}" if hub else ""
+    ports = [check_port(server_name, port)] if port else free_ports(server_name, ports)
     local_without_proxy()
     blocks, said = build(model, tokenizer, **page), io.StringIO()
-    try:
-        with contextlib.redirect_stdout(said) if share else contextlib.nullcontext():
+    hub, outside = os.environ.get("JUPYTERHUB_SERVICE_PREFIX"), root_path
+    for port in ports:
+        if outside is None:
+            root_path = f"/{hub.strip('/')}/proxy/{port}" if hub else ""
+        # 同一台机器上几个人同时打开时，刚才还空着的端口可能已被占去
+        with (contextlib.suppress(OSError),
+              contextlib.redirect_stdout(said) if share else contextlib.nullcontext()):
             blocks.launch(
                 share=share, server_port=port, server_name=server_name, auth=auth, root_path=root_path,
                 prevent_thread_lock=True, inline=False, quiet=True, theme=THEME, css=CSS, head=HEAD,
@@ -89,9 +92,10 @@ def launch(
                 max_file_size="1kb", max_threads=MAX_THREADS, state_session_capacity=CONVERSATIONS_KEPT,
                 app_kwargs={"middleware": [Middleware(Guard, root_path=root_path)]},
                 auth_message="请输入老师给的用户名和密码。")
-    except OSError as error:
+            break
+    else:
         blocks.close(verbose=False)
-        raise Busy(server_name, port) from error
+        raise Busy(server_name, port)
     demo = _current = Demo(blocks.local_url.rstrip("/"), blocks.share_url, auth, blocks)
     forwarded = root_path if root_path.startswith("/user/") else ""
     print(f"网页已打开：{demo.url}")
@@ -134,14 +138,14 @@ def check_port(host: str, port: int) -> int:
     return port
 
 
-def free_port(host: str, ports: range = NOTEBOOK_PORTS) -> int:
-    """ports 里第一个能用的端口；一个也没有、地址不对时抛出 LabError。
+def free_ports(host: str, ports: range) -> Iterator[int]:
+    """ports 里现在能用的端口，从小到大；一个也没有、地址不对时抛出 LabError。
 
     框架自己也会找，但只从 7860 找起，而且外层路径要先知道端口。
     """
     for port in ports:
         with contextlib.suppress(Busy):
-            return check_port(host, port)
+            yield check_port(host, port)
     raise LabError(f"{host} 的端口 {ports[0]} 到 {ports[-1]} 都打不开：请关掉一些网页，或指定 port。")
 
 
@@ -200,7 +204,7 @@ def serve(
     先查端口再载入模型，免得白等。
     """
     auth = auth or parse_auth(os.environ.get("LAB_DEMO_AUTH", ""), "环境变量 LAB_DEMO_AUTH")
-    port = check_port(host, port) if port else free_port(host, SHELL_PORTS)
+    _ = check_port(host, port) if port else next(free_ports(host, SHELL_PORTS))
     page = {"rows": _rows(qa), "feedback": files.place(feedback)}
     if endpoint is None:
         from labutils.models import loader
@@ -214,7 +218,7 @@ def serve(
         model, tokenizer = endpoint, None
         page |= {"stream": endpoint.stream, "parallel": endpoint.parallel}
     with launch(model, tokenizer, share=share, port=port, auth=auth, server_name=host,
-                root_path=root_path, **page):
+                root_path=root_path, ports=SHELL_PORTS, **page):
         print("按 Ctrl+C 关闭网页。", flush=True)
         try:
             threading.Event().wait()

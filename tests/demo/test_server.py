@@ -148,10 +148,17 @@ def test_with_closes_the_page_even_after_an_error():
 
 
 def test_next_port_is_taken_when_the_first_is_busy(busy_port):
-    found = server.free_port("127.0.0.1", range(busy_port, busy_port + 50))
+    found = next(server.free_ports("127.0.0.1", range(busy_port, busy_port + 50)))
     assert busy_port < found < busy_port + 50
     with pytest.raises(LabError, match="都打不开"):
-        server.free_port("127.0.0.1", range(busy_port, busy_port + 1))
+        next(server.free_ports("127.0.0.1", range(busy_port, busy_port + 1)))
+
+
+def test_port_taken_by_a_neighbour_while_the_page_opens_is_left_to_him(busy_port, monkeypatch):
+    free = free_port()
+    monkeypatch.setattr(server, "free_ports", lambda host, ports: iter([busy_port, free]))
+    with launch() as demo:
+        assert demo.url.endswith(f":{free}") and httpx.get(demo.url).status_code == 200
 
 
 def test_port_is_chosen_when_not_given():
@@ -179,7 +186,7 @@ def test_bad_address_is_explained(host, port, said):
 @pytest.mark.parametrize("host", ["192.168.1.999", "192.168..1"])
 def test_bad_address_is_not_called_a_busy_port(host):
     with pytest.raises(LabError, match=f"地址 {host} 不对"):
-        server.free_port(host)
+        next(server.free_ports(host, server.NOTEBOOK_PORTS))
 
 
 def test_page_is_reachable_only_from_this_machine(demo):
