@@ -33,6 +33,15 @@ _PUNCTUATION = re.compile(r"(?:[^\w%]|_)+")
 _DATE_ZERO = re.compile(r"(?<=[年月])0(?=\d[月日])")
 
 
+class Cut(str):
+    """流式回答的最后一段：不是回答的文字，说的是为什么没有说完，例如“（到了上限 128 个词元，没有说完）”。
+
+    直接打印出来就是提示；要分开处理的（网页、对比）用 isinstance 认它。
+    """
+
+    __slots__ = ()
+
+
 def normalize(text: str) -> str:
     """统一全半角、大小写、数字写法，去掉标点和空白。
 
