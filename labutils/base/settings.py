@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import yaml
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
@@ -17,9 +17,18 @@ from labutils.base import files
 from labutils.base.errors import LabError
 
 section = dataclass(config=ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False))
-# 写成文字的数也收：PyYAML 按 YAML 1.1 把 5e-5（没有小数点）读成文字；true 却不是数
+# 加了引号的数也收；true 却不是数
 Number = Annotated[float, BeforeValidator(lambda v: str(v) if isinstance(v, bool) else v)]
 KINDS = {"int": "整数", "float": "数", "finite": "数", "bool": "true 或 false", "dataclass": "一节“键: 值”"}
+
+BOOLS = dict.fromkeys(("true", "1", "yes", "是"), True) | dict.fromkeys(("false", "0", "no", "否"), False)
+
+
+def as_bool(name: str, value: object) -> bool:
+    """True、"false"、"否"、0 等 → 真或假；认不出时引发 LabError，name 是参数名。"""
+    if (text := str(value).lower()) not in BOOLS:
+        raise LabError(f"参数 {name} 应当是 True 或 False，给出的却是 {value}。")
+    return BOOLS[text]
 
 
 def build(kind: type, content: dict[str, Any], where: str) -> Any:
@@ -75,7 +84,12 @@ def _unknown(loc: tuple[Any, ...], sections: list[Any], where: str) -> LabError:
 
 
 class _Strict(yaml.SafeLoader):
-    """PyYAML 遇到重复的键会悄悄取后一个，遇到不存在的日期会抛别的异常；这里都改成带行号的语法错误。"""
+    """按 YAML 1.2 读：PyYAML 的 YAML 1.1 里 no 是 False，0100 是 64，1:30 是 90，5e-5 却是文字。
+
+    PyYAML 遇到重复的键会悄悄取后一个，遇到写错的 !!int 会抛别的异常；这里都改成带行号的语法错误。
+    """
+
+    yaml_implicit_resolvers: ClassVar = {}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -91,8 +105,15 @@ class _Strict(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
-        except (ValueError, LookupError, AttributeError):  # 2025-02-30、!!int 甲、!!timestamp 甲
+        except (ValueError, LookupError, AttributeError):  # !!int 甲、!!timestamp 甲
             raise yaml.MarkedYAMLError(problem="不是正确的日期或数", problem_mark=node.start_mark) from None
+
+
+for _tag, _pattern in (("null", "~|null|Null|NULL|"), ("bool", "true|True|TRUE|false|False|FALSE"),
+                       ("int", r"[-+]?\d+"), ("float", r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?"),
+                       ("merge", "<<")):
+    _Strict.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z", re.A), None)
+_Strict.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -6,31 +6,26 @@
 
 import re
 import unicodedata
+from decimal import Decimal, InvalidOperation
 
-DIGITS = {c: i for i, c in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2}
-UNITS = {"十": 10, "百": 100, "千": 1000, "万": 10_000, "亿": 100_000_000}
+UNITS = {"亿": 8, "万": 4, "千": 3, "百": 2, "十": 1}  # 从大到小；值是后面几个零
+NONZERO = "一二三四五六七八九两"
+DIGIT = "零〇" + NONZERO
+LONGEST = 24  # 再长的不是一个数；Decimal 到 28 位都是准的
+_TO_ARABIC = str.maketrans(DIGIT + "点", "001234567892.")
 
-# 单独一个“一”多半不是数（一流、统一、一度），只有后面跟着量词时才换成数字
-MEASURES = "年月日号周天期届批次轮门项个类种所条章节款名位人级步篇页份件道本套组倍元学课小分季"
-COMPOUND = {"学": "期时年分", "课": "时", "小": "时", "分": "钟", "季": "度"}
-NUMBER_CHARS = "".join(DIGITS) + "".join(UNITS)
-NONZERO = "一二两三四五六七八九"
-
-# 统一、唯一、之一、其一、不一、专一、单一；几十、数十、数十万（“人数十五人”里却是十五）
-_WORD = f"(?<=[统唯之其不专单])一|(?<=[几数])十(?![{NONZERO}])"
-# 数字后面紧跟着的不换，免得“5万一次”里的两个数连成一个
-_CHINESE = re.compile(rf"(?<!\d)(?!{_WORD})[{NUMBER_CHARS}]+")
-_TWO_DIGITS = re.compile(f"[{NONZERO}]{{2}}")
-_PERCENT = re.compile(f"百分之(?:([{NUMBER_CHARS}]+)(?:点([{''.join(DIGITS)}]+))?|([0-9.]+))")
-_WITH_UNIT = re.compile(r"(\d+(?:\.\d+)?)([百千万亿]*)")
-_MIXED = re.compile(r"(?<!\d)\d++(?:\.\d++)?[百千万亿]++(?:\d++(?:\.\d++)?[百千万亿]*+)*+")
-_BELOW_ZERO = re.compile(rf"(?<![\da-z%{NUMBER_CHARS}])(?:[-−]|零下)(?=\d+(?:\.\d+)?\s*°c)")
-_THOUSANDS = re.compile(r"(?<![\d,])\d{1,3}(?:,\d{3})+(?![\d,])")
-_DATE = re.compile(r"(?<!\d)(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?!\d)")
-_RANGE = re.compile(r"(?<=[\d%])\s*[-–—―~～至到]+\s*(?=\d)")
-_YEAR_BEFORE_RANGE = re.compile(r"(?<=\d)年(?=\s*[-–—―~～至到]+\s*\d+年)")
-_PUNCTUATION = re.compile(r"(?:[^\w%]|_)+")
-_DATE_ZERO = re.compile(r"(?<=[年月])0(?=\d[月日])")
+# 词里的“一”“十”“零”，不是数。没列全的也不要紧：两边同样换成“1带1路”，比较的结果不变
+_WORD = ("(?<!分之)(?<=[统唯之其不同逐])一"
+         "|(?<![十百千万亿零〇周期拜第初])一(?=[流般定直样些律致旦切贯再并起概下共])"
+         f"|(?<=[几数])十(?![{NONZERO}])|(?<![{NONZERO}百千零])十(?=足|分[^\\W\\d钟之制以左的为内])"
+         "|零(?=[下食售件碎散])|百(?=分[点比])")
+_DIGITS = f"(?:(?!{_WORD})[{DIGIT}])++"
+_RUN = rf"(?:(?!{_WORD})[{DIGIT}{''.join(UNITS)}\d])++"
+# “三点五”是 3.5；“下午三点”“三点十五”“三点零五分”“三点一刻”是时刻，“点”不动
+_NUMBER = re.compile(rf"(?=[{DIGIT}{''.join(UNITS)}\d])(?:(?:(?<=[午晨晚])|(?<=[早晚]上)){_RUN}|{_RUN}"
+                     rf"(?:(?:\.\d++|(?<!\d)点(?!零[{NONZERO}]分){_DIGITS}(?![十刻]))[百千万亿]*+)?)")
+_ADJACENT = re.compile(f"[{NONZERO}]{{2}}")
+_LAST = re.compile(f"(?<=[{NONZERO}十百千])([百千万亿])([{NONZERO}])$")
 
 
 class Cut(str):
@@ -67,8 +62,8 @@ def contains(answer: str, key_point: str) -> bool:
     """
     normalized = normalize(answer)
     for point in filter(None, map(normalize, key_point.split("|"))):
-        before = r"(?<![\d.])" if point[0].isdigit() else ""
-        after = r"(?!\d|\.\d)" if point[-1].isdigit() else ""
+        before = r"(?<![\d.负])" if point[0].isdigit() else ""
+        after = r"(?!\d|\.\d)" if point[-1].isdigit() or point[-1] == "点" else ""
         if re.search(before + re.escape(point) + after, normalized):
             return True
     return False
@@ -78,85 +73,74 @@ def _one_pass(text: str) -> str:
     # 英文逗号作千分位要在全半角统一之前看：中文逗号“，”是分隔两项，不是千分位
     text = _THOUSANDS.sub(lambda m: m[0].replace(",", ""), text)
     text = unicodedata.normalize("NFKC", text).casefold()
-    text = _DATE.sub(lambda m: f"{m[1]}年{int(m[2])}月{int(m[3])}日", text)
-    text = _PERCENT.sub(_percent, text)
-    whole = text.strip()
-    if whole and set(whole) <= set(NUMBER_CHARS):  # 整段就是一个数，如要点“五”
-        return _to_digits(whole)
-    text = _CHINESE.sub(_replace_number, text)
-    text = _MIXED.sub(_expand_units, text)
-    text = _YEAR_BEFORE_RANGE.sub("", text)  # “2019年到2021年”就是“2019—2021年”
-    text = _RANGE.sub("至", text)
-    text = _BELOW_ZERO.sub("负", text)
-    return _DATE_ZERO.sub("", _PUNCTUATION.sub(_between_numbers, text))
+    for pattern, new in _REWRITES:
+        text = pattern.sub(new, text)
+    return text
 
 
 def _between_numbers(match: re.Match[str]) -> str:
-    """标点去掉；两边都是数字时，小数点留着，别的换成一个“、”。"""
+    """标点去掉；两边都是数字（或左边是“8点”）时，小数点留着，别的换成一个“、”。"""
     text, start, end = match.string, match.start(), match.end()
-    if not (text[start - 1 : start].isdigit() and text[end : end + 1].isdigit()):
+    left = text[max(start - 2, 0) : start].replace("点", "")
+    if not (left[-1:].isdigit() and text[end : end + 1].isdigit()):
         return ""
     return "." if match[0] == "." else "、"
 
 
-def _replace_number(match: re.Match[str]) -> str:
-    """是一个数就换成数字。“万门左右”“百年”前面没有数，“三五年”“一两个”是约数，单独一字要有量词才算。"""
-    chars, rest = match[0], match.string[match.end() : match.end() + 2]
-    counted = len(chars) > 1 or _is_measure(rest) or match.string[: match.start()].endswith("第")
-    vague = chars[0] in "百千万亿" or _TWO_DIGITS.fullmatch(chars)
-    return _to_digits(chars) if counted and not vague else chars
+def _number(match: re.Match[str]) -> str:
+    """整个是一个数就换成数字，不管后面是什么单位；不是就整个不动，绝不换一半。
+
+    “三五年”“一两个”“三四百”是约数，“十四五”是规划的名称，“百年”“万一”前面没有数，都不动。
+    """
+    chars = match[0]
+    whole, counted = chars.partition("点")[0], not UNITS.keys().isdisjoint(chars)
+    if chars.isascii() or len(chars) > LONGEST or (_ADJACENT.search(whole) and (counted or len(whole) == 2)):
+        return chars
+    if not counted:  # 二〇二三
+        return chars.translate(_TO_ARABIC)
+    # “一万五”是 15000，“一百零五”是 105
+    full = _LAST.sub(lambda m: m[1] + m[2] + "0" * (UNITS[m[1]] - 1), chars)
+    try:
+        return f"{_value(full.translate(_TO_ARABIC)):f}"
+    except InvalidOperation:
+        return chars
 
 
-def _is_measure(rest: str) -> bool:
-    first, second = rest[:1], rest[1:2]
-    return first != "" and first in MEASURES and (first not in COMPOUND or second in tuple(COMPOUND[first]))
+def _value(text: str) -> Decimal:
+    """“1万6千”“1.5万”是多少；接不成一个数（“3百5百”“1万5”）时引发 InvalidOperation。"""
+    for unit, zeros in UNITS.items():
+        head, found, tail = text.partition(unit)
+        if found:
+            big, small = _value(head or "1" * (unit == "十")), _value(tail or "0")
+            # 后面不带单位的要正好填满，如“1万2000”
+            if small >= 10**zeros or (tail.isdigit() and tail[0] != "0" and len(tail) < zeros):
+                raise InvalidOperation
+            return big * 10**zeros + small
+    return Decimal(text)
 
 
-def _to_digits(chars: str) -> str:
-    if UNITS.keys().isdisjoint(chars):  # 二〇二三
-        return "".join(str(DIGITS[c]) for c in chars)
-    # “三四百”是约数，“十四五”是五年规划的名称，都不是一个数
-    return chars if _TWO_DIGITS.search(chars) else str(_value(chars))
-
-
-def _value(chars: str) -> int:
-    """带单位的数是多少；没有连着的两个非零数字。"""
-    total = section = digit = 0  # 总数；“万”“亿”以内的一段；还没遇到单位的数字
-    for char in chars:
-        unit = UNITS.get(char, 1)
-        if unit >= 10_000:
-            part, section = section + digit, 0  # “三亿二千万”相加，“一万亿”相乘
-            total = (total + part) * unit if total < unit else total + part * unit
-        elif unit > 1:
-            section += (digit or 1) * unit
-        digit = DIGITS.get(char, 0)
-    if digit and (unit := UNITS.get(chars[-2], 1)) > 10:  # “一万五”是 15000，“一百零五”是 105
-        digit *= unit // 10
-    return total + section + digit
-
-
-def _percent(match: re.Match[str]) -> str:
-    chinese, fraction, digits = match.groups()
-    whole = digits or _to_digits(chinese)
-    return f"{whole}.{_to_digits(fraction)}%" if fraction else f"{whole}%"
-
-
-def _expand_units(match: re.Match[str]) -> str:
-    """“1.5万”→ 15000，“5万3千”→ 53000；接不成一个数的（“3百5百”“1万5”）原样不动。"""
-    number, room = "", 0  # room：末尾还能填几位
-    for digits, units in _WITH_UNIT.findall(match[0]):
-        zeros = sum(len(str(UNITS[c])) - 1 for c in units)
-        piece = _shift(digits, zeros)
-        # 要填进前一个数末尾的零里；不带单位的要正好填满，如“1万2000”
-        enough = len(piece) <= room if units else len(piece) == room
-        if number and not (enough and piece.isdigit() and not number[-len(piece) :].strip("0")):
-            return match[0]
-        number, room = number[: len(number) - len(piece)] + piece if number else piece, zeros
-    return number
-
-
-def _shift(digits: str, zeros: int) -> str:
-    """小数点右移 zeros 位。"""
-    whole, _, fraction = digits.partition(".")
-    shifted = whole + fraction[:zeros].ljust(zeros, "0")
-    return (shifted.lstrip("0") or "0") + ("." + fraction[zeros:] if fraction[zeros:] else "")
+_THOUSANDS = re.compile(r"(?<![\d,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_REWRITES = [(re.compile(pattern), new) for pattern, new in (
+    (r"(?<!\d)(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?!\d)",
+     lambda m: f"{m[1]}年{int(m[2])}月{int(m[3])}日"),
+    (r"(?<![\d/])(\d{1,3})[/⁄](\d{1,3})(?![\d/])", r"\2分之\1"),
+    # “周三10点”“周三三点”是两个数
+    (rf"(?<=[{NONZERO}])(?=\d)|(?<=\d)(?=[{NONZERO}])", "、"),
+    (r"(?<=[周期拜初高])([一二三四五六])(?=\1)", r"\1、"),
+    (_NUMBER, _number),
+    ("百分之百", "100%"),
+    (r"百分之(\d+(?:\.\d+)?)", r"\1%"),
+    (r"千分之(\d+(?:\.\d+)?)", r"\1‰"),
+    (r"(?<![\d:])0?(\d{1,2}):([0-5]\d)(?![\d:])", r"\1点\2"),  # 8:30、八点三十分、八点半
+    (r"(?<=\d点)半", "30"),
+    (r"(?<=\d点)(?:0?0分?(?!\d)|整)|(?<=\d点\d\d)分(?!之)|(?<=\d点)0(?=[1-9])", ""),
+    (r"(?<![\d.])(\d+)(年|天|倍|小时|学期|个(?=半[小月学]))半", r"\1.5\2"),
+    # 3.50 是 3.5；但 3.10 节不是 3.1 节，2023.10 是十月
+    (r"(?<![\d.])(?!(?:19|20)\d\d\.10)(\d++)(?:\.0++|(\.\d*?[1-9])0++)(?![\d.节版])", r"\1\2"),
+    (r"(?<!\S)\.(?=\d)", "0."),
+    (r"(?<=\d)年(?=\s*[-–—―~～至到]+\s*\d+年)", ""),  # “2019年到2021年”就是“2019—2021年”
+    (r"(?:(?<=[\d%])|(?<=\d点))\s*[-–—―~～至到]+\s*(?=\d)", "至"),
+    (rf"(?<![\da-z%{DIGIT}{''.join(UNITS)}])[-−](?=\d+(?:\.\d+)?\s*°c)|零下(?=\d)", "负"),
+    (r"(?:[^\w%‰]|_)+", _between_numbers),
+    (r"(?<=[年月])0(?=\d[月日])", ""),
+)]

@@ -172,12 +172,12 @@ def name_facts(responses: list[list[dict]]) -> list[dict]:
 def _fact_keys(number: int, pair: dict) -> list[tuple]:
     """凭什么认出是同一个事实：第 number 份回复里的编号，页码、证据和要点；没有编号的是空列表。"""
     given, points = pair.get("fact_id"), pair.get("key_points")
-    if not isinstance(given, str) or not given:
+    if not isinstance(given, str | int) or given == "":
         return []
     if not isinstance(points, list) or not points:
-        return [(number, given)]
+        return [(number, str(given))]
     told = sorted(normalize(str(point)) for point in points)
-    return [(number, given), (str(pair.get("page")), normalize(_evidence(pair)), *told)]
+    return [(number, str(given)), (str(pair.get("page")), normalize(_evidence(pair)), *told)]
 
 
 def _with_fact(pair: dict, keys: list[tuple], names: dict[tuple, str]) -> dict:
@@ -186,7 +186,7 @@ def _with_fact(pair: dict, keys: list[tuple], names: dict[tuple, str]) -> dict:
         return pair
     name = next(filter(None, map(names.get, keys)), None)
     if name is None:
-        given, used = pair["fact_id"], {*names.values()}
+        given, used = str(pair["fact_id"]), {*names.values()}
         name = next(free_facts(used)) if given in used else given
     for key in keys:
         names.setdefault(key, name)

@@ -85,22 +85,34 @@ def recheck(row: object, document: Document, require_evidence: bool) -> tuple[di
     return clean, next((Problem(stage, *found) for stage, check in checks if (found := check(clean))), None)
 
 
-_DIGITS = re.compile(r"\d{1,9}")  # 几千位的 int() 会引发异常
+_TEXTS = ("id", "fact_id", "question", "answer", "evidence")
+_PAGE = re.compile(r"(?:第|p|page)?(\d{1,9})页?")  # 几千位的 int() 会引发异常
 
 
 def tidy(row: object) -> object:
-    """去掉首尾空白、补上默认要点；不改动传进来的那条。"""
+    """去掉首尾空白、把写成数的编号等变成文字、补上默认要点；不改动传进来的那条。"""
     if not isinstance(row, dict):
         return row
-    clean = {k: v.strip() if isinstance(v, str) else v for k, v in row.items()}
+    clean = {k: _as_text(v) if k in _TEXTS else v for k, v in row.items()}
     clean = {k: v for k, v in clean.items() if v not in (None, "", [])}
     points = clean.get("key_points", clean.get("answer"))
-    if isinstance(points, str):
-        clean["key_points"] = [points]
-    page = clean.get("page")
-    if isinstance(page, str) and _DIGITS.fullmatch(page):
-        clean["page"] = int(page)
+    clean["key_points"] = [_as_text(p) for p in (points if isinstance(points, list) else [points])]
+    if "page" in clean:
+        clean["page"] = _as_page(clean["page"])
     return clean
+
+
+def _as_text(value: object) -> object:
+    """"id": 7 与 "id": "7" 一样；true 不是数。"""
+    if type(value) in (int, float):
+        return str(value)
+    return value.strip() if isinstance(value, str) else value
+
+
+def _as_page(value: object) -> object:
+    """3.0、"3"、"第三页" 都是 3；认不出的原样返回。"""
+    found = _PAGE.fullmatch(normalize(str(value)))
+    return int(found[1]) if found and "-" not in str(value) else value
 
 
 def name_rows(rows: list[dict]) -> list[dict]:

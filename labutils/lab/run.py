@@ -18,7 +18,9 @@ import nbformat
 from labutils.base import files
 from labutils.base.errors import LabError
 from labutils.base.files import one_sentence, rel, sentence, short
+from labutils.base.settings import as_bool
 from labutils.lab import preflight, report
+from labutils.training.config import load_config, override
 
 Value = str | int | float | bool
 Failure = dict[str, str | int | None]
@@ -26,8 +28,7 @@ OnCell = Callable[[str, int, int], None]
 ROAD = ("00_start_here", "01_build_dataset", "02_lora_finetune", "03_before_after", "04_web_demo")
 _RESERVED = {"OUT": "输出位置用 --out 指定",
              "KEEP_OPEN": "整套运行时网页必须自动关闭，想一直开着请用 labutils demo"}
-_TYPE_NAMES = {bool: "True 或 False", int: "整数", float: "小数", str: "文字"}
-_BOOLS = dict.fromkeys(("true", "1", "yes", "是"), True) | dict.fromkeys(("false", "0", "no", "否"), False)
+_TYPE_NAMES = {int: "整数", float: "小数", str: "文字"}
 # 执行过的 notebook 转成网页时去掉所有外部脚本：教室没有外网也能立刻打开
 _OFFLINE_TEMPLATE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js %}{% endblock %}{% block jupyter_widgets %}{% endblock %}
@@ -55,6 +56,7 @@ def run(
     """
     config, pdf, qa = (files.resolve(p) for p in (config, pdf, qa))
     preflight.check_inputs(model, config, pdf, qa, api_model, preset)
+    override(load_config(config), {"seed": seed})  # 到 notebook 02 才用，现在就看对不对
     given = dict(parameters or {})
     local = files.model_folder(model)
     options = {"MODEL": short(local) if local else model, "SEED": seed, "CONFIG": short(config),
@@ -144,8 +146,8 @@ def convert(name: str, value: Value, default: Value) -> Value:
     if type(value) is kind:
         return value
     try:
-        return _BOOLS[str(value).lower()] if kind is bool else kind(str(value))
-    except (ValueError, KeyError):
+        return as_bool(name, value) if kind is bool else kind(str(value))
+    except ValueError:
         raise LabError(f"参数 {name} 应当是{_TYPE_NAMES.get(kind, kind.__name__)}（默认 {default!r}），"
                        f"给出的却是 {value}。") from None
 

@@ -13,6 +13,8 @@ from labutils.base import files
 from labutils.base.errors import LabError
 from labutils.base.settings import Number, build, change, read_yaml, section
 
+Count = Annotated[StrictInt, Field(ge=1, le=10**6)]  # 步数、条数、长度；再大的是写错了，内存也放不下
+
 
 @section
 class DataConfig:
@@ -27,7 +29,7 @@ class DataConfig:
     train_file: StrictStr = "train.json"
     val_file: StrictStr = "dev.json"
     test_file: StrictStr | None = None
-    num_proc: StrictInt | None = Field(None, ge=1)
+    num_proc: Count | None = None
     general_file: StrictStr | None = None
     unanswerable_file: StrictStr | None = None
     general_ratio: Number = Field(0.0, ge=0, le=10)
@@ -40,16 +42,16 @@ class DataConfig:
 class GenerationConfig:
     """training_args.generation_config 一节。"""
 
-    max_new_tokens: StrictInt = Field(512, ge=1)
+    max_new_tokens: Count = 512
 
 
-def _also(name: str, old: str, default: Any, **limits: Any) -> Any:
-    """现在叫 name，transformers 以前叫 old 的一项。"""
-    return Field(default, validation_alias=AliasChoices(name, old), **limits)
+OLD_NAMES = {"gradient_checkpointing": "activation_checkpointing", "eval_strategy": "evaluation_strategy",
+             "warmup_steps": "warmup_ratio"}
 
 
-# YAML 1.1 把没加引号的 no 读成 False
-Strategy = Annotated[Literal["no", "steps"], BeforeValidator(lambda v: "no" if v is False else v)]
+def _also(name: str, default: Any, **limits: Any) -> Any:
+    """transformers 以前叫别的名字的一项，两个名字都认。"""
+    return Field(default, validation_alias=AliasChoices(name, OLD_NAMES[name]), **limits)
 
 
 @section
@@ -62,35 +64,35 @@ class TrainingConfig:
     """
 
     output_dir: StrictStr = "./output"
-    max_steps: StrictInt = Field(-1, ge=-1)
-    num_train_epochs: Number = Field(3.0, ge=0.001)
+    max_steps: StrictInt = Field(-1, ge=-1, le=10**6)
+    num_train_epochs: Number = Field(3.0, ge=0.001, le=10_000)
     learning_rate: Number = Field(5e-5, ge=1e-9, le=1)
-    per_device_train_batch_size: StrictInt = Field(8, ge=1)
-    per_device_eval_batch_size: StrictInt = Field(8, ge=1)
-    gradient_accumulation_steps: StrictInt = Field(1, ge=1)
-    gradient_checkpointing: StrictBool = _also("gradient_checkpointing", "activation_checkpointing", False)
-    dataloader_num_workers: StrictInt = Field(0, ge=0)
+    per_device_train_batch_size: Count = 8
+    per_device_eval_batch_size: Count = 8
+    gradient_accumulation_steps: Count = 1
+    gradient_checkpointing: StrictBool = _also("gradient_checkpointing", False)
+    dataloader_num_workers: StrictInt = Field(0, ge=0, le=128)
     remove_unused_columns: StrictBool = False
     group_by_length: StrictBool = False
     save_strategy: Literal["steps"] = "steps"
-    save_steps: StrictInt = Field(500, ge=1)
-    save_total_limit: StrictInt | None = Field(None, ge=1)
+    save_steps: Count = 500
+    save_total_limit: Count | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
     logging_strategy: Literal["steps"] = "steps"
-    logging_steps: StrictInt = Field(10, ge=1)
-    eval_strategy: Strategy = _also("eval_strategy", "evaluation_strategy", "steps")
-    eval_steps: StrictInt = Field(500, ge=1)
+    logging_steps: Count = 10
+    eval_strategy: Literal["no", "steps"] = _also("eval_strategy", "steps")
+    eval_steps: Count = 500
     predict_with_generate: StrictBool = False
     generation_config: GenerationConfig = Field(default_factory=GenerationConfig)
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
-    warmup_steps: Number = _also("warmup_steps", "warmup_ratio", 0.0, ge=0)
+    warmup_steps: Number = _also("warmup_steps", 0.0, ge=0)
     weight_decay: Number = Field(0.0, ge=0, le=1)
     max_grad_norm: Number = Field(1.0, ge=0)
-    neftune_noise_alpha: Number | None = Field(None, ge=0)
-    adam_beta1: Number = Field(0.9, ge=0, le=1)
-    adam_beta2: Number = Field(0.999, ge=0, le=1)
-    adam_epsilon: Number = Field(1e-8, ge=0, le=1)
-    seed: StrictInt = Field(42, ge=0)
+    neftune_noise_alpha: Number | None = Field(None, ge=0, le=1000)
+    adam_beta1: Number = Field(0.9, ge=0, le=0.999999)
+    adam_beta2: Number = Field(0.999, ge=0, le=0.999999)
+    adam_epsilon: Number = Field(1e-8, ge=1e-15, le=1)  # 0 会得到 0÷0
+    seed: StrictInt = Field(42, ge=0, le=2**32 - 1)  # numpy 只收这么大的
     use_cpu: StrictBool = False
 
 
@@ -118,8 +120,8 @@ class PeftSection:
 
     peft_type: Annotated[str, BeforeValidator(_peft_type)] = "LORA"
     task_type: Literal["CAUSAL_LM"] = "CAUSAL_LM"
-    r: StrictInt = Field(8, ge=1)
-    lora_alpha: Number = Field(32.0, ge=1e-6)
+    r: StrictInt = Field(8, ge=1, le=4096)
+    lora_alpha: Number = Field(32.0, ge=1e-6, le=1e6)
     lora_dropout: Number = Field(0.1, ge=0, le=0.99)
     target_modules: Annotated[Any, BeforeValidator(_module_names)] = ("q_proj", "k_proj", "v_proj")
     shared_a: StrictBool | None = None
@@ -145,8 +147,8 @@ class Config:
     data_config: DataConfig = Field(default_factory=DataConfig)
     training_args: TrainingConfig = Field(default_factory=TrainingConfig)
     peft_config: PeftSection = Field(default_factory=PeftSection)
-    max_input_length: StrictInt = Field(256, ge=8)
-    max_output_length: StrictInt = Field(512, ge=1)
+    max_input_length: StrictInt = Field(256, ge=8, le=10**6)
+    max_output_length: Count = 512
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     quantization: Literal["4bit"] | None = None
     path: Path | None = Field(None, init=False)
@@ -216,9 +218,10 @@ def override(config: Config, values: dict[str, Any]) -> Config:
 def _sort_out(content: dict[Any, Any], where: str, prefix: str = "") -> list[str]:
     """不支持的键引发 LabError（写了“不用”等于没写，从 content 里去掉）；返回不起作用的键的说明。"""
     notes = []
+    _check_old_names(content, f"{where} 的 {prefix}")
     for key, value in list(content.items()):
         if key in REFUSED:
-            if value not in (None, False, "", "none", "no", []):
+            if value not in (None, False, "", "none", "no", "off", []):
                 raise LabError(f"{where} 的 {prefix}{key} 不被支持：{REFUSED[key]}")
             del content[key]
         elif isinstance(value, dict):
@@ -226,6 +229,16 @@ def _sort_out(content: dict[Any, Any], where: str, prefix: str = "") -> list[str
         elif key in IDLE and (value is True or value not in (None, False, 1)):
             notes.append(f"{prefix}{key} 不起作用：{IDLE[key]}")
     return notes
+
+
+def _check_old_names(content: dict[Any, Any], where: str) -> None:
+    for name, old in OLD_NAMES.items():
+        if {name, old} <= content.keys():
+            raise LabError(f"{where}{name} 与 {old} 是同一项的新旧两个名字，请只留一个")
+    ratio = content.get("warmup_ratio", 0)
+    if type(ratio) in (int, float) and ratio >= 1:
+        raise LabError(f"{where}warmup_ratio 是占总步数的比例，应当小于 1，现在是 {ratio}；"
+                       "要写步数请用 warmup_steps")
 
 
 def _check_together(config: Config, where: str) -> None:

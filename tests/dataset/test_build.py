@@ -168,6 +168,8 @@ def test_name_facts_joins_and_separates():
         [pair("F01", "乙"), pair("F07", "5年"), {"question": "没编号"}],
     ])
     assert [r.get("fact_id") for r in rows] == ["F01", "F01", "F02", "F03", "F01", None]
+    rows = name_facts([[pair(1, "五年"), pair("1", "甲")], [pair(1, "乙")]])  # 编号写成数也一样
+    assert [r["fact_id"] for r in rows] == ["1", "1", "F01"]
 
 
 def test_collect_reports_every_loss():

@@ -203,7 +203,8 @@ def test_good_row_passes_unchanged():
     [
         ({"question": ...}, "缺少问题"),
         ({"answer": None}, "缺少答案"),
-        ({"question": 5}, "不是文字"),
+        ({"question": 5}, "长 1 字"),
+        ({"question": True}, "不是文字"),
         ({"answer": ["a"]}, "不是文字"),
         ({"question": "谁"}, "长 1 字"),
         ({"answer": "长" * 501}, "长 501 字"),
@@ -213,16 +214,21 @@ def test_good_row_passes_unchanged():
         ({"question": "线上一流课程计划4000门吗？"}, "问题里已经说出了答案"),
         ({"page": 0}, "不是正整数"),
         ({"page": True}, "不是正整数"),
-        ({"page": "第一页"}, "不是正整数"),
+        ({"page": "首页"}, "不是正整数"),
+        ({"page": "-1"}, "不是正整数"),
+        ({"page": 1.5}, "不是正整数"),
+        ({"page": "1-2"}, "不是正整数"),
         ({"page": "1" * 5000}, "不是正整数"),
         ({"page": 9}, "超出文档（共 2 页）"),
         ({"page": ...}, "缺少页码"),
         ({"evidence": ...}, "缺少证据"),
-        ({"evidence": 3}, "evidence 不是文字"),
+        ({"evidence": {}}, "evidence 不是文字"),
+        ({"id": False}, "id 不是文字"),
+        ({"key_points": [None, "4000门"]}, "不空的文字"),
         ({"page": 2}, "证据不在第 2 页，它在第 1 页"),
         ({"evidence": "计划5000门"}, "文档里没有这句话"),
         ({"answer": "共6000门。", "key_points": ["6000门"]}, "数字在第 1 页找不到"),
-        ({"fact_id": 1}, "fact_id 不是文字"),
+        ({"fact_id": [1]}, "fact_id 不是文字"),
     ],
 )
 def test_bad_row_is_rejected_with_reason(changes, reason):
@@ -230,6 +236,38 @@ def test_bad_row_is_rejected_with_reason(changes, reason):
     good, rejected = validate([bad], TWO_PAGES)
     assert good == [] and rejected[0]["row"] == bad
     assert reason in rejected[0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ({"id": 1, "fact_id": 7}, {"id": "1", "fact_id": "7"}),
+        ({"id": 1.5}, {"id": "1.5"}),
+        ({"answer": 4000, "key_points": 4000}, {"answer": "4000", "key_points": ["4000"]}),
+        ({"key_points": [4000, " 左右 "]}, {"key_points": ["4000", "左右"]}),
+        ({"key_points": "4000门"}, {"key_points": ["4000门"]}),
+        ({"page": 1.0}, {"page": 1}),
+        ({"page": "1.0"}, {"page": 1}),
+        ({"page": " 第1页 "}, {"page": 1}),
+        ({"page": "第一页"}, {"page": 1}),
+        ({"page": "Page 1"}, {"page": 1}),
+        ({"difficulty": 3}, {"difficulty": 3}),  # 用户自己的键，原样留着
+    ],
+)
+def test_numbers_and_text_are_both_fine(written, read):
+    good, rejected = validate([changed(**written)], TWO_PAGES)
+    assert rejected == [] and good == [{**COUNT, **read}]
+
+
+def test_number_and_text_are_the_same_id():
+    good, rejected = validate([changed(id=1), changed(id="1", question="线上类的计划数是多少？")], TWO_PAGES)
+    assert len(good) == 1 and rejected[0]["reason"] == "id 1 与前面的重复"
+
+
+def test_units_of_any_kind_are_compared():
+    ok = changed(question="丛书一共多少册，定价多少？", answer="一共8册，定价2角，下午3点半取书。",
+                 key_points=["八册", "两角", "三点半"], evidence=..., page=...)
+    assert validate([ok], TWO_PAGES, require_evidence=False)[0]
 
 
 def test_not_an_object_and_repeated_id():

@@ -9,7 +9,9 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from papermill.cli import _resolve_type
 
+from labutils import base
 from labutils.base import files
 from labutils.base.errors import LabError
 from labutils.lab import preflight, report, run
@@ -257,6 +259,12 @@ def test_reserved_parameters_are_refused_before_anything_runs(road, tmp_path, na
     assert not (tmp_path / "runs").exists()
 
 
+def test_seed_out_of_range_stops_before_any_folder_is_made(road, tmp_path):
+    with pytest.raises(LabError, match="seed 应当不大于"):
+        run.run(notebooks=road, out=tmp_path / "runs", seed=2**32)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_bad_input_stops_before_any_folder_is_made(road, tmp_path, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(LabError, match="没有这份.pdf"):
@@ -295,7 +303,18 @@ def test_values_take_the_type_of_the_default(value, default, expected):
     assert got == expected and type(got) is type(expected)
 
 
-@pytest.mark.parametrize(("value", "default"), [("七", 42), ("maybe", False), ("1.5", 3)])
+@pytest.mark.parametrize("word", ["false", "False", "no", "0", "否"])
+def test_bool_from_plain_papermill_is_a_bool_in_the_notebook(word):
+    """papermill -p SHARE false 交给 notebook 的是文字 "false"，直接用就成了“要分享”。"""
+    path = files.NOTEBOOKS / "04_web_demo.ipynb"
+    values = {name: value for name, value in run.read_defaults(path).items() if isinstance(value, bool)}
+    given = {"base": base} | {name: _resolve_type(word) for name in values}
+    code = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+    exec("\n".join(line for line in code.splitlines() if "base.as_bool(" in line), given)
+    assert values and all(given[name] is False for name in values)
+
+
+@pytest.mark.parametrize(("value", "default"), [("七", 42), ("maybe", False), ("1.5", 3), ("None", False)])
 def test_wrong_type_says_what_is_expected(value, default):
     with pytest.raises(LabError, match=f"X.*{value}"):
         run.convert("X", value, default)

@@ -143,9 +143,29 @@ def test_yaml_numbers_become_floats(tmp_path, written, value):
     assert config.training_args.learning_rate == value
 
 
-def test_unquoted_no_is_understood(tmp_path):
-    config = load_config(write(tmp_path, "training_args:\n  evaluation_strategy: no\n"))
-    assert config.training_args.eval_strategy == "no"
+@pytest.mark.parametrize(("text", "section", "name", "value"), [
+    ("training_args: {evaluation_strategy: no}", "training_args", "eval_strategy", "no"),
+    ("training_args: {save_steps: 0100}", "training_args", "save_steps", 100),
+    ("training_args: {save_steps: +7}", "training_args", "save_steps", 7),
+    ("training_args: {warmup_ratio: .1}", "training_args", "warmup_steps", 0.1),
+    ("peft_config: {r: 08}", "peft_config", "r", 8),
+    ("data_config: {train_file: 2025-02-30}", "data_config", "train_file", "2025-02-30"),
+    ("data_config: {train_file: on}", "data_config", "train_file", "on"),
+    ("training_args: {use_cpu: True, fp16: no}", "training_args", "use_cpu", True),
+])
+def test_yaml_is_read_as_people_read_it(tmp_path, text, section, name, value):
+    read = getattr(getattr(load_config(write(tmp_path, text)), section), name)
+    assert read == value and type(read) is type(value)
+
+
+@pytest.mark.parametrize("pair", [
+    "warmup_ratio: 0.1, warmup_steps: 0", "warmup_steps: 0, warmup_ratio: 0.1",
+    "evaluation_strategy: steps, eval_strategy: steps",
+    "gradient_checkpointing: true, activation_checkpointing: false",
+])
+def test_old_and_new_name_together_are_refused(tmp_path, pair):
+    message = failure(tmp_path, f"training_args: {{{pair}}}\n")
+    assert all(part.split(":")[0] in message for part in pair.split(", ")) and "只留一个" in message
 
 
 def test_unknown_key_gets_the_nearest_suggestion_and_the_list(tmp_path):
@@ -181,6 +201,24 @@ def test_key_in_the_wrong_section_is_unknown(tmp_path):
     ("peft_config:\n  target_modules: [1, q_proj]\n", ["q_proj", "列表"]),
     ("peft_config:\n  shared_a: 1\n", ["shared_a", "true 或 false"]),
     ("quantization: 8bit\n", ["quantization", "4bit"]),
+    ("training_args: {save_steps: 1:30}\n", ["save_steps", "整数", "'1:30'"]),
+    ("training_args: {save_steps: 0x10}\n", ["save_steps", "整数", "0x10"]),
+    ("training_args: {save_steps: 1_000}\n", ["save_steps", "整数", "1_000"]),
+    ("training_args: {use_cpu: yes}\n", ["use_cpu", "true 或 false", "yes"]),
+    ("training_args: {seed: 4294967296}\n", ["seed", "不大于 4294967295"]),
+    ("training_args: {seed: -1}\n", ["seed", "不小于 0"]),
+    ("training_args: {adam_beta1: 1}\n", ["adam_beta1", "不大于"]),
+    ("training_args: {adam_epsilon: 0}\n", ["adam_epsilon", "不小于"]),
+    ("training_args: {max_steps: 99999999999}\n", ["max_steps", "不大于 1000000"]),
+    ("training_args: {per_device_train_batch_size: 9999999999}\n", ["batch_size", "不大于"]),
+    ("training_args: {warmup_ratio: 10}\n", ["warmup_ratio", "小于 1", "warmup_steps"]),
+    ("training_args: {learning_rate: 10%}\n", ["learning_rate", "数", "10%"]),
+    ("training_args: {learning_rate: -1e-4}\n", ["learning_rate", "不小于"]),
+    ("peft_config: {lora_alpha: .inf}\n", ["lora_alpha", "应当是数"]),
+    ("peft_config: {lora_alpha: 1e400}\n", ["lora_alpha", "应当是数"]),
+    ("peft_config: {lora_alpha: 0}\n", ["lora_alpha", "不小于"]),
+    ("peft_config: {r: 1000000}\n", ["peft_config.r", "不大于 4096"]),
+    ("max_input_length: 0\n", ["max_input_length", "不小于 8"]),
     ("quantization: 4\n", ["quantization", "文字"]),
     ("peft_config: LORA\n", ["peft_config", "一节"]),
     ("data_config:\n  general_ratio: 0.5\n", ["general_file"]),
@@ -215,7 +253,7 @@ def test_switched_off_unsupported_keys_are_fine(tmp_path):
     ("training_args:\n\tmax_steps: 1\n", ["第 2 行"]),
     ("max_input_length: 64\nmax_input_length: 128\n", ["第 2 行", "重复"]),
     ("seed: 1\nmodel: {{名字}}\n", ["第 2 行", "加引号"]),
-    ("seed: 1\npriced_on: 2025-02-30\n", ["第 2 行", "日期"]),
+    ("seed: 1\npriced_on: !!timestamp 甲\n", ["第 2 行", "日期"]),
     ("seed: !!int ''\n", ["第 1 行", "数"]),
     ("- a\n- b\n", ["键: 值"]),
     ("", ["键: 值"]),
@@ -247,6 +285,8 @@ def test_override_changes_one_key_and_checks_it():
         override(config, {"max_step": 7})
     with pytest.raises(LabError, match="整数"):
         override(config, {"max_steps": "7"})
+    with pytest.raises(LabError, match="seed 应当不大于"):
+        override(config, {"seed": 2**32})
     with pytest.raises(LabError, match="bf16"):
         override(config, {"fp16": True})
 
