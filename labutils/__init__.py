@@ -20,5 +20,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
 
 # peft 每次包装模型都会触发这条与学生无关、还带机器路径的提醒。
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+# peft 只拿层名去对，专家的权重对不上就提醒，其实用上了
+warnings.filterwarnings("ignore", message=".*_pattern keys did not match any targeted module.*")
 
 __version__ = "0.1.0"

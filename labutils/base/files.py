@@ -22,6 +22,7 @@ DATA = ROOT / "data"
 CONFIGS = ROOT / "configs"
 NOTEBOOKS = ROOT / "notebooks"
 OUTPUT = ROOT / "output"
+_FOLDERS = ("models", "model", "output", "outputs", "runs", "checkpoints", "data")  # 惯用的文件夹名
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
 
 
@@ -44,9 +45,9 @@ def model_folder(name: str) -> Path | None:
 
 
 def is_hub_name(name: str) -> bool:
-    """像不像网上的“组织/名称”；前一半是现成的文件夹（或 output、runs）时，那是一个写错了的路径。"""
+    """像不像网上的“组织/名称”；前一半是现成的文件夹、或惯用的文件夹名时，那是一个写错了的路径。"""
     first = name.partition("/")[0]
-    return bool(_HUB_NAME.fullmatch(name)) and first not in ("output", "runs") and not resolve(first).is_dir()
+    return bool(_HUB_NAME.fullmatch(name)) and first not in _FOLDERS and not resolve(first).is_dir()
 
 
 def rel(path: str | Path) -> str:

@@ -20,7 +20,7 @@ from labutils.base.files import one_sentence, read_rows, rel, write_json_lines
 from labutils.comparison import results
 from labutils.comparison.metrics import bleu_4, fact_correct, lexical_baseline, rouge_l
 from labutils.dataset.rows import load_conversations, load_qa
-from labutils.models import generate
+from labutils.models import generate, loader
 from labutils.models.generate import as_messages
 
 STAGES = {"before": "微调前", "after": "微调后"}
@@ -196,10 +196,11 @@ def compare(model: Any, tokenizer: Any, groups: dict[str, list[dict]], out_dir: 
     groups：{组: 题}，每题有 question 或 messages（多轮，以 user 结尾）、answer、key_points。
     写出 comparison.json、.csv、.html 与 PNG；每答完一组用 report 报一行进度。
     答完一批存一批：中途停下再运行，答过的题不再答；结果写好之后才删掉存的回答。
-    模型没有适配器、题目缺项、out_dir 写不进去时，在回答之前抛出 LabError。
+    模型没有适配器、关掉适配器不是基座、题目缺项、out_dir 写不进去时，在回答之前抛出 LabError。
     """
     if not hasattr(model, "disable_adapter"):
         raise LabError("这个模型没有适配器，没法对比：请用 models.load(适配器文件夹) 载入。")
+    loader.check_before(model)
     _check_groups(groups)
     results.check_folder(Path(out_dir))
     model.eval()  # 训练状态下的 dropout 会让两遍回答随机不同

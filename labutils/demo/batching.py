@@ -7,7 +7,9 @@
 
 import logging
 import threading
+from contextlib import nullcontext
 from functools import partial
+from types import SimpleNamespace
 
 import torch
 from torch.nn.functional import pad
@@ -17,6 +19,7 @@ from transformers.generation import logits_process
 
 from labutils.base.errors import LabError
 from labutils.demo.engine import Line, Prompt, Reply, Stop, Streams
+from labutils.models import loader
 from labutils.models.chat import prompt_ids, stop_ids
 from labutils.models.generate import GrowingText, as_messages, left_pad, stream
 
@@ -27,7 +30,8 @@ _log = logging.getLogger(__name__)
 
 
 def local(model, tokenizer) -> Line:
-    """本进程里的模型怎样答：能拼批就拼批，否则一次一个。"""
+    """本进程里的模型怎样答：能拼批就拼批，否则一次一个；关掉适配器不是微调前的引发 LabError。"""
+    loader.check_before(model)
     if not can_batch(model):
         return Streams(partial(stream, model, tokenizer))
     batcher = Batcher(model, tokenizer, MAX_ROWS)
@@ -40,13 +44,31 @@ def local(model, tokenizer) -> Line:
 
 
 def can_batch(model) -> bool:
-    """能不能拼批：键值缓存要是最普通的一种，适配器要是没有合并的普通 LoRA。"""
-    if not hasattr(model, "generate") or model.config.is_encoder_decoder:
+    """能不能拼批：键值缓存要是最普通的一种，而且真的拼一次，与各算各的结果一样。
+
+    peft 与各家结构拼不了的情形很多（专家、归一化层、DoRA、不看遮罩的 RWKV……），列不全，所以试。
+    """
+    try:
+        plain = {type(layer) for layer in DynamicCache(config=model.config).layers} == {DynamicLayer}
+        with torch.inference_mode():
+            return plain and _rows_are_independent(model)
+    except Exception as error:
+        _log.info("拼不了批，一次一个", exc_info=error)
         return False
-    kinds = {type(layer) for layer in DynamicCache(config=model.config).layers}
-    adapters = getattr(model, "peft_config", {}).values()
-    plain = all(a.peft_type == "LORA" and not a.use_dora for a in adapters)
-    return kinds == {DynamicLayer} and plain
+
+
+def _rows_are_independent(model) -> bool:
+    """长短不同的两行拼在一起算，有适配器时一行用、一行不用：每行都与单独算的相同。"""
+    plain = not hasattr(model, "disable_adapter")
+    texts, rows = ([5, 6, 7], list(range(8, 18))), [SimpleNamespace(adapter=on) for on in (plain, True)]
+    batch = left_pad(texts, 0, model.device)
+    together = Table(model)._forward(batch["input_ids"], batch["attention_mask"], DynamicCache(), rows)
+    for ids, row, scores in zip(texts, rows, together, strict=True):
+        with nullcontext() if row.adapter else model.disable_adapter():
+            alone = model(input_ids=torch.tensor([ids], device=model.device)).logits[0, -1].float()
+        if (scores - alone).norm() > torch.finfo(model.dtype).eps ** 0.5 * alone.norm():
+            return False
+    return True
 
 
 class Batcher(Line):
@@ -189,8 +211,12 @@ class Table:
         if not all(row.adapter for row in rows):
             extra["adapter_names"] = [self.model.active_adapter if row.adapter else BASE for row in rows]
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1]:]
-        return self.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True,
-                          past_key_values=cache, logits_to_keep=1, **extra).logits[:, -1].float()
+        try:
+            return self.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True,
+                              past_key_values=cache, logits_to_keep=1, **extra).logits[:, -1].float()
+        except Exception:
+            _unhook(self.model)
+            raise
 
     def _choose(self, rows: list[Row], scores: torch.Tensor) -> None:
         """每一行选一个词元；选的时候出错，只结束那一行。"""
@@ -233,6 +259,12 @@ class Table:
             layer.keys = layer.keys[index, :, first:]
             layer.values = layer.values[index, :, first:]
         self.rows, self.mask = [self.rows[i] for i in kept], mask[:, first:]
+
+
+def _unhook(model) -> None:
+    """中途出错时，peft 不摘下按行开关适配器的挂钩；留着它们，以后单用适配器的计算都会错。"""
+    for module in model.modules():
+        module._forward_pre_hooks.clear()
 
 
 def _stack(old: torch.Tensor, new: torch.Tensor, width: int) -> torch.Tensor:

@@ -6,6 +6,7 @@
 讲解见 notebook 90（换算）与 notebook 02（检查）。
 """
 
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_mode
 from labutils.base.errors import LabError
 from labutils.base.files import rel
 from labutils.models import chat, chatglm3
-from labutils.models.weights import adapter_settings, tensors
+from labutils.models.weights import MOVES_BASE, adapter_settings, tensors
 
 # 官方线性层 → 原生线性层
 OFFICIAL_LAYERS = {"query_key_value": ["q_proj", "k_proj", "v_proj"], "dense": ["o_proj"],
@@ -29,7 +30,11 @@ PREFIX = "base_model.model."  # peft 写在每个名字前面
 def load(model, folder: Path) -> PeftModel:
     """把适配器套在模型上；官方写法的先换成原生写法。与基座对不上时引发 LabError。"""
     settings, saved = adapter_settings(folder), read_weights(folder)
-    official = is_official(settings)
+    official = is_official(saved)
+    init = str(settings.get("init_lora_weights"))
+    if init.startswith(MOVES_BASE) and init not in ("pissa", "olora"):
+        raise LabError(f"适配器 {rel(folder)} 用 {init} 初始化，训练时改动过的基座再也算不出来；"
+                       "请在训练它的地方另存成普通的 LoRA（path_initial_model_for_weight_conversion）。")
     if official:
         if not chatglm3.is_chatglm3(model.config):
             raise LabError(f"适配器 {rel(folder)} 是在官方 ChatGLM3 上训练的，"
@@ -41,12 +46,12 @@ def load(model, folder: Path) -> PeftModel:
         tuned = PeftModel.from_pretrained(model, str(folder))
     # 不写 False，peft 会拿官方 config.json 猜词表改过大小，把词向量也算进来
     wanted = get_peft_model_state_dict(tuned, save_embedding_layers=False).keys()
-    if official and saved.keys() != wanted:
-        raise LabError(f"适配器 {rel(folder)} 的层与基座 {model.name_or_path} 对不上，"
-                       "请用训练时的同一个基座。")
-    if missing := sorted(wanted - saved.keys()):  # peft 照样套上，那几层等于没有微调
-        raise LabError(f"适配器 {rel(folder)} 的 {len(wanted)} 个权重少了 {len(missing)} 个，"
-                       f"例如 {missing[0]}，请换一个完整的 checkpoint-N，或用训练时的同一个基座。")
+    missing = wanted - saved.keys()  # peft 照样套上，那几层等于没有微调
+    surplus = saved.keys() - wanted - tuned.state_dict().keys()  # peft 不说一声就丢掉
+    if wrong := sorted(missing or surplus):
+        raise LabError(f"适配器 {rel(folder)} 与基座 {model.name_or_path} 对不上：应有 {len(wanted)} 个权重，"
+                       f"{'少了' if missing else '多出'} {len(wrong)} 个，例如 {wrong[0]}；"
+                       "请换一个完整的 checkpoint-N，或用训练时的同一个基座。")
     if official:
         set_peft_model_state_dict(tuned, saved)
     return tuned
@@ -61,9 +66,9 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
                    "请换一个完整的 checkpoint-N。")
 
 
-def is_official(settings: dict) -> bool:
-    """是不是官方 finetune_demo 训练出来的适配器（加在 query_key_value 等官方层上）。"""
-    return bool(set(settings.get("target_modules") or []) & set(OFFICIAL_LAYERS))
+def is_official(names: Iterable[str]) -> bool:
+    """权重的名字是不是官方代码的：层名不作数，Falcon、GPT-NeoX、Phi 也有叫 query_key_value、dense 的层。"""
+    return any(name.startswith(PREFIX + "transformer.encoder.layers.") for name in names)
 
 
 def _refuse_unusual(settings: dict, weights: dict[str, torch.Tensor], folder: Path) -> None:
@@ -78,11 +83,10 @@ def _refuse_unusual(settings: dict, weights: dict[str, torch.Tensor], folder: Pa
                        "换算；请用 peft_type: LORA 重新训练。")
 
 
-def native_targets(targets: str | list[str]) -> str | list[str]:
-    """target_modules 里的官方层名换成原生层名，其余照旧；query_key_value 变成三个。"""
-    if isinstance(targets, str):
-        return OFFICIAL_LAYERS.get(targets, targets)
-    return list(dict.fromkeys(native for name in targets for native in OFFICIAL_LAYERS.get(name, [name])))
+def native_targets(targets: list[str], own: Container[str] = ()) -> list[str]:
+    """target_modules 里的官方层名换成原生层名，query_key_value 变成三个；模型自己就有的层（own）照旧。"""
+    return list(dict.fromkeys(native for name in targets for native in (
+        [name] if name in own else OFFICIAL_LAYERS.get(name, [name]))))
 
 
 def native_settings(config: LoraConfig) -> LoraConfig:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from labutils.base.errors import LabError
+from labutils.base.errors import LabError, first_line
 from labutils.base.files import as_system_error, rel, resolve, sentence, write_json
 from labutils.models import adapters, chat, chatglm3, loader, weights
 
@@ -49,13 +49,13 @@ def export(model: str | Path, out: str | Path) -> str:
 
 
 def _export_adapter(folder: Path, out: Path) -> str:
-    settings = weights.adapter_settings(folder)
-    if adapters.is_official(settings):
+    settings, saved = weights.adapter_settings(folder), adapters.read_weights(folder)
+    if adapters.is_official(saved):
         raise LabError(f"{rel(folder)} 已经是官方写法的适配器，不必导出。")
     config = loader.read_config(loader.adapter_base(folder))
     if not chatglm3.is_chatglm3(config):
         raise LabError(f"{rel(folder)} 不是在 ChatGLM3 上训练的适配器，没有官方写法可换。")
-    official = adapters.to_official(adapters.read_weights(folder), config)
+    official = adapters.to_official(saved, config)
     with new_folder(out, sum(t.nbytes for t in official.values())) as part:
         save_file({name: t.contiguous() for name, t in official.items()},
                   part / "adapter_model.safetensors", {"format": "pt"})
@@ -75,7 +75,11 @@ def merge(checkpoint: str | Path, out: str | Path, dtype: str | None = None) -> 
     model, tokenizer = loader.load(folder, dtype=wanted)
     ids = torch.tensor([chat.prompt_ids(tokenizer, [{"role": "user", "content": PROBE}])])
     before = _logits(model, ids)
-    model = model.merge_and_unload()
+    try:
+        model = model.merge_and_unload()
+    except (AttributeError, RuntimeError, ValueError) as error:  # 前缀微调、aLoRA、带偏置的 LoRA
+        raise LabError(f"{rel(folder)} 是 {model.active_peft_config.peft_type.value} 适配器，"
+                       f"合并不进基座（{first_line(error)}）；请直接用适配器文件夹。") from error
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     with new_folder(out, size) as part:
         model.save_pretrained(part, max_shard_size=SHARD)

@@ -172,7 +172,7 @@ def _verdict(folder: Path, prompts_match: bool, known: Known) -> Check:
         return Check(VERDICT, OK, f"{known.title} 的原生格式（由 labutils export 或 merge 写出）")
     recorded = str(weights.read_json(folder / "config.json").get("_name_or_path", "")).lower()
     for suffix, note in VARIANTS.items():
-        if recorded.endswith(suffix):
+        if recorded.endswith(f"-{suffix}"):
             return Check(VERDICT, WARN, f"{known.title}-{suffix}：{note}", f"课程用的是 {known.title}")
     return Check(VERDICT, OK, f"就是课程所说的 {known.title}：{known.tensors} 个张量、"
                               f"{known.parameters:,} 个参数、已知句子的编号都对得上")

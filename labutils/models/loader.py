@@ -19,7 +19,7 @@ from labutils.models import chatglm3, weights
 
 TINY = "tiny"
 WEIGHTS = Path(__file__).parent / "tiny"  # 自带小模型的权重与分词器
-BROKEN = (OSError, ValueError, KeyError, RuntimeError, MemoryError, SafetensorError)
+BROKEN = (OSError, ValueError, KeyError, RuntimeError, MemoryError, ImportError, SafetensorError)
 OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
 
 
@@ -50,10 +50,10 @@ def _named_dtype(dtype: str | torch.dtype) -> torch.dtype:
 
 
 def is_adapter(folder: str | Path) -> bool:
-    """文件夹里是不是 LoRA 适配器（而不是完整模型）。"""
+    """文件夹里是不是 LoRA 适配器（而不是完整模型）；残缺的 checkpoint-N 也算，adapter_base 说少了什么。"""
     folder = resolve(folder)
-    return (folder / "adapter_config.json").is_file() or (
-        any(folder.glob("adapter_model.*")) and not (folder / "config.json").is_file())
+    named = folder.name.startswith("checkpoint-") or any(folder.glob("adapter_model.*"))
+    return (folder / "adapter_config.json").is_file() or named and not (folder / "config.json").is_file()
 
 
 def _base_folder(name: str) -> str:
@@ -124,7 +124,11 @@ def _failed(name: str, error: Exception) -> LabError:
     if isinstance(error, OUT_OF_MEMORY):
         return LabError(f"显存或内存放不下 {name}；请先用 labutils check 估一估要多少，"
                         "再换小一号的模型、bf16 精度或 4-bit 加载。")
-    return LabError(f"加载模型 {name} 失败：{first_line(error)}。请检查文件夹是否完整、网络是否可用。")
+    advice = "请检查文件夹是否完整、网络是否可用"
+    if is_hub_name(name):
+        advice = ("本机没有这个文件夹，所以当作网上的名字；请检查名字与网络，或换成本机的文件夹"
+                  "（适配器的基座写在 adapter_config.json 的 base_model_name_or_path 里）")
+    return LabError(f"加载模型 {name} 失败：{first_line(error)}。{advice}。")
 
 
 def read_config(name_or_path: str | Path, source: str | None = None) -> PreTrainedConfig:
@@ -161,8 +165,24 @@ def read_tokenizer(name: str, source: str, config: PreTrainedConfig):
                        "请重新下载分词器的文件。") from error
     if len(tokenizer) > (rows := config.get_text_config().vocab_size):
         raise LabError(f"模型 {name} 的分词器有 {len(tokenizer)} 个词元，超过模型词表的 {rows}，"
-                       "不是同一个模型的分词器，请重新下载。")
+                       "不是同一个模型的分词器（或训练时加了词元，要先把它们加进基座），请重新下载。")
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise LabError(f"模型 {name} 的分词器没有结束符，不知道回答在哪里停，请换一个对话模型。")
+        tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _own_tokenizer(folder: Path, model, tokenizer):
+    """适配器用的分词器：有的训练工具加了词元或换了对话模板，连分词器一起存在适配器里，那就用它的。"""
+    if chatglm3.is_chatglm3(model.config) or not (folder / "tokenizer.json").is_file():
+        return tokenizer
+    own = read_tokenizer(rel(folder), str(folder), model.config)
+    if not own.chat_template:
+        own.chat_template = tokenizer.chat_template
+    if (own.chat_template, own.get_vocab()) != (tokenizer.chat_template, tokenizer.get_vocab()):
+        print(f"适配器 {rel(folder)} 带着自己的分词器，对话模板或词表与基座的不同，按它的来")
+    return own
 
 
 def _quantization(kind: str | None, dtype: torch.dtype, device: torch.device) -> dict:
@@ -195,10 +215,6 @@ def _load_base(name: str, dtype, options: dict):
     except BROKEN as error:
         raise _failed(name, error) from error
     weights.refuse_nan(model.named_parameters(), f"模型 {name}")
-    if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token_id is None:
-            raise LabError(f"模型 {name} 的分词器没有结束符，不知道回答在哪里停，请换一个对话模型。")
-        tokenizer.pad_token = tokenizer.eos_token
     model.config.name_or_path = model.name_or_path = name
     return model, tokenizer
 
@@ -229,6 +245,17 @@ def _load_adapter(model, folder: Path):
     return tuned
 
 
+def check_before(model) -> None:
+    """关掉适配器得不到原来的基座时引发 LabError：说“微调前”之前先查。没有适配器的不管。"""
+    for config in getattr(model, "peft_config", {}).values():
+        init, bias = str(getattr(config, "init_lora_weights", "")), getattr(config, "bias", "none")
+        biased = bias != "none" and any(name.endswith(".bias") for name, _ in model.named_parameters())
+        if biased or init.startswith(weights.MOVES_BASE):
+            raise LabError(f"这个适配器（init_lora_weights: {init}，bias: {bias}）也改动了基座，"
+                           "关掉以后不是微调前的模型，没法对比；请在训练它的地方另存成普通的 LoRA（peft 的 "
+                           "path_initial_model_for_weight_conversion），或用 bias: none 重新训练。")
+
+
 def load(name_or_path: str | Path, dtype=None, device=None, quantization: str | None = None):
     """加载模型与分词器，返回 ``(model, tokenizer)``，model 处于 eval 状态。
 
@@ -239,19 +266,15 @@ def load(name_or_path: str | Path, dtype=None, device=None, quantization: str | 
     文件夹不存在、不完整、读不懂时抛出 LabError。从不执行下载来的代码。
     """
     name = str(name_or_path)
-    folder = _adapter_folder(name)
+    folder = model_folder(name)
+    folder = folder if folder and is_adapter(folder) else None
     device, dtype, _ = pick_device_dtype(dtype, device)
     options = _quantization(quantization, dtype, device)
     model, tokenizer = _load_base(adapter_base(folder) if folder else name, dtype, options)
     if folder:
+        tokenizer = _own_tokenizer(folder, model, tokenizer)
         model = _load_adapter(model, folder)
     try:
         return (model if options else model.to(device)).eval(), tokenizer
     except OUT_OF_MEMORY as error:
         raise _failed(rel(folder) if folder else name, error) from None
-
-
-def _adapter_folder(name: str) -> Path | None:
-    """适配器在哪里，不是适配器就是 None；checkpoint-N 总算，少了文件由 adapter_base 说出少了哪个。"""
-    folder = model_folder(name)
-    return folder if folder and (is_adapter(folder) or folder.name.startswith("checkpoint-")) else None

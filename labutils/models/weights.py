@@ -20,6 +20,8 @@ from labutils.base.files import rel
 NAMES = ("model.safetensors", "model.safetensors.index.json",
          "pytorch_model.bin", "pytorch_model.bin.index.json")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# 这几种 init_lora_weights 从基座里减去一部分；pissa、olora 载入时算得出同样的一部分，别的算不出
+MOVES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 DAMAGED = (OSError, RuntimeError, ValueError, EOFError, SafetensorError, UnpicklingError, zipfile.BadZipFile)
 
 

@@ -5,6 +5,7 @@
 """
 
 import hashlib
+import inspect
 import itertools
 import json
 import math
@@ -235,15 +236,21 @@ def _first_question(messages: list[dict]) -> int:
     return int(messages[0]["role"] == "system")
 
 
+def takes_positions(model) -> bool:
+    """要不要告诉模型每个词元是第几个：学来的位置（GPT-2）要；旋转位置只看相对的距离，不要。"""
+    return getattr(model.config, "rope_parameters", None) is None and (
+        "position_ids" in inspect.signature(model.forward).parameters)
+
+
 class LeftCollator:
     """把样本拼成一批，左边填充；只在批里有标签的那一段计算输出层。
 
     左填充使所有回答都靠右对齐，于是只要最后 keep 个位置的 logits（批里最靠前的标签到末尾的长度 + 1）。
-    词表很大时输出层最费时间和显存，问题部分的 logits 又没有用。
+    词表很大时输出层最费时间和显存，问题部分的 logits 又没有用。positions 为真时还给出位置，填充不算。
     """
 
-    def __init__(self, pad_id: int):
-        self.pad_id = pad_id
+    def __init__(self, pad_id: int, positions: bool = False):
+        self.pad_id, self.positions = pad_id, positions
 
     def __call__(self, rows: list[dict[str, list[int]]]) -> dict:
         padded = partial(pad_sequence, batch_first=True, padding_side="left")
@@ -252,4 +259,6 @@ class LeftCollator:
         ids, labels = padded(ids, padding_value=self.pad_id), padded(labels, padding_value=chat.IGNORE)
         first = int((labels != chat.IGNORE).any(dim=0).nonzero()[0])
         keep = min(labels.shape[1], labels.shape[1] - first + 1)
-        return {"input_ids": ids, "attention_mask": mask, "labels": labels[:, -keep:], "logits_to_keep": keep}
+        extra = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if self.positions else {}
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels[:, -keep:], "logits_to_keep": keep,
+                **extra}

@@ -16,17 +16,22 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+from torch.nn.functional import cross_entropy
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.pytorch_utils import Conv1D
 
 from labutils.base import files
-from labutils.base.errors import LabError
+from labutils.base.errors import LabError, first_line
 from labutils.models import adapters, chatglm3, loader
+from labutils.models.chat import IGNORE
 from labutils.training import checkpoints, data
 from labutils.training.callbacks import TrainingLog, read_log, watchers
 from labutils.training.checkpoints import explained, find_adapter
 from labutils.training.config import Config, load_config, lora_targets, override
 from labutils.training.data import LeftCollator
 
+MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")  # peft 不给它们的 out_proj 加
 DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -79,7 +84,8 @@ def run(data_dir: str | Path, model_name: str, config_path: str | Path, output_d
             args.eval_on_start = args.eval_strategy != "no" and start is None
             trainer = LabTrainer(
                 model=model, args=args, train_dataset=train, eval_dataset=dev,
-                data_collator=LeftCollator(tokenizer.pad_token_id or 0), callbacks=watchers(log, callbacks))
+                data_collator=LeftCollator(tokenizer.pad_token_id or 0, data.takes_positions(base)),
+                callbacks=watchers(log, callbacks))
             trainer.remove_callback(PrinterCallback)  # 它打印英文字典；进度由 PrintProgress 打印
             set_seed(seed)
             trainer.train(resume_from_checkpoint=str(start) if start else None)
@@ -146,34 +152,81 @@ def training_arguments(config: Config, folder: Path, use_cpu: bool) -> TrainingA
 def add_lora(base: torch.nn.Module, config: Config, base_name: str, seed: int) -> PeftModel:
     """给基座加 LoRA；可训练的权重总是 fp32。
 
-    base_name 写进 adapter_config.json。target_modules 里有模型没有的层名时引发 LabError。
+    base_name 写进 adapter_config.json。target_modules 里有模型没有的层名、peft 加不了时引发 LabError。
     按官方的 query_key_value 训练时，q、k、v 共用一个 A，参数个数与官方相同。
     """
-    section = config.peft_config
+    section, (layers, left_out) = config.peft_config, _linear_layers(base)
+    own = {name.rpartition(".")[2] for name in layers}
     targets, shared = lora_targets(section, chatglm3.is_chatglm3(base.config))
+    shared &= section.shared_a is not None or "query_key_value" not in own  # 自己就有的层不换成三层
     if targets != "all-linear":
-        targets = adapters.native_targets(targets)
-        _check_targets(base, targets)
-    set_seed(seed)  # A 的初值只由种子决定，与之前用过多少随机数无关
+        targets, left_out = adapters.native_targets(targets, own), None
+        _check_targets(layers, targets)
     alpha = section.lora_alpha
-    model = get_peft_model(base, LoraConfig(
-        task_type=section.task_type, r=section.r, target_modules=targets, lora_dropout=section.lora_dropout,
-        lora_alpha=int(alpha) if alpha == int(alpha) else alpha))  # 有的推理引擎不认 64.0
+    lora = LoraConfig(
+        task_type=section.task_type, r=section.r, target_modules=targets, exclude_modules=left_out or None,
+        lora_dropout=section.lora_dropout,
+        lora_alpha=int(alpha) if alpha == int(alpha) else alpha)  # 有的推理引擎不认 64.0
+    set_seed(seed)  # A 的初值只由种子决定，与之前用过多少随机数无关
+    try:
+        convert_peft_config_for_transformers(lora, base, None)
+        if lora.target_parameters:
+            lora.lora_dropout = 0.0  # peft 给专家加 LoRA 时不能有 dropout
+        model = get_peft_model(base, lora)
+    except ValueError as error:
+        raise LabError(f"给 {base.config.model_type} 结构加不了 LoRA：{first_line(error)}。请在配置里把 "
+                       f"target_modules 改成其中几种线性层：{sorted(own)}") from error
     if shared:
         adapters.share_a(model)
     model.peft_config["default"].base_model_name_or_path = base_name
     return model
 
 
-def _check_targets(base: torch.nn.Module, targets: list[str]) -> None:
-    """peft 只在一个层名都对不上时报错；写错其中一个会被悄悄忽略，所以逐个查。"""
-    names = {name.rsplit(".", 1)[-1] for name, module in base.named_modules()
-             if isinstance(module, torch.nn.Linear)} - {"lm_head"}
+def _linear_layers(base: torch.nn.Module) -> tuple[list[str], list[str]]:
+    """(能加 LoRA 的线性层, 加不了的)，输出层不算。"""
+    head, mamba = base.get_output_embeddings(), base.config.model_type in MAMBA
+    names: tuple[list[str], list[str]] = ([], [])
+    for name, module in base.named_modules():
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head:
+            names[mamba and name.endswith(".out_proj") or not _is_ordinary(module)].append(name)
+    return names
+
+
+@torch.no_grad()
+def _is_ordinary(module: torch.nn.Module) -> bool:
+    """有的结构借 Linear 写路由（返回好几样）、分组的投影（要多一维）：真的算两行，看是不是得到两行。"""
+    if not type(module).__module__.startswith("transformers.models."):
+        return True
+    try:
+        rows = module(module.weight.new_zeros(2, module.in_features))
+    except RuntimeError:
+        return False
+    return getattr(rows, "shape", None) == (2, module.out_features)
+
+
+def _check_targets(layers: list[str], targets: list[str]) -> None:
+    """peft 只在一个层名都对不上时报错；写错其中一个会被悄悄忽略，所以按它的规矩（后缀）逐个查。"""
+    names = {name.rpartition(".")[2] for name in layers}
     for target in targets:
-        if target.rsplit(".", 1)[-1] not in names:
+        if not any(f".{name}".endswith(f".{target}") for name in layers):
             near = difflib.get_close_matches(target, names, n=1)
             raise LabError(f"配置的 target_modules：模型里没有叫 {target} 的线性层"
                            f"{'，是不是想写 ' + near[0] if near else ''}；有的是 {sorted(names)}")
+
+
+def coverage(model: PeftModel) -> tuple[list[str], list[str]]:
+    """(加了 LoRA 的, 没有加的) 权重矩阵，各按“所在模块.名字”归并；词嵌入与输出层不算。"""
+    base, tuner = model.get_base_model(), model.base_model
+    ends = base.get_input_embeddings(), base.get_output_embeddings()
+    outside = [id(getattr(module, "weight", None)) for module in ends]
+    targeted = {*tuner.targeted_module_names, *tuner.targeted_parameter_names}
+    kinds: tuple[dict, dict] = ({}, {})
+    for name, weight in base.named_parameters():
+        if weight.dim() > 1 and id(weight) not in outside and ".lora_" not in name:
+            whole = name.replace(".base_layer", "")
+            place = [part for part in whole.removesuffix(".weight").split(".") if not part.isdigit()][-2:]
+            kinds[not {whole, whole.removesuffix(".weight")} & targeted][".".join(place)] = None
+    return list(kinds[0]), list(kinds[1])
 
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
@@ -189,6 +242,11 @@ def _describe(sources: list[data.Source], truncated: list[int], config: Config, 
         print(f"{source.title}：{source.file}，{len(source.conversations)} 条{note}")
     trainable, total = count_parameters(model)
     print(f"可训练参数 {trainable:,} / {total:,}（{trainable / total:.2%}）")
+    for words, kinds in zip(("LoRA 加在", "没有加 LoRA"), coverage(model), strict=True):
+        if kinds:
+            print(f"{words}：{'、'.join(kinds)}")
+    if model.peft_config["default"].lora_dropout != config.peft_config.lora_dropout:
+        print("说明：专家的 LoRA 不能有 dropout，lora_dropout 按 0 训练")
 
 
 def on_main_process(args: TrainingArguments, work: Callable[..., Any], folder: Path, *values: Any) -> Any:
@@ -225,8 +283,8 @@ def _starting_point(folder: Path, resume: str | bool | int, identity: dict[str, 
     else:
         step = checkpoints.step_of(last)
         changed = checkpoints.differences(folder, identity)
-        if resume != "auto" and steps > step:
-            changed.pop("max_steps", None)
+        if resume != "auto" and steps > step and changed.pop("max_steps", None):
+            print("max_steps 改大了：学习率按新的总步数安排，会比停下时高")
         if changed:
             shown = [f"{key}：{old} → {new}" for key, (old, new) in changed.items()]
             raise LabError(f"{files.rel(folder)} 里是另一次训练（{'；'.join(shown[:4])}）；"
@@ -242,7 +300,21 @@ def _starting_point(folder: Path, resume: str | bool | int, identity: dict[str, 
 
 
 class LabTrainer(Trainer):
-    """保存时只留适配器：不写含机器路径的模型卡，也不写 pickle 的训练参数。"""
+    """验证集损失与训练损失一样按词元平均；保存时只留适配器，不写含机器路径的模型卡和 pickle 的训练参数。"""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options, compute_metrics=lambda rows: {
+            "loss": float(rows.predictions.sum() / rows.label_ids.sum())})
+
+    @torch.no_grad()
+    def prediction_step(self, model, inputs, *_, **__):
+        """(None, 每行的损失之和, 每行要学的词元数)：Trainer 自己的是各批平均数的平均，随每批几条而变。"""
+        inputs = self._prepare_inputs(inputs)
+        labels = inputs.pop("labels")[:, 1:]
+        with self.compute_loss_context_manager():
+            logits = model(**inputs).logits[:, :-1].float()
+        losses = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="none")
+        return None, losses.view_as(labels).sum(1), (labels != IGNORE).sum(1)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:

@@ -20,11 +20,13 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from transformers import AttentionInterface, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from labutils.base import files
-from labutils.base.errors import GIB, OK, WARN, Check
+from labutils.base.errors import GIB, OK, WARN, Check, first_line
 from labutils.models import loader
 from labutils.training.config import Config, load_config, override
+from labutils.training.data import takes_positions
 from labutils.training.finetune import DTYPES, add_lora
 
 ATTENTION = "lab_ledger"  # 估算时用的注意力，见 _fused_attention
@@ -99,9 +101,11 @@ def clipped(length: int, config: Config) -> int:
 
 
 def _skeleton(model_config, dtype: torch.dtype) -> nn.Module:
-    """没有权重的模型：只有形状。"""
+    """没有权重的模型：只有形状。换不了注意力的结构（Bloom、Falcon 等）照它自己最费内存的写法算。"""
+    fused = MODEL_FOR_CAUSAL_LM_MAPPING[type(model_config)]._supports_attention_backend
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(model_config, dtype=dtype, attn_implementation=ATTENTION)
+        model = AutoModelForCausalLM.from_config(model_config, dtype=dtype,
+                                                 attn_implementation=ATTENTION if fused else "eager")
     model.config.use_cache = False
     return model
 
@@ -120,13 +124,14 @@ def _weight_bytes(model: nn.Module, quantization: str | None) -> tuple[int, int]
 def _peak(model: nn.Module, rows: int, length: int, keep: int, allocator: Allocator) -> int:
     """一批最长的样本走一步的峰值，不含权重与梯度：训练是前向与反向，评测只有前向，但要算整批的 logits。
 
-    注意力遮罩已展开成 (批, 1, 长, 长)，因为 meta 张量没有内容可看。
+    用 ATTENTION 时注意力遮罩已展开成 (批, 1, 长, 长)，因为 meta 张量没有内容可看。
     """
     ids = torch.zeros((rows, length), dtype=torch.long, device="meta")
-    mask = torch.ones((rows, 1, length, length), dtype=torch.bool, device="meta")
-    labels = ids[:, :keep]
+    shape = (rows, 1, length, length) if model.config._attn_implementation == ATTENTION else (rows, length)
+    mask, labels = torch.ones(shape, dtype=torch.bool, device="meta"), ids[:, :keep]
+    extra = {"position_ids": ids} if takes_positions(model.get_base_model()) else {}
     with torch.set_grad_enabled(model.training), _Ledger(model, allocator.kept) as ledger:
-        loss = model(input_ids=ids, attention_mask=mask, labels=labels, logits_to_keep=keep).loss
+        loss = model(input_ids=ids, attention_mask=mask, labels=labels, logits_to_keep=keep, **extra).loss
         if model.training:
             loss.backward()
     model.zero_grad()
@@ -205,7 +210,11 @@ def memory_report(name: str, config_path: str | Path, length: int = 0, gpu: floa
     place, room = (f"{gpu:g} GiB 的显卡", int(gpu * GIB - CUDA_ITSELF)) if gpu else room_on(device)
     on_gpu = bool(gpu) or device.type == "cuda"
     allocator = GPU if on_gpu else CPU
-    guess = estimate_memory(model_config, config, dtype, length, allocator)
+    try:
+        guess = estimate_memory(model_config, config, dtype, length, allocator)
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:  # 有的算子看内容才走得下去
+        return [Check("内存估算", WARN, f"{model_config.model_type} 结构估不出（{first_line(error)}）",
+                      "请直接训练一步看看：labutils finetune 时配置里写 max_steps: 1")]
     checks = [Check("内存估算", OK, _describe(guess, config, dtype, length))]
 
     def total(changes: dict[str, Any]) -> int:
@@ -214,16 +223,17 @@ def memory_report(name: str, config_path: str | Path, length: int = 0, gpu: floa
 
     if guess.total <= room:
         return [*checks, Check(place, OK, f"能用 {size(room)}，放得下" + _spare(config, total, room))]
-    need = guess.total
-    for changes in remedies(config, on_gpu):
-        need = total(changes)
-        if need <= room:
-            written = "、".join(f"{key}: {str(value).lower()}" for key, value in changes.items())
-            todo = f"改成 {written}，约 {size(need)}"
-            break
-    else:
-        todo = f"最省的设置也要约 {size(need)}，请换更大的机器或更小的模型"
+    todo = _cheaper(remedies(config, on_gpu), total, guess.total, room)
     return [*checks, Check(place, WARN, f"只能用 {size(room)}，放不下", todo)]
+
+
+def _cheaper(ways: Iterator[dict], total: Callable[[dict], int], need: int, room: int) -> str:
+    """第一种放得下的改法；都放不下就说最省的要多少。"""
+    for changes in ways:
+        if (need := total(changes)) <= room:
+            written = "、".join(f"{key}: {str(value).lower()}" for key, value in changes.items())
+            return f"改成 {written}，约 {size(need)}"
+    return f"最省的设置也要约 {size(need)}，请换更大的机器或更小的模型"
 
 
 def _spare(config: Config, total: Callable[[dict], int], room: int) -> str:

@@ -56,7 +56,7 @@ def test_a_model_is_a_folder_or_a_name(two_places):
     assert files.model_folder("both") == here / "both" and files.model_folder("there") == root / "there"
     assert files.is_hub_name("THUDM/chatglm3-6b") and files.is_hub_name("a/b.c-1")
     for name in ("tiny", "", "a/b/c", "./a", "/a/b", "~/a", "a\\b", "模型/甲", "output/lora", "runs/t",
-                 "there/a", "here/a", ".hidden/a", "a/"):
+                 "there/a", "here/a", ".hidden/a", "a/", "models/chatglm3-6b", "checkpoints/a"):
         assert not files.is_hub_name(name), name
 
 

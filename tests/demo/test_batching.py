@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from fakes.chat_fakes import write_kind
 from fakes.web_fakes import wait_for
 from peft import LoraConfig, get_peft_model
 
@@ -182,6 +183,20 @@ def test_a_failing_step_loses_nothing(tuned, monkeypatch):
     assert got == [alone(tuned, q, True, max_new_tokens=20) for q in QUESTIONS] and len(failures) == 2
 
 
+def test_an_error_inside_the_model_leaves_nothing_behind(tuned, monkeypatch):
+    """peft 按行开关适配器的挂钩，算到一半出错时它自己不摘。"""
+    want, rows = alone(tuned, "你好", True, max_new_tokens=9), [a_row(tuned, 5), a_row(tuned, 6)]
+    rows[0].adapter = False
+
+    def fail(*_):
+        raise RuntimeError("显存不够")
+
+    with monkeypatch.context() as broken, pytest.raises(RuntimeError, match="显存不够"):
+        broken.setattr(tuned[0].get_base_model().lm_head, "forward", fail)
+        Table(tuned[0]).join(rows)
+    assert alone(tuned, "你好", True, max_new_tokens=9) == want
+
+
 def test_a_step_that_always_fails_still_ends(tuned, monkeypatch):
     chat = line(tuned)
     failing(monkeypatch, lambda ids, rows: ids.shape[1] == 1)
@@ -255,6 +270,34 @@ def test_what_can_be_batched(tuned, toy_base):
     assert not can_batch(object())
     config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], use_dora=True)
     assert not can_batch(get_peft_model(loader.load(toy_base, device="cpu")[0], config))
+
+
+@pytest.mark.parametrize(("kind", "settings", "fits"), [
+    ("qwen3", {}, True), ("gpt2", {}, True), ("bloom", {}, True), ("falcon", {}, True),
+    ("qwen3", {"modules_to_save": ["norm"]}, False),
+    ("qwen2_moe", {}, False), ("qwen3_moe", {}, False), ("glm4_moe", {}, False),  # 专家里的词元不分行
+    ("opt", {}, False), ("rwkv", {}, False), ("falcon_h1", {}, False)])
+def test_batching_is_tried_not_guessed(tmp_path, kind, settings, fits):
+    """试出来的与真的拼起来一样：能拼的，每个人的回答与单独问时相同。"""
+    model, tokenizer = loader.load(write_kind(tmp_path / "base", kind))
+    config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", **settings)
+    if kind == "falcon_h1":
+        config.target_modules = ["q_proj"]
+    pair = get_peft_model(model, config).eval(), tokenizer
+    torch.manual_seed(1)
+    for name, weight in pair[0].named_parameters():
+        weight.data += torch.randn_like(weight) if "lora_B" in name else 0
+    assert can_batch(pair[0]) == fits
+    chat = ChatEngine(*pair, batching.local(*pair))
+    assert isinstance(chat.line, Batcher) == fits
+    for adapter in (True, False):
+        assert ask(chat, "你好", adapter, max_new_tokens=6) == alone(pair, "你好", adapter, max_new_tokens=6)
+
+
+def test_a_page_without_a_true_before_is_refused(toy_base):
+    config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], init_lora_weights="pissa")
+    with pytest.raises(LabError, match="关掉以后不是微调前的模型"):
+        batching.local(get_peft_model(loader.load(toy_base, device="cpu")[0], config).eval(), None)
 
 
 def test_greedy_needs_no_steps():

@@ -161,3 +161,32 @@ def write_checkpoint(folder, name: str, marked: bool = False, seed: int = 0) -> 
         eos_token_id=tokenizer.eos_token_id)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+MOE = {"moe_intermediate_size": 16, "num_experts": 4, "n_routed_experts": 4, "num_local_experts": 4,
+       "num_experts_per_tok": 2, "n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 1,
+       "topk_group": 1}
+# 结构 → 它自己的大小；没有写的照 SIZES，None 是没有这一项
+KINDS = {
+    "phi": {"num_key_value_heads": 4}, "gpt_neox": {}, "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
+    "falcon": {"alibi": False, "head_dim": None}, "bloom": {"n_layer": 6, "n_head": 4},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512},
+    "qwen2": {}, "qwen3": {}, "qwen2_moe": MOE | {"shared_expert_intermediate_size": 16}, "qwen3_moe": MOE,
+    "glm4_moe": MOE, "phimoe": MOE, "llama4_text": MOE | {"intermediate_size_mlp": 48},
+    "deepseek_v4": MOE | {"q_lora_rank": 16, "o_lora_rank": 8, "o_groups": 4},
+    "rwkv": {"attention_hidden_size": 32, "context_length": 256},
+    "falcon_h1": {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8,
+                  "mamba_n_groups": 1, "mamba_expand": 1, "mamba_chunk_size": 16}}
+
+
+def write_kind(folder, kind: str, **sizes):
+    """写一个随机权重的小模型：结构任选（KINDS 里的），分词器与对话模板总是 Qwen3 家族的。"""
+    tokenizer = build_tokenizer("Qwen3")
+    torch.manual_seed(0)
+    sizes = SIZES | {"num_hidden_layers": 6, "vocab_size": len(tokenizer)} | KINDS[kind] | sizes
+    config = AutoConfig.for_model(
+        kind, **{key: size for key, size in sizes.items() if size is not None},
+        pad_token_id=tokenizer.pad_token_id, bos_token_id=None, eos_token_id=tokenizer.eos_token_id)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 from fakes import chatglm3_fake
-from peft import get_peft_model_state_dict
+from fakes.chat_fakes import write_kind
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from transformers import GlmForCausalLM, LlamaConfig, LlamaForCausalLM
 
@@ -284,7 +285,70 @@ def test_native_adapter_with_missing_layers(base, tmp_path, change):
     trained(base, tmp_path / "a")
     path = tmp_path / "a" / "adapter_model.safetensors"
     save_file(change(load_file(path)), path, {"format": "pt"})
-    with pytest.raises(LabError, match=r"12 个权重少了 6 个，例如 .*layers\.1\."):
+    with pytest.raises(LabError, match=r"应有 12 个权重，少了 6 个，例如 .*layers\.1\."):
+        loader.load(tmp_path / "a")
+
+
+def test_surplus_weights_are_refused_not_dropped(base, tmp_path):
+    """六层模型的适配器套在四层的上，peft 不说一声就只用四层。"""
+    trained(base, tmp_path / "a")
+    path = tmp_path / "a" / "adapter_model.safetensors"
+    weights = load_file(path)
+    more = {name.replace(".layers.1.", ".layers.2."): weight.clone() for name, weight in weights.items()}
+    save_file(more | weights, path, {"format": "pt"})
+    with pytest.raises(LabError, match=r"应有 12 个权重，多出 6 个，例如 .*layers\.2\."):
+        loader.load(tmp_path / "a")
+
+
+@pytest.mark.parametrize(("names", "official"), [
+    (["transformer.encoder.layers.0.self_attention.query_key_value"], True),
+    (["transformer.h.0.self_attention.query_key_value"], False),  # Falcon
+    (["gpt_neox.layers.0.attention.query_key_value", "gpt_neox.layers.0.mlp.dense_h_to_4h"], False),
+    (["model.layers.0.self_attn.dense"], False), (["model.layers.0.self_attn.q_proj"], False)])
+def test_the_names_of_the_weights_tell_who_wrote_them(names, official):
+    assert adapters.is_official(f"base_model.model.{name}.lora_A.weight" for name in names) == official
+
+
+@pytest.mark.parametrize(("kind", "settings", "changed"), [
+    ("qwen2", {"init_lora_weights": "pissa"}, True), ("qwen2", {"init_lora_weights": "olora"}, True),
+    ("qwen2", {"bias": "lora_only"}, True), ("qwen2", {"bias": "all"}, True),
+    ("qwen3", {"bias": "all"}, False),  # 没有偏置可训练
+    ("qwen2", {"init_lora_weights": "gaussian"}, False), ("qwen2", {"use_rslora": True}, False),
+    ("qwen2", {"use_dora": True}, False), ("qwen2", {"modules_to_save": ["norm"]}, False)])
+def test_before_is_offered_only_where_switching_off_gives_the_base(tmp_path, kind, settings, changed):
+    folder = write_kind(tmp_path / "base", kind)
+    plain, _ = loader.load(folder)
+    peft = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "v_proj"], **settings)
+    tuned = get_peft_model(loader.load(folder)[0], peft)
+    torch.manual_seed(3)
+    for weight in tuned.parameters():
+        weight.data += 0.1 * torch.randn_like(weight) if weight.requires_grad else 0
+    tuned.peft_config["default"].base_model_name_or_path = str(folder)
+    tuned.eval().save_pretrained(tmp_path / "a")
+    again, _ = loader.load(tmp_path / "a")
+    assert np.abs(small_logits(again) - small_logits(tuned)).max() <= TOLERANCE
+    with again.disable_adapter():
+        off = np.abs(small_logits(again) - small_logits(plain)).max()
+    assert (off > 100 * TOLERANCE) == changed
+    if changed:
+        with pytest.raises(LabError, match="关掉以后不是微调前的模型.*重新训练"):
+            loader.check_before(again)
+    else:
+        loader.check_before(again)
+
+
+def small_logits(model):
+    with torch.no_grad():
+        return model(input_ids=torch.arange(5, 20)[None]).logits[0].numpy()
+
+
+@pytest.mark.parametrize("init", ["pissa_niter_4", "corda", "lora_ga"])
+def test_an_adapter_whose_residual_base_is_lost_is_refused(base, tmp_path, init):
+    trained(base, tmp_path / "a")
+    path = tmp_path / "a" / "adapter_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) | {"init_lora_weights": init}
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    with pytest.raises(LabError, match=f"用 {init} 初始化，.*再也算不出来"):
         loader.load(tmp_path / "a")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from fakes import chatglm3_fake
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from typer.testing import CliRunner
 
@@ -108,6 +108,20 @@ def test_merge_works_for_the_tiny_architecture(toy_base, tmp_path):
     export.merge(adapter, tmp_path / "merged")
     model, tokenizer = loader.load(tmp_path / "merged", device="cpu")
     assert chat.is_glm_format(tokenizer)
+
+
+@pytest.mark.parametrize("settings", [
+    PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
+    PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
+    LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], alora_invocation_tokens=[3]),
+    LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["o_proj"], lora_bias=True)])
+def test_what_cannot_be_merged_is_one_sentence(toy_base, tmp_path, settings):
+    tuned = get_peft_model(loader.load(toy_base)[0], settings)
+    tuned.peft_config["default"].base_model_name_or_path = str(toy_base)
+    tuned.save_pretrained(tmp_path / "a")
+    with pytest.raises(LabError, match="适配器，合并不进基座（.*请直接用适配器文件夹"):
+        export.merge(tmp_path / "a", tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
 
 
 def test_merge_refuses_a_result_that_differs(adapter, tmp_path, monkeypatch):

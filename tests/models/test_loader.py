@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from fakes.chat_fakes import write_kind
 from peft import LoraConfig, get_peft_model
 
 from labutils.base.errors import LabError
@@ -42,7 +43,57 @@ def test_adapter_folder_gives_a_peft_model(adapter):
     assert hasattr(model, "disable_adapter") and not model.training
 
 
-@pytest.mark.parametrize("name", ["没有这个模型", "./nope", "output/none/checkpoint-3", "/nope/x"])
+def rewrite(folder, name, **changes):
+    path = folder / name
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+
+
+def test_a_name_that_is_neither_folder_nor_found_online_says_both(adapter, tmp_path, monkeypatch):
+    """网上取不到时两种可能都说；是适配器记着的基座，还说怎样改成本机的文件夹。"""
+    monkeypatch.setattr(loader, "_go_online", lambda: None)
+    copy = shutil.copytree(adapter, tmp_path / "checkpoint-9")
+    rewrite(copy, "adapter_config.json", base_model_name_or_path="unsloth/no-such-model-bnb-4bit")
+    for name in ("unsloth/no-such-model-bnb-4bit", copy):
+        with pytest.raises(LabError, match="本机没有这个文件夹.*网络.*base_model_name_or_path"):
+            loader.load(name)
+
+
+def test_a_whole_model_in_a_checkpoint_folder_is_no_adapter(toy_base, tmp_path):
+    whole = shutil.copytree(toy_base, tmp_path / "checkpoint-500")
+    assert not hasattr(loader.load(whole)[0], "peft_config")
+
+
+def test_quantized_weights_without_their_library_are_one_sentence(toy_base, tmp_path):
+    broken = shutil.copytree(toy_base, tmp_path / "broken")
+    rewrite(broken, "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
+    with pytest.raises(LabError, match="加载模型 .* 失败：.*optimum"):
+        loader.load(broken)
+
+
+@pytest.mark.parametrize("change", ["none", "template", "no template", "one more token", "many more"])
+def test_an_adapter_that_brings_its_own_tokenizer(tmp_path, capsys, change):
+    """有的训练工具连分词器一起存：模板不同就用它的，并说一句；词元比基座的多，说出原因。"""
+    base = write_kind(tmp_path / "base", "qwen3", vocab_size=340)
+    model, tokenizer = loader.load(base)
+    tuned = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"]))
+    tuned.save_pretrained(tmp_path / "a")
+    template, other = tokenizer.chat_template, "{% for m in messages %}甲{% endfor %}"
+    if "template" in change:
+        tokenizer.chat_template = None if change == "no template" else other
+    tokenizer.add_tokens([f"<新{i}>" for i in range({"one more token": 1, "many more": 9}.get(change, 0))])
+    tokenizer.save_pretrained(tmp_path / "a")
+    if change == "many more":
+        with pytest.raises(LabError, match="分词器有 345 个词元，超过模型词表的 340.*训练时加了词元"):
+            loader.load(tmp_path / "a")
+        return
+    _, own = loader.load(tmp_path / "a")
+    assert ("带着自己的分词器" in capsys.readouterr().out) == (change in ("template", "one more token"))
+    assert own.chat_template == (other if change == "template" else template)
+    assert len(own) == 336 + (change == "one more token") and own.padding_side == "left"
+
+
+@pytest.mark.parametrize("name", [
+    "models/chatglm3-6b", "没有这个模型", "./nope", "output/none/checkpoint-3", "/nope/x"])
 def test_missing_folder_is_named(name):
     with pytest.raises(LabError, match="找不到模型文件夹") as caught:
         loader.load(name)

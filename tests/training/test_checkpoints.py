@@ -11,7 +11,7 @@ from collections import Counter
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import labutils  # noqa: F401
 from labutils.base import files
@@ -227,6 +227,25 @@ def test_changing_how_often_to_log_is_the_same_run(lab, toy_base, copy):
 def test_longer_training_is_allowed_when_resuming_is_asked_for(lab, toy_base, copy):
     result = again(lab, toy_base, copy, resume=True, max_steps=11)
     assert result.adapter.name == "checkpoint-11" and result.log[-1]["step"] == 11
+
+
+def test_a_longer_run_says_that_the_learning_rate_rises_again(lab, toy_base, copy, capsys):
+    again(lab, toy_base, copy, resume="yes")
+    assert "学习率" not in capsys.readouterr().out
+    again(lab, toy_base, copy, resume="yes", max_steps=10)
+    assert "max_steps 改大了：学习率" in capsys.readouterr().out
+
+
+def test_a_base_that_moved_is_the_same_base(lab, toy_base, copy, tmp_path, capsys):
+    """认权重，不认路径；路径相同、权重改过（例如合并了适配器，归一化层没有变）的是另一个基座。"""
+    moved = shutil.copytree(toy_base, tmp_path / "moved")
+    assert again(lab, moved, copy).steps == 9
+    assert "基座换了地方，权重没有变：" in capsys.readouterr().out
+    state = load_file(moved / "model.safetensors")
+    state["model.layers.0.self_attn.q_proj.weight"] *= 1.01
+    save_file(state, moved / "model.safetensors", {"format": "pt"})
+    with pytest.raises(LabError, match="里是另一次训练（基座权重：.* → .*）"):
+        again(lab, moved, copy)
 
 
 def test_yes_is_the_official_word(lab, toy_base, copy, tmp_path, capsys):

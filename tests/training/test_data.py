@@ -7,11 +7,12 @@ from collections import Counter
 import pytest
 import torch
 from fakes.chat_fakes import build_tokenizer as build_qwen
+from fakes.chat_fakes import write_kind
 
 from labutils.base import files
 from labutils.base.errors import LabError
 from labutils.base.text import normalize
-from labutils.models import chat
+from labutils.models import chat, loader
 from labutils.models.chat import IGNORE
 from labutils.training.config import Config, load_config
 from labutils.training.data import (
@@ -26,6 +27,7 @@ from labutils.training.data import (
     read_dev,
     read_training,
     schedule,
+    takes_positions,
 )
 from tools.tiny_base.vocab import build_tokenizer
 
@@ -195,8 +197,6 @@ def test_collator_pads_left_and_keeps_only_the_labelled_end():
 
 
 def test_loss_is_the_same_as_with_right_padding_and_all_logits(toy_base):
-    from labutils.models import loader
-
     model, tokenizer = loader.load(toy_base)
     _, rows, _ = encode_source(tokenizer, source("qa", 5), 200)
     width = max(len(row["input_ids"]) for row in rows)
@@ -210,6 +210,21 @@ def test_loss_is_the_same_as_with_right_padding_and_all_logits(toy_base):
         plain = model(input_ids=padded("input_ids", 0), labels=padded("labels", IGNORE),
                       attention_mask=mask).loss
     assert torch.allclose(ours, plain, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "told"), [
+    ("gpt2", True), ("opt", True), ("bloom", False), ("qwen3", False)])
+def test_padding_changes_no_loss_whatever_the_kind_of_positions(tmp_path, kind, told):
+    """GPT-2 的位置是学来的：不告诉它，左边的填充就把它推到后面的位置上。"""
+    model, _ = loader.load(write_kind(tmp_path / "base", kind))
+    collate = LeftCollator(0, takes_positions(model))
+    short, long = ({"input_ids": list(range(9, 9 + n)), "labels": [-100] * 4 + list(range(13, 9 + n))}
+                   for n in (7, 30))
+    assert ("position_ids" in collate([short])) == told
+    alone, padded = collate([short]), collate([short, long])
+    padded["labels"][1] = -100
+    with torch.no_grad():
+        assert model(**padded).loss == pytest.approx(float(model(**alone).loss), rel=1e-5)
 
 
 def test_truncated_rows_are_counted_and_keep_the_end(tokenizer):

@@ -16,12 +16,13 @@ import pytest
 import torch
 import yaml
 from accelerate import FullyShardedDataParallelPlugin
+from fakes.chat_fakes import write_kind
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from labutils.base import files
 from labutils.base.errors import LabError
-from labutils.models import adapters, loader
+from labutils.models import adapters, chat, loader
 from labutils.training import callbacks, checkpoints, finetune
 from labutils.training.checkpoints import explained
 from labutils.training.config import load_config
@@ -222,6 +223,76 @@ def test_wrong_layer_name_is_not_silently_ignored(lab, toy_base):
         train(lab, toy_base, target_modules=["qproj", "v_proj"])
 
 
+@pytest.mark.parametrize("targets", [
+    ["q_proj", "attn.v_proj"], ["q_proj", "layers.99.v_proj"], [".q_proj"], ["proj"], ["q_proj", ""],
+    ["model.layers.0"], ["q_proj", "embed_tokens"], ["q_proj", "lm_head"]])
+def test_every_target_must_match_a_layer_as_peft_matches(lab, toy_base, targets):
+    with pytest.raises(LabError, match="模型里没有叫 .* 的线性层"):
+        train(lab, toy_base, target_modules=targets)
+
+
+def layers_with_lora(folder):
+    return {name.split(".lora_")[0].removeprefix("base_model.model.model.")
+            for name in load_file(folder / "adapter_model.safetensors")}
+
+
+def test_dotted_targets_pick_layers(lab, toy_base):
+    adapter = train(lab, toy_base, max_steps=1, target_modules=["layers.1.self_attn.q_proj", "mlp.down_proj"])
+    assert layers_with_lora(adapter.adapter) == {
+        "layers.1.self_attn.q_proj", "layers.0.mlp.down_proj", "layers.1.mlp.down_proj"}
+
+
+@pytest.mark.parametrize(("kind", "words"), [
+    ("phi", "self_attn.dense"), ("gpt_neox", "attention.query_key_value"), ("gpt2", "attn.c_attn"),
+    ("falcon", "self_attention.query_key_value"), ("bloom", "mlp.dense_h_to_4h"), ("opt", "layers.fc1"),
+    ("qwen3_moe", "experts.gate_up_proj"), ("qwen2_moe", "没有加 LoRA：mlp.gate、experts.gate_up_proj"),
+    ("glm4_moe", "没有加 LoRA：mlp.gate_proj"), ("phimoe", "没有加 LoRA：mlp.router"),
+    ("llama4_text", "feed_forward.router"), ("deepseek_v4", "没有加 LoRA：self_attn.o_a_proj"),
+    ("falcon_h1", "没有加 LoRA：mamba.conv1d、mamba.out_proj"), ("rwkv", "attention.receptance")])
+def test_other_architectures_train_with_the_default_targets(lab, tmp_path, capsys, kind, words):
+    """所有线性层都加 LoRA、带 dropout：训练得了，说出加在哪里，存下的适配器载得回来、与训练完的一样。"""
+    config = yaml.safe_load(CONFIG)
+    config["peft_config"] = {"r": 4, "lora_dropout": 0.1}
+    (lab / "lora.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    adapter = train(lab, write_kind(tmp_path / "base", kind), max_steps=4).adapter
+    out = capsys.readouterr().out
+    assert "LoRA 加在：" in out and words in out
+    assert ("lora_dropout 按 0 训练" in out) == (kind in ("qwen3_moe", "glm4_moe"))
+    model, tokenizer = loader.load(adapter)
+    assert "适配器在工作" in adapters.check_adapter_alive(model, tokenizer, "第1条是什么？")
+
+
+def test_a_layer_of_the_models_own_is_not_renamed(lab, tmp_path):
+    """Falcon 自己就有 query_key_value；没有的模型按官方的说法，换成 q、k、v。"""
+    base = write_kind(tmp_path / "falcon", "falcon")
+    adapter = train(lab, base, max_steps=1, target_modules=["query_key_value"]).adapter
+    assert {name.rpartition(".")[2] for name in layers_with_lora(adapter)} == {"query_key_value"}
+    base = write_kind(tmp_path / "qwen3", "qwen3")
+    adapter = train(lab, base, output_dir=lab / "b", max_steps=1, target_modules=["query_key_value"]).adapter
+    assert {name.rpartition(".")[2] for name in layers_with_lora(adapter)} == {"q_proj", "k_proj", "v_proj"}
+
+
+def test_what_peft_refuses_is_one_sentence(lab, tmp_path):
+    with pytest.raises(LabError, match="glm4_moe 结构加不了 LoRA：.*gate_proj.*target_modules"):
+        train(lab, write_kind(tmp_path / "base", "glm4_moe"), target_modules=["q_proj", "gate_proj"])
+
+
+@pytest.mark.parametrize("rows", [1, 4, 16])
+def test_dev_loss_is_a_mean_over_answer_tokens(lab, toy_base, rows):
+    """每批几条都一样：把每个要学的词元的损失加起来，除以词元数。"""
+    texts = ["短", "不长不短的回答", "很长很长的回答，" * 3, "二", "是的。" * 5]
+    write_lines(lab / "data" / "dev.json", [conversation(f"问{i}", text) for i, text in enumerate(texts)])
+    found = train(lab, toy_base, max_steps=1, per_device_eval_batch_size=rows).log[0]["eval_loss"]
+    model, tokenizer = loader.load(toy_base)
+    losses = []
+    for i, text in enumerate(texts):
+        messages = conversation(f"问{i}", text)["conversations"]
+        sample = {key: torch.tensor([value]) for key, value in chat.encode(tokenizer, messages).items()}
+        count = int((sample["labels"] != chat.IGNORE).sum())
+        losses += [model(**sample).loss.item()] * count
+    assert found == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+
+
 def test_an_adapter_is_no_base(lab, toy_base):
     adapter = train(lab, toy_base, max_steps=1).adapter
     with pytest.raises(LabError, match="是适配器"):
@@ -345,7 +416,7 @@ def write_config(path, batch):
         "max_input_length": 64, "max_output_length": 64, "dtype": "fp32",
         "training_args": {
             "max_steps": STEPS, "learning_rate": 5e-3, "per_device_train_batch_size": batch,
-            "per_device_eval_batch_size": 5, "save_steps": 6, "logging_steps": 4, "eval_steps": 6,
+            "per_device_eval_batch_size": 7, "save_steps": 6, "logging_steps": 4, "eval_steps": 6,
             "group_by_length": True, "use_cpu": True},
         "peft_config": {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0, "target_modules": "all-linear"}}
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -378,6 +449,8 @@ def test_same_result_as_one_process(two, tmp_path):
     assert together["final_dev_loss"] == pytest.approx(alone.final_dev_loss, rel=0.02)
     assert together["final_train_loss"] == pytest.approx(alone.final_train_loss, rel=0.02)
     first = next(row["eval_loss"] for row in alone.log if "eval_loss" in row)
+    log = callbacks.read_log(two[1] / "training_log.jsonl")
+    assert log[0]["eval_loss"] == pytest.approx(first, rel=1e-5)  # 两个进程凑整批时重复的行没有算进去
     assert alone.final_dev_loss < 0.9 * first  # 真的学到了东西，比较才有意义
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fakes.chat_fakes import write_kind
 from transformers import GlmConfig
 
 from labutils.base import files
@@ -77,6 +78,18 @@ def test_callers_objects_are_left_alone():
     values = copy.deepcopy(config.as_dict())
     memory.estimate_memory(SMALL, config, torch.float32, 16)
     assert SMALL.to_dict() == before and config.as_dict() == values
+
+
+@pytest.mark.parametrize("kind", ["bloom", "falcon", "gpt2", "opt", "gpt_neox"])
+def test_architectures_with_their_own_attention_are_estimated_too(tmp_path, kind):
+    write_kind(tmp_path, kind)
+    described, verdict = memory.memory_report(str(tmp_path), "configs/lora.yaml", length=64)
+    assert described.status == verdict.status == OK and "峰值约" in described.message
+
+
+def test_what_cannot_be_estimated_is_said(tmp_path):
+    [only] = memory.memory_report(str(write_kind(tmp_path, "qwen3_moe")), "configs/lora.yaml")
+    assert only.status == WARN and "qwen3_moe 结构估不出" in only.message and "max_steps: 1" in only.todo
 
 
 @pytest.fixture
