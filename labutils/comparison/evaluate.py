@@ -21,7 +21,7 @@ from labutils.comparison import results
 from labutils.comparison.metrics import bleu_4, fact_correct, lexical_baseline, rouge_l
 from labutils.dataset.rows import load_conversations, load_qa
 from labutils.models import generate, loader
-from labutils.models.generate import as_messages
+from labutils.models.generate import Unfinished, as_messages
 
 STAGES = {"before": "微调前", "after": "微调后"}
 
@@ -99,7 +99,8 @@ class KeptAnswers:
         head = {"made_by": fingerprint(model, generation)}
         rows = [row for _, row in read_rows(self.path, torn="skip")]
         kept = rows[1:] if rows[:1] == [head] else []
-        self._known = {(row["stage"], row["prompt"]): row["reply"] for row in kept}
+        self._known = {(row["stage"], row["prompt"]): (Unfinished if row.get("cut") else str)(row["reply"])
+                       for row in kept}
         write_json_lines([head, *kept], self.path)  # 断在半行上的，从这里起不在文件里了
 
     def __len__(self) -> int:
@@ -116,6 +117,7 @@ class KeptAnswers:
             for prompt, reply in answered:
                 self._known[stage, _key(prompt)] = reply
                 row = {"stage": stage, "prompt": _key(prompt), "reply": reply}
+                row["cut"] = isinstance(reply, Unfinished)
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     @one_sentence()
@@ -254,7 +256,7 @@ def _score_row(group: str, item: dict, before: str, after: str) -> dict:
         "key_points": item["key_points"], "page": item.get("page"), "kind": item.get("kind"),
     }
     for stage, reply in (("before", before), ("after", after)):
-        row[stage] = reply
+        row |= {stage: reply, f"{stage}_cut": isinstance(reply, Unfinished)}
         row[f"{stage}_correct"] = fact_correct(reply, item["key_points"])
         row[f"{stage}_rouge_l"] = round(rouge_l(reply, item["answer"]), 4)
         row[f"{stage}_bleu_4"] = round(bleu_4(reply, item["answer"]), 4)
@@ -305,4 +307,7 @@ def _notes(rows: list[dict]) -> list[str]:
                      "以及适配器是不是对着这个基座训练的。")
     if empty := sum(not row["after"].strip() for row in rows):
         notes.append(f"微调后有 {empty} 题是空回答。")
+    for stage, name in STAGES.items():
+        if cut := sum(row[f"{stage}_cut"] for row in rows):
+            notes.append(f"{name}有 {cut} 题到了词元数的上限，没有说完；要说完请加大 max_new_tokens。")
     return notes

@@ -33,6 +33,7 @@ COLUMNS = {
     "after": "微调后回答", "after_correct": "微调后", "before_rouge_l": "微调前 ROUGE-L",
     "after_rouge_l": "微调后 ROUGE-L", "before_bleu_4": "微调前 BLEU-4", "after_bleu_4": "微调后 BLEU-4",
     "baseline": "字面检索基线的回答", "baseline_correct": "字面检索基线",
+    "before_cut": "微调前没有说完", "after_cut": "微调后没有说完",
 }
 FORMULA_STARTS = tuple("=+-@＝＋－＠\t\r\n")
 
@@ -133,7 +134,8 @@ class AnswerTable:
         for row in self.rows:
             lines.append(f"{row['id']} {row['question']}")
             for stage, name in (("before", "前"), ("after", "后")):
-                lines.append(f"  {'✓' if row[f'{stage}_correct'] else '✗'} {name}：{row[stage]}")
+                cut = "（没有说完）" if row.get(f"{stage}_cut") else ""
+                lines.append(f"  {'✓' if row[f'{stage}_correct'] else '✗'} {name}：{row[stage]}{cut}")
         return "\n".join(lines) or "（没有符合条件的题）"
 
 

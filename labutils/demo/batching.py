@@ -20,8 +20,8 @@ from transformers.generation import logits_process
 from labutils.base.errors import LabError
 from labutils.demo.engine import Line, Prompt, Reply, Stop, Streams
 from labutils.models import loader
-from labutils.models.chat import prompt_ids, stop_ids
-from labutils.models.generate import GrowingText, as_messages, left_pad, stream
+from labutils.models.chat import generation_config, prompt_ids
+from labutils.models.generate import GrowingText, as_messages, cut_at, left_pad, stream
 
 BASE = "__base__"  # peft 的写法：这一行不用任何适配器
 MAX_ROWS = 32
@@ -32,6 +32,8 @@ _log = logging.getLogger(__name__)
 def local(model, tokenizer) -> Line:
     """本进程里的模型怎样答：能拼批就拼批，否则一次一个；关掉适配器不是微调前的引发 LabError。"""
     loader.check_before(model)
+    # 网页可以另给分词器，它的结束符也要认
+    model.generation_config = generation_config(tokenizer, model.generation_config)
     if not can_batch(model):
         return Streams(partial(stream, model, tokenizer))
     batcher = Batcher(model, tokenizer, MAX_ROWS)
@@ -78,7 +80,7 @@ class Batcher(Line):
 
     def __init__(self, model, tokenizer, width: int):
         super().__init__(width)
-        self.model, self.new = model, partial(Row, tokenizer)
+        self.model, self.new = model, partial(Row, model, tokenizer)
         self._thread: threading.Thread | None = None
 
     def serve(self) -> None:
@@ -132,13 +134,14 @@ class Batcher(Line):
 class Row(Reply):
     """表里的一行：一个词元一个词元地放，读的时候变成文字。options 里有不认识的设置时引发 TypeError。"""
 
-    def __init__(self, tokenizer, *asked):
+    def __init__(self, model, tokenizer, *asked):
         super().__init__(*asked)
         options = dict(self.options)
         self.limit = options.pop("max_new_tokens", 128)
         self.steps = processors(**options)
         self.sampled = bool(options.get("do_sample") or options.get("temperature"))
-        self.stops, self.text, self.said = stop_ids(tokenizer), GrowingText(tokenizer), []
+        self.stops = model.generation_config.eos_token_id
+        self.text, self.said = GrowingText(tokenizer), []
 
     def pick(self, scores: torch.Tensor) -> int:
         """按这一行的设置选下一个词元；scores 形状 (1, 词表)。"""
@@ -149,9 +152,11 @@ class Row(Reply):
 
     def add(self, token: int) -> None:
         self.said.append(token)
-        if token not in self.stops:
-            self.put(token)
-        if token in self.stops or len(self.said) >= self.limit:
+        if token in self.stops:
+            return self.end()
+        self.put(token)
+        if len(self.said) >= self.limit:
+            self.put(cut_at(self.limit))
             self.end()
 
     def fail(self, error: Exception) -> None:

@@ -13,6 +13,7 @@ from contextlib import closing
 from typing import NamedTuple
 
 from labutils.base.errors import LabError
+from labutils.base.text import Cut
 from labutils.models import chat
 
 BEFORE, AFTER, BOTH = "微调前", "微调后", "并排对比"
@@ -102,10 +103,11 @@ class Prompt(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """texts：每边到现在为止的回答；ahead：前面还有几个人在排队，没有排队时是 None。"""
+    """texts：每边到现在为止的回答；ahead：前面几个人在排队，没有排队时是 None；cut：没有说完的几边为什么。"""
 
     texts: dict[str, str]
     ahead: int | None = None
+    cut: dict[str, Cut] = {}
 
 
 class ChatEngine:
@@ -157,7 +159,8 @@ class ChatEngine:
                 rest = [reply for reply in replies.values() if not reply.over.is_set()]
                 waits = [self.line.ahead(reply) for reply in rest]
                 now = Snapshot({side: shown.texts[side] + reply.read() for side, reply in replies.items()},
-                               None if None in waits else min(waits, default=None))
+                               None if None in waits else min(waits, default=None),
+                               {side: reply.cut for side, reply in replies.items() if reply.cut})
                 if now != shown or now.ahead is not None:
                     heard = time.monotonic()
                 elif time.monotonic() - heard > self.line.quiet:
@@ -191,11 +194,15 @@ class Reply:
     def __init__(self, prompt: Prompt, adapter: bool, stop: Stop, options: dict):
         self.prompt, self.adapter, self.stop, self.options = prompt, adapter, stop, options
         self.taken, self.over = False, threading.Event()  # 轮到了；不会再有新内容
+        self.cut: Cut | None = None  # 为什么没有说完
         self._failure: Exception | None = None
         self._items: deque = deque()
 
     def put(self, item) -> None:
-        self._items.append(item)
+        if isinstance(item, Cut):
+            self.cut = item
+        else:
+            self._items.append(item)
         self.stop.news.set()
 
     def end(self, failure: Exception | None = None) -> None:

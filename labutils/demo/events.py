@@ -96,7 +96,8 @@ class Page:
                             for side, text in shot.texts.items() if text}
                         yield talk, *boxes(talk), queued(shot), ""  # gr.skip() 每次要重造组件，慢得多
             if self.running.get(request.session_hash) is signal:
-                yield talk, *boxes(talk), "", self._source(talk, asked)
+                note = "".join(side * (len(asked) > 1) + cut for side, cut in shot.cut.items())
+                yield talk, *boxes(talk), note, self._source(talk, asked)
             else:
                 yield STOPPED
         finally:
@@ -178,8 +179,9 @@ class Page:
             asked = dict.fromkeys(sides, self.engine.fit(messages, options["max_new_tokens"]))
             with closing(self.engine.together(asked, Stop(), **options)) as snapshots:
                 for shot in snapshots:
-                    both = "\n".join(f"【{side}】{text}" for side, text in shot.texts.items())
-                    yield both if len(sides) > 1 else shot.texts[sides[0]]
+                    said = {side: text + shot.cut.get(side, "") for side, text in shot.texts.items()}
+                    both = "\n".join(f"【{side}】{text}" for side, text in said.items())
+                    yield both if len(sides) > 1 else said[sides[0]]
 
 
 def queued(shot: Snapshot) -> str:

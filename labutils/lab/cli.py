@@ -16,6 +16,7 @@ from typer.exceptions import TyperException
 from labutils.base import files
 from labutils.base.errors import FAIL, LabError
 from labutils.base.files import place
+from labutils.base.text import Cut
 from labutils.lab import console
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app = typer.Typer(
 
 Seed = Annotated[int, Option(help="随机种子，同样的种子得到同样的结果")]
 Checkpoint = Annotated[str, Argument(help="checkpoint-N 文件夹、模型文件夹或 tiny；不写就用最近一次的结果")]
+Limit = Annotated[int, Option("--max-new-tokens", min=1, help="回答最多多少个 token")]
 NewFolder = Annotated[str, Argument(help="写到这个文件夹，必须是新的")]
 
 
@@ -131,7 +133,7 @@ def _resume_choice(text: str) -> str | bool | int:
 def infer(
     checkpoint: Checkpoint = "",
     prompt: Annotated[str, Option(help="要问的话；不写就进入多轮对话")] = "",
-    max_new_tokens: Annotated[int, Option(min=1, help="回答最多多少个 token")] = 128,
+    max_new_tokens: Limit = 128,
     temperature: Annotated[float, Option(min=0, help="0 为贪心，每次回答相同")] = 0.0,
 ) -> None:
     """用微调后的模型回答（对应课程里的 inference_hf.py）。"""
@@ -145,7 +147,7 @@ def infer(
         for piece in generate.stream(model, tokenizer, messages, max_new_tokens=max_new_tokens,
                                      temperature=temperature):
             print(piece, end="", flush=True)
-            pieces.append(piece)
+            pieces += [] if isinstance(piece, Cut) else [piece]  # 没有说完的提示不是回答，不进历史
         print()
         return "".join(pieces)
 
@@ -163,6 +165,7 @@ def compare(
         help="含 train.json 与 dev.json 的文件夹；不写就用适配器旁边的，没有就用 data")] = "",
     qa: Annotated[str, Option(help="带要点的问答对；不写就用数据文件夹里的 qa.jsonl")] = "",
     out: Annotated[str, Option(help="结果文件夹")] = "output/comparison",
+    max_new_tokens: Limit = 128,
 ) -> None:
     """同一批问题在微调前后各答一遍，打分并列表（notebook 03）。"""
     source = console.checkpoint_or_newest(checkpoint)
@@ -175,7 +178,7 @@ def compare(
                                   files.DATA / "probes")
     model, tokenizer = loader.load(source)
     target = place(out)
-    result = evaluate.compare(model, tokenizer, groups, target)
+    result = evaluate.compare(model, tokenizer, groups, target, max_new_tokens=max_new_tokens)
     print(result.table().to_string())
     for line in [*result.notes, f"全部结果：{files.rel(target)}"]:
         print(line)

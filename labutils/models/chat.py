@@ -8,9 +8,12 @@ ChatGLM3 一族照官方逐条编码：``[gMASK] <sop>``，每条消息是 角�
 import json
 import re
 from collections.abc import Callable
+from datetime import datetime
 from functools import partial
+from os.path import commonprefix
 
 from jinja2 import TemplateError
+from transformers import GenerationConfig
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from labutils.base.errors import LabError
@@ -22,19 +25,26 @@ ROLES = ("system", "user", "assistant", "observation", "tool")
 TOOLS_INTRODUCTION = ("Answer the following questions as best as you can. "
                       "You have access to the following tools:")
 BREAK = "\ufdd0"  # Unicode 规定不作文字用的码位，正常文本里没有；渲染后在这里断开，不会被编码
+MARK = 0xF0000  # 私用区的码位，也没有人写：第 n 条消息的记号是 MARK + n
+# 模板眼里的今天总是这一天：Llama 3.1 等把日期写进提示词，跟着日历走的话，哪天用都与训练时不同。
+# transformers 不让传函数，所以写成宏放在模板前面，盖住它自己的 strftime_now
+TODAY = "{% macro strftime_now(format) %}{{ format" + "".join(
+    f"|replace('%{code}', '{datetime(2026, 1, 1):%{code}}')" for code in "aAbBcdHIjmMpSxXyY"
+    ) + " }}{% endmacro %}\n"
+QUESTION, ANSWER = {"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}
 
 
 def prompt_ids(tokenizer, messages: list[dict]) -> list[int]:
     """消息列表 → 一维词元编号，末尾带生成提示（ChatGLM3 是 ``<|assistant|>``）。
 
     参数 messages 形如 ``[{"role": "user", "content": "你好"}]``。
-    角色不认识、模型没有对话模板、模板处理不了时引发 LabError。
+    角色不认识、模型没有对话模板、模板处理不了或漏写哪一条时引发 LabError。
     """
     for message in messages:
         if message["role"] not in ROLES:
             raise LabError(f"对话里的角色 {message['role']!r} 不认识，请改成 {'、'.join(ROLES)} 之一。")
     if not is_glm_format(tokenizer):
-        return _text_ids(tokenizer, _render(tokenizer, messages, add_generation_prompt=True))
+        return _text_ids(tokenizer, _prompt(tokenizer, messages))
     mask, sop, reply = tokenizer.convert_tokens_to_ids(["[gMASK]", "<sop>", "<|assistant|>"])
     return [mask, sop, *_glm_ids(tokenizer, messages), reply]
 
@@ -49,7 +59,7 @@ def encode(tokenizer, messages: list[dict]) -> dict[str, list[int]]:
     """一段提示词和它的回答 → ``{"input_ids", "labels"}``，两个等长的一维列表。
 
     messages 以要学的回答结尾（多轮对话先用 turns 分开）。labels 只在这个回答和它的结束符上有编号，
-    其余为 -100。最后一条不是回答、对话模板不合用时引发 LabError。
+    其余为 -100，样本到结束符为止。最后一条不是回答、对话模板不合用时引发 LabError。
     """
     if messages[-1]["role"] != "assistant":
         raise LabError(NOTHING)
@@ -57,36 +67,50 @@ def encode(tokenizer, messages: list[dict]) -> dict[str, list[int]]:
     if is_glm_format(tokenizer):
         answer = _glm_ids(tokenizer, messages[-1:])[1:]  # 第一个角色符已经在提示词的末尾
     else:
-        answer = _template_answer(tokenizer, messages)
-    if set(stops).isdisjoint(answer):  # 没有写结束符：普通回答到 eos 为止，调用工具的停下来等结果
-        called = messages[-1].get("tool_calls") or messages[-1].get("metadata")
-        answer.append(tokenizer.get_added_vocab().get("<|observation|>", stops[0]) if called else stops[0])
-    size = next(n for n, i in enumerate(answer, 1) if i in stops)
-    return {"input_ids": prompt + answer,
-            "labels": [IGNORE] * len(prompt) + answer[:size] + [IGNORE] * (len(answer) - size)}
+        answer = _template_answer(tokenizer, messages, stops)
+    called = messages[-1].get("tool_calls") or messages[-1].get("metadata")
+    # 模板没有写结束符时才用得着补的这个：普通回答到 eos 为止，调用工具的停下来等结果
+    answer.append(tokenizer.get_added_vocab().get("<|observation|>" if called else "", stops[0]))
+    answer = answer[:next(n for n, i in enumerate(answer, 1) if i in stops)]
+    return {"input_ids": prompt + answer, "labels": [IGNORE] * len(prompt) + answer}
 
 
 def truncate(sample: dict[str, list[int]], size: int) -> dict[str, list[int]] | None:
     """从右边截成 size 个词元，末尾换成结束符，否则学不会停下来；连一个词元的回答都放不下时返回 None。"""
-    ids, labels = sample["input_ids"], sample["labels"]
-    if len(ids) <= size:
+    if len(sample["labels"]) <= size:
         return sample
-    if set(labels[: size - 1]) <= {IGNORE}:
+    if set(sample["labels"][: size - 1]) <= {IGNORE}:
         return None
-    end = next(label for label in reversed(labels) if label != IGNORE)
-    return {"input_ids": ids[: size - 1] + [end],
-            "labels": labels[: size - 1] + [IGNORE if labels[size - 1] == IGNORE else end]}
+    return {key: row[: size - 1] + row[-1:] for key, row in sample.items()}  # 最后一个就是结束符
 
 
 def stop_ids(tokenizer) -> list[int]:
-    """生成时遇到就停的编号，不重复：eos、模板写在回答后面的特殊词元、GLM 的 user 与 observation 角色符。"""
+    """学的时候当作结束的编号，不重复：eos、模板写在回答后面的控制符、GLM 的 user 与 observation 角色符。"""
     added = tokenizer.get_added_vocab()
-    ends = [] if is_glm_format(tokenizer) else _written_end(tokenizer)
+    ends = _written_end(tokenizer) if tokenizer.chat_template else []
     roles = [added[name] for name in ("<|user|>", "<|observation|>") if name in added]
     eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     if not (ids := [*eos, *ends, *roles]):
         raise LabError("这个模型的分词器没有结束符（eos_token），回答停不下来，请换一个模型。")
     return list(dict.fromkeys(ids))
+
+
+def generation_config(tokenizer, given: GenerationConfig | None = None) -> GenerationConfig:
+    """怎样生成，加载模型时定这一次：命令、对比、网页、合并写出的文件夹都照它。
+
+    遇到 stop_ids 或基座（given）的结束符就停。基座的惩罚、束搜索、抽样设置都不用：各处要在同样的、看得见的
+    设置下比，重复惩罚还会逼模型换掉材料里的原词；想用就写在参数里或页面上。
+    """
+    own, limit = (given.eos_token_id, given.max_new_tokens) if given else (None, None)
+    stops = dict.fromkeys([*stop_ids(tokenizer), *([own] if isinstance(own, int) else own or [])])
+    return GenerationConfig(eos_token_id=list(stops), pad_token_id=tokenizer.pad_token_id,
+                            bos_token_id=tokenizer.bos_token_id, max_new_tokens=limit)
+
+
+def header(tokenizer) -> str:
+    """模型在回答前写、却不是回答的字（如 gpt-oss 的 final）：推理服务只给生成提示，所以要学；显示时去掉。"""
+    ids = _text_ids(tokenizer, _frame(tokenizer, [QUESTION])[1], at_start=False)
+    return tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
 def split_calls(message: dict, write: Callable[[dict], str]) -> list[dict]:
@@ -128,51 +152,60 @@ def _as_python(arguments: dict) -> str:
 
 # ---- 分词器自带的对话模板 ----
 
+def _prompt(tokenizer, messages: list[dict]) -> str:
+    """提示词的文字。工具结果的角色叫 observation 还是 tool，看模板认哪个；漏写了什么就引发 LabError。"""
+    for role in ["observation"] * ("<|observation|>" in tokenizer.get_added_vocab()) + ["tool"]:
+        renamed = [m | {"role": role} if m["role"] in ("observation", "tool") else m for m in messages]
+        if not (lost := _lost(tokenizer, renamed)):
+            return _render(tokenizer, renamed, add_generation_prompt=True)
+    raise LabError(f"这个模型的对话模板不写{lost[0]}，模型看不到；请从数据里去掉，或换一个模型。")
+
+
+def _lost(tokenizer, messages: list[dict]) -> list[str]:
+    """模板漏写了什么：每条内容末尾加一个记号再渲染，因为只找内容会碰巧找到别处的，模板也可能转义它。"""
+    marks = {n: chr(MARK + n) for n, m in enumerate(messages) if m["content"]}
+    marked = [m | {"content": m["content"] + marks.get(n, "")} for n, m in enumerate(messages)]
+    text = _render(tokenizer, marked, add_generation_prompt=True)
+    names = [tool.get("function", tool).get("name", "") for tool in _tools(messages)]
+    lost = [f"第 {n + 1} 条消息（{messages[n]['role']}）" for n, mark in marks.items() if mark not in text]
+    return lost + [f"工具 {name}（不支持 tools）" for name in names if _squeezed(name) not in _squeezed(text)]
+
+
+def _tools(messages: list[dict]) -> list[dict]:
+    return next(filter(None, (m.get("tools") for m in messages)), [])
+
+
 def _render(tokenizer, messages: list[dict], add_generation_prompt: bool = False) -> str:
     """用对话模板渲染成文字，内容里的控制符都已断开。没有模板、模板处理不了时引发 LabError。"""
-    tools = next(filter(None, (m.get("tools") for m in messages)), None)
-    template = _template(tokenizer, tools)
+    tools = _tools(messages) or None
+    try:
+        template = tokenizer.get_chat_template(tools=tools)
+    except ValueError:
+        raise LabError("这个模型的分词器没有对话模板（chat_template），多半是没有对话能力的 Base 版；"
+                       "请换它的 Chat 或 Instruct 版。") from None
     start = {own: _control_start(tokenizer, own) for own in (False, True)}
     spoken = [m for m in messages if m["content"] or not m.get("tools")]  # 工具的说明由模板另写
     shown = [_break_control(start[m["role"] == "assistant"], m) | {"role": m["role"]}
-             for m in _adapted(tokenizer, spoken, template)]
+             for m in _adapted(spoken, template)]
     # 不要思考过程：课程的问答直接回答；没有这个开关的模板不理会它
     options = {**tokenizer.special_tokens_map, "enable_thinking": False}
     try:
         rendered, _ = render_jinja_template(
-            [shown], tools=_break_control(start[False], tools), chat_template=template,
+            [shown], tools=_break_control(start[False], tools), chat_template=TODAY + template,
             add_generation_prompt=add_generation_prompt, **options)
     except (TemplateError, TypeError, ValueError) as error:
         raise LabError(f"这个模型的对话模板处理不了这段对话（{error}），请检查角色的次序。") from error
     return rendered[0]
 
 
-def _template(tokenizer, tools: list[dict] | None) -> str:
-    try:
-        template = tokenizer.get_chat_template(tools=tools)
-    except ValueError:
-        raise LabError("这个模型的分词器没有对话模板（chat_template），多半是没有对话能力的 Base 版；"
-                       "请换它的 Chat 或 Instruct 版。") from None
-    if tools and "tools" not in template:
-        raise LabError("这个模型的对话模板不支持 tools，请去掉数据里的 tools，或换一个支持的模型。")
-    return template
-
-
-def _adapted(tokenizer, messages: list[dict], template: str) -> list[dict]:
-    """按模板的习惯改写消息：工具结果的角色名、工具调用的写法。模板不认工具时引发 LabError。"""
-    result = "observation" if "<|observation|>" in tokenizer.get_added_vocab() else "tool"
-    adapted = [_renamed(message, result) for message in messages]
+def _adapted(messages: list[dict], template: str) -> list[dict]:
+    """去掉只给本程序看的键，按模板的习惯写工具调用。模板不认工具时引发 LabError。"""
+    adapted = [{key: m[key] for key in m if key not in ("loss", "tools")} for m in messages]
     if "tool_calls" not in template:  # GLM-4 不认它：函数名写在角色符后面，参数作内容，另成一条消息
         adapted = [part for m in adapted for part in split_calls(m, partial(json.dumps, ensure_ascii=False))]
     if "metadata" not in template and any(m.get("metadata") for m in adapted):
         raise LabError("这个模型的对话模板不支持工具调用，请去掉数据里的 tool 消息，或换一个支持的模型。")
     return adapted
-
-
-def _renamed(message: dict, result: str) -> dict:
-    """去掉只给本程序看的键；工具结果的角色名换成 result。"""
-    role = result if message["role"] in ("tool", "observation") else message["role"]
-    return {key: value for key, value in message.items() if key not in ("loss", "tools")} | {"role": role}
 
 
 def _control_start(tokenizer, own: bool) -> re.Pattern:
@@ -207,17 +240,34 @@ def _text_ids(tokenizer, text: str, at_start: bool = True) -> list[int]:
     return ids
 
 
-def _template_answer(tokenizer, messages: list[dict]) -> list[int]:
-    """模板在提示词后面写的全部内容；接不上推理时的提示词、回答被丢掉或改写时引发 LabError。"""
-    prompt, text = _render(tokenizer, messages[:-1], add_generation_prompt=True), _render(tokenizer, messages)
-    if not text.startswith(prompt):
+def _frame(tokenizer, asked: list[dict]) -> tuple[str, str, str, str]:
+    """一问一答：“答”以前的全部，其中要模型自己写的，“答”后面的；提示词写法不同时，它多出来的。"""
+    prompt = _render(tokenizer, asked, add_generation_prompt=True)
+    text = _render(tokenizer, [*asked, ANSWER])
+    size = len(commonprefix([prompt, text]))
+    before, _, after = text[size:].rpartition(ANSWER["content"])
+    return text[:size] + before, "" if prompt[size:] else before, after, prompt[size:]
+
+
+def _template_answer(tokenizer, messages: list[dict], stops: list[int]) -> list[int]:
+    """模板在提示词后面写的全部内容；接不上推理时的提示词、回答被丢掉或改写时引发 LabError。
+
+    只看一个短问题后面怎样写：有的模板因为有了回答就改写前文（Mistral 换 system 的位置）。
+    """
+    asked, answer = [QUESTION | {"tools": _tools(messages)}], messages[-1]
+    opening, written, _, more = _frame(tokenizer, asked)
+    opening, text = opening.removesuffix(written), _render(tokenizer, [*asked, answer])
+    stopped = set(stops).intersection(_text_ids(tokenizer, written, at_start=False))  # 没写到回答就停了
+    # 提示词多的只有一个开头的标记（如 <think>），就是停在思考过程里
+    if stopped or not text.startswith(opening) or re.fullmatch(r"\s*(<[^<>/]+>|\[[^][/]+\])\s*", more):
         raise LabError(f"这个模型的对话模板没有让第 {len(messages)} 条消息接在推理时的提示词后面"
                        "（多半是有思考过程），不能用来学；请去掉思考过程，或换不带思考的模型。")
-    answer = text[len(prompt):]
-    if _squeezed(messages[-1]["content"]) not in _squeezed(answer):
-        raise LabError(f"这个模型的对话模板丢掉或改写了第 {len(messages)} 条消息的回答"
-                       "（多半是去掉了思考过程），学到的会与数据不同；请去掉思考过程，或换一个模型。")
-    return _text_ids(tokenizer, answer, at_start=False)
+    text = text[len(opening):]
+    names = [part.get("metadata", "") for part in split_calls(answer, str)]
+    if any(_squeezed(part) not in _squeezed(text) for part in (answer["content"], *names)):
+        raise LabError(f"这个模型的对话模板丢掉或改写了第 {len(messages)} 条消息的回答或工具调用"
+                       "（多半是去掉了思考过程），学到的会与数据不同；请改数据，或换一个模型。")
+    return _text_ids(tokenizer, text, at_start=False)
 
 
 def _squeezed(text: str) -> str:
@@ -225,7 +275,8 @@ def _squeezed(text: str) -> str:
 
 
 def _written_end(tokenizer) -> list[int]:
-    """模板写在回答后面的第一个特殊词元（没有则为空）：渲染一问一答，看“答”字后面。"""
-    probe = [{"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}]
-    tail = _text_ids(tokenizer, _render(tokenizer, probe).rpartition("答")[2], at_start=False)
-    return [i for i in tail if i in tokenizer.get_added_vocab().values()][:1]
+    """模板写在回答后面的第一个控制符；什么都不写的，看下一问前面的（角色符），也没有就是空的。"""
+    added = set(tokenizer.get_added_vocab().values())
+    later = _render(tokenizer, [QUESTION, ANSWER, QUESTION]).rpartition(ANSWER["content"])[2]
+    tails = _frame(tokenizer, [QUESTION])[2] + later
+    return [i for i in _text_ids(tokenizer, tails, at_start=False) if i in added][:1]

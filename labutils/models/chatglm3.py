@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, processors
-from transformers import GenerationConfig, GlmConfig, GlmForCausalLM, PreTrainedTokenizerFast
+from transformers import GlmConfig, GlmForCausalLM, PreTrainedTokenizerFast
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Split, WeightConverter, WeightRenaming
 
@@ -78,12 +78,6 @@ def load(folder: Path, config: GlmConfig, dtype: torch.dtype, **options) -> GlmF
     # 读完就是普通的 GLM：save_pretrained 从此写原生的名字，peft 也不会再去换名字
     model.__class__, model._weight_conversions = GlmForCausalLM, None
     return model
-
-
-def generation_config(tokenizer) -> GenerationConfig:
-    """贪心解码；遇到结束符、用户或工具结果的角色符就停，与官方相同。"""
-    stops = tokenizer.convert_tokens_to_ids(["</s>", "<|user|>", "<|observation|>"])
-    return GenerationConfig(eos_token_id=stops, pad_token_id=0)
 
 
 def read_config(folder: Path) -> GlmConfig:

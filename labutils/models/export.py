@@ -43,7 +43,7 @@ def export(model: str | Path, out: str | Path) -> str:
     shards = weights.shards(folder)
     with new_folder(out, sum(path.stat().st_size for path in shards)) as part:
         _write_shards(shards, part, config)
-        chatglm3.generation_config(tokenizer).save_pretrained(part)
+        chat.generation_config(tokenizer).save_pretrained(part)
         _write_plain(config, tokenizer, part)
     return f"原生格式的模型写在 {rel(out)}，transformers 与 vLLM 可以直接读。"
 

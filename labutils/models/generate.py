@@ -4,20 +4,26 @@ import queue
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
+from itertools import takewhile
 from threading import Event, Thread
 
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from labutils.base.errors import LabError
-from labutils.models.chat import prompt_ids, stop_ids
+from labutils.base.text import Cut
+from labutils.models.chat import header, prompt_ids
 from labutils.models.loader import OUT_OF_MEMORY
+
+
+class Unfinished(str):
+    """到了 max_new_tokens 还没有说完的回答；除了这一点就是普通的文字。"""
 
 
 @torch.inference_mode()
 def answer(model, tokenizer, questions, max_new_tokens: int = 128, batch_size: int = 32,
            on_batch: Callable[[list[int], list[str]], None] | None = None, **generation) -> list[str]:
-    """批量回答；每个问题是字符串或消息列表，返回同样顺序的回答。
+    """批量回答；每个问题是字符串或消息列表，返回同样顺序的回答，没有说完的是 Unfinished。
 
     on_batch(题号, 回答)：每答完一批调用一次，用来边答边存。
     默认贪心解码。按长度排序后分批，减少补齐的浪费。generation 里的其余参数交给
@@ -25,8 +31,8 @@ def answer(model, tokenizer, questions, max_new_tokens: int = 128, batch_size: i
     """
     rows = [prompt_ids(tokenizer, as_messages(question)) for question in questions]
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-    options = _options(tokenizer, {"max_new_tokens": max_new_tokens, **generation})
-    replies = [""] * len(rows)
+    options, skipped = _options({"max_new_tokens": max_new_tokens, **generation}), header(tokenizer)
+    replies, stops = [""] * len(rows), set(model.generation_config.eos_token_id)
     for start in range(0, len(order), batch_size):
         picked = order[start : start + batch_size]
         batch = left_pad([rows[i] for i in picked], tokenizer.pad_token_id, model.device)
@@ -36,7 +42,9 @@ def answer(model, tokenizer, questions, max_new_tokens: int = 128, batch_size: i
             raise LabError(f"一次回答 {len(picked)} 个问题，显存或内存不够；请减小 batch_size 或 "
                            "max_new_tokens，或换小一号的模型。") from None
         for index, ids in zip(picked, output.tolist(), strict=True):
-            replies[index] = clean(tokenizer, ids)
+            said = list(takewhile(lambda token: token not in stops, ids))
+            kind = Unfinished if len(said) == len(ids) else str
+            replies[index] = kind(clean(tokenizer, said, skipped))
         if on_batch:
             on_batch(picked, [replies[index] for index in picked])
     return replies
@@ -47,14 +55,12 @@ def as_messages(question: str | list[dict]) -> list[dict]:
     return [{"role": "user", "content": question}] if isinstance(question, str) else question
 
 
-def _options(tokenizer, generation: dict) -> dict:
-    """默认贪心；给了 temperature > 0 才采样。"""
+def _options(generation: dict) -> dict:
+    """默认贪心；给了 temperature > 0 才采样。在哪里停由加载时的 generation_config 定。"""
     options = {"max_new_tokens": 128, "do_sample": False, **generation}
     if temperature := options.pop("temperature", None):
         options |= {"do_sample": True, "temperature": temperature}
-    if not options["do_sample"]:  # 贪心时这些设置不起作用，留着只会让 transformers 提醒
-        options |= {"temperature": None, "top_p": None, "top_k": None}
-    return options | {"eos_token_id": stop_ids(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    return options
 
 
 def left_pad(rows: list[list[int]], pad: int, device) -> dict[str, torch.Tensor]:
@@ -65,9 +71,13 @@ def left_pad(rows: list[list[int]], pad: int, device) -> dict[str, torch.Tensor]
     return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
 
 
-def clean(tokenizer, ids: list[int]) -> str:
-    """编号 → 回答的文字：去掉控制符、词表之外的编号与首尾的空白（ChatGLM3 把第一行留给元信息）。"""
-    return tokenizer.decode([i for i in ids if i < len(tokenizer)], skip_special_tokens=True).strip()
+def clean(tokenizer, ids: list[int], skipped: str = "") -> str:
+    """编号 → 回答的文字：去掉控制符、词表之外的编号与首尾的空白（ChatGLM3 把第一行留给元信息）。
+
+    开头的 skipped 见 chat.header，也去掉；才写到它的一半时还没有回答。
+    """
+    text = tokenizer.decode([i for i in ids if i < len(tokenizer)], skip_special_tokens=True).strip()
+    return "" if skipped.startswith(text) else text.removeprefix(skipped).lstrip()
 
 
 class GrowingText:
@@ -77,15 +87,20 @@ class GrowingText:
     """
 
     def __init__(self, tokenizer):
-        self.tokenizer, self.ids, self._shown = tokenizer, [], 0
+        self.tokenizer, self.skipped, self.ids, self._shown = tokenizer, header(tokenizer), [], 0
 
     def grown(self, last: bool = False) -> str:
         """到现在为止新增的文字。last=False 时先留着末尾：没凑齐的生僻字解码出替换符，空白可能要去掉。"""
-        text = clean(self.tokenizer, self.ids)
+        text = clean(self.tokenizer, self.ids, self.skipped)
         if not last:
             text = text.rstrip("\ufffd").rstrip()
         piece, self._shown = text[self._shown :], max(self._shown, len(text))
         return piece
+
+
+def cut_at(limit: int) -> Cut:
+    """到了词元数的上限时，流式回答的最后一段。"""
+    return Cut(f"（到了上限 {limit} 个词元，没有说完）")
 
 
 class _Watch(StoppingCriteria):
@@ -102,22 +117,23 @@ class _Watch(StoppingCriteria):
 
 def stream(model, tokenizer, messages, stop: Event | None = None, adapter: bool = True,
            timeout: float = 120.0, **generation) -> Iterator[str]:
-    """逐段产出回答文字，连起来与 answer 的相同；设置 stop 事件或关闭这个生成器都会让后台的生成停下来。
+    """逐段产出回答文字，连起来与 answer 的相同；没有说完的，最后另有一段 Cut。
 
+    设置 stop 事件或关闭这个生成器都会让后台的生成停下来。
     adapter=False 时在停用 LoRA 适配器的情况下生成（微调前）。
     后台线程出错、或 timeout 秒没有新词元时引发 LabError，不会一直等下去。
     """
     # closed 是自己的信号：不能去设调用方的 stop，它可能还管着下一段回答
     stop, closed, failure = stop or Event(), Event(), []
-    watch, text = _Watch(stop, closed), GrowingText(tokenizer)
+    watch, text, options = _Watch(stop, closed), GrowingText(tokenizer), _options(generation)
+    stops = model.generation_config.eos_token_id
     batch = left_pad([prompt_ids(tokenizer, as_messages(messages))], tokenizer.pad_token_id, model.device)
 
     def work() -> None:
         off = not adapter and hasattr(model, "disable_adapter")
         try:
             with model.disable_adapter() if off else nullcontext(), torch.inference_mode():
-                model.generate(**batch, **_options(tokenizer, generation),
-                               stopping_criteria=StoppingCriteriaList([watch]))
+                model.generate(**batch, **options, stopping_criteria=StoppingCriteriaList([watch]))
         except Exception as error:  # 线程里的错误带回主线程再抛
             failure.append(error)
         finally:
@@ -127,11 +143,13 @@ def stream(model, tokenizer, messages, stop: Event | None = None, adapter: bool 
     thread.start()
     try:
         for token in iter(partial(watch.tokens.get, timeout=timeout), None):
-            text.ids.append(token)
+            text.ids += [] if token in stops else [token]
             if piece := text.grown():
                 yield piece
         if piece := text.grown(last=True):
             yield piece
+        if len(text.ids) == options["max_new_tokens"] and not stop.is_set():
+            yield cut_at(len(text.ids))
     except queue.Empty:
         raise LabError(f"等了 {timeout:.0f} 秒没有新的文字，已停止；请减小输入或稍后再试。") from None
     finally:

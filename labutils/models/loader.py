@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from labutils.base.errors import LabError, first_line
 from labutils.base.files import ROOT, is_hub_name, model_folder, rel, resolve
-from labutils.models import chatglm3, weights
+from labutils.models import chat, chatglm3, weights
 
 TINY = "tiny"
 WEIGHTS = Path(__file__).parent / "tiny"  # 自带小模型的权重与分词器
@@ -209,7 +209,6 @@ def _load_base(name: str, dtype, options: dict):
     try:
         if chatglm3.is_official(Path(source)):
             model = chatglm3.load(Path(source), config, dtype, **options)
-            model.generation_config = chatglm3.generation_config(tokenizer)
         else:
             model = _load_native(name, source, config=config, dtype=dtype, **options)
     except BROKEN as error:
@@ -273,6 +272,8 @@ def load(name_or_path: str | Path, dtype=None, device=None, quantization: str | 
     model, tokenizer = _load_base(adapter_base(folder) if folder else name, dtype, options)
     if folder:
         tokenizer = _own_tokenizer(folder, model, tokenizer)
+    model.generation_config = chat.generation_config(tokenizer, model.generation_config)
+    if folder:
         model = _load_adapter(model, folder)
     try:
         return (model if options else model.to(device)).eval(), tokenizer

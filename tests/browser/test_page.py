@@ -4,7 +4,7 @@ import time
 
 import pytest
 from fakes.browser_page import BOX, answered, ask, last, open_page, set_slider, status, talk_on, wait_for
-from fakes.web_fakes import ANSWER, AdapterModel, CharTokenizer, FakeStream, PlainModel
+from fakes.web_fakes import ANSWER, CUT, AdapterModel, CharTokenizer, FakeStream, PlainModel
 
 from labutils.dataset.build import read_pairs
 from labutils.demo import server
@@ -151,6 +151,16 @@ def test_status_and_source_follow_the_answer(page):
     wait_for(lambda: "文件中没有" in source.inner_text())
     page.click("#lab-clear")
     wait_for(lambda: not source.inner_text().strip())
+
+
+def test_answer_that_is_not_finished_says_so_beside_it(page, stream):
+    """在状态栏里说：不在聊天框里（复制不到），也不进历史。"""
+    ask(page, "说：没完")
+    wait_for(lambda: status(page) == CUT)
+    assert last(page) == "后：没完"
+    ask(page, "说：好")
+    wait_for(lambda: last(page) == "后：好" and not status(page))
+    assert [m["content"] for m in stream.calls[-1]["messages"]] == ["说：没完", "后：没完", "说：好"]
 
 
 def test_votes_and_corrections_are_saved_as_new_pairs(page, feedback):

@@ -27,7 +27,8 @@ NOT_STATED = {"id": "U01", "question": "奖金多少？", "answer": "材料没�
 GROUPS = {"train": [TRAIN], "unseen": [UNSEEN, UNSEEN_2], "general": [CHAT], "unanswerable": [NOT_STATED]}
 BEFORE = {"有效期多久？": "有效期为3年。", "我叫什么？": "小明。"}
 AFTER = {"有效期多久？": "有效期为五年。", "管几年？": "=1+1 管5年", "我叫什么？": "",
-         "奖金多少？": "<script>alert(1)</script>没有写明"}
+         "奖金多少？": "<script>alert(1)</script>没有写明",
+         "有效期从哪天算？": generate.Unfinished("不知道")}
 
 
 class FakePeft:
@@ -89,7 +90,21 @@ def test_scores_of_every_group(result):
 
 def test_what_got_worse_and_the_notes(result):
     assert [row["id"] for row in result.worse] == ["G01"]
-    assert result.notes == ["微调后有 1 题是空回答。"]
+    assert result.notes == ["微调后有 1 题是空回答。",
+                            "微调后有 1 题到了词元数的上限，没有说完；要说完请加大 max_new_tokens。"]
+
+
+def test_answers_that_are_not_finished_are_marked_everywhere(result):
+    cut = [row for row in result.rows if row["after_cut"]]
+    assert [row["question"] for row in cut] == ["有效期从哪天算？"]
+    assert not any(row["before_cut"] for row in result.rows)
+    assert json.loads(result.files["json"].read_text(encoding="utf-8"))["rows"] == result.rows
+    table = list(csv.DictReader(result.files["csv"].read_text(encoding="utf-8-sig").splitlines()))
+    assert [row["微调后没有说完"] for row in table] == ["✗", "✗", "✓", "✗", "✗"]
+    assert result.files["html"].read_text(encoding="utf-8").count("（没有说完）") == 1
+    assert repr(results.answer_table(cut)).endswith("后：不知道（没有说完）")
+    old = [{key: value for key, value in row.items() if not key.endswith("_cut")} for row in cut]
+    assert "没有说完" not in results.answer_table(old)._repr_html_() + repr(results.answer_table(old))
 
 
 def test_baseline_looks_up_trained_questions_only(result):
@@ -340,8 +355,10 @@ def model():
 
 def test_answers_survive_a_stop(model, tmp_path):
     KeptAnswers(tmp_path, model, {}).add("before", [(QUESTION, "管3年。\n第二行")])
+    KeptAnswers(tmp_path, model, {}).add("after", [("几年？", generate.Unfinished("管"))])
     again = KeptAnswers(tmp_path, model, {})
-    assert len(again) == 1
+    assert len(again) == 2 and isinstance(again.get("after", "几年？"), generate.Unfinished)
+    assert not isinstance(again.get("before", QUESTION), generate.Unfinished)
     assert again.get("before", QUESTION) == "管3年。\n第二行"
     assert again.get("after", QUESTION) is None, "微调前的回答不能当微调后的用"
 

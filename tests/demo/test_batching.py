@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
@@ -12,10 +13,10 @@ from peft import LoraConfig, get_peft_model
 from labutils.base.errors import LabError
 from labutils.demo import batching
 from labutils.demo.batching import Batcher, Row, Table, can_batch, processors
-from labutils.demo.engine import AFTER, BEFORE, SHARE, ChatEngine, Prompt, Stop
+from labutils.demo.engine import AFTER, BEFORE, SHARE, ChatEngine, Prompt, Stop, Streams
 from labutils.models import loader
 from labutils.models.chat import prompt_ids
-from labutils.models.generate import GrowingText, answer, as_messages
+from labutils.models.generate import GrowingText, answer, as_messages, stream
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def ask(chat, question, adapter=True, **options):
 
 
 def a_row(tuned, size, limit=9):
-    row = Row(tuned[1], Prompt([], [5] * size), True, Stop(), {"max_new_tokens": limit})
+    row = Row(*tuned, Prompt([], [5] * size), True, Stop(), {"max_new_tokens": limit})
     row.stops = []
     return row
 
@@ -94,6 +95,20 @@ def test_repetition_penalty_is_per_row(tuned):
     assert got == [alone(tuned, "你好", True, max_new_tokens=20, repetition_penalty=p)
                    for p in (1.0, 1.5, 1.0, 2.0)]
     assert got[0] != got[1]
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_answer_that_reached_the_limit_says_so(tuned, single, monkeypatch):
+    """拼批的与一次一个的说法相同；正好说完的没有这句话。"""
+    chat = ChatEngine(*tuned, Streams(partial(stream, *tuned))) if single else line(tuned)
+    asked = {side: chat.fit(as_messages("你好"), 1) for side in (BEFORE, AFTER)}
+    *_, shot = chat.together(asked, Stop(), max_new_tokens=7)
+    assert shot.cut == dict.fromkeys(asked, "（到了上限 7 个词元，没有说完）")
+    assert shot.texts == {side: alone(tuned, "你好", side == AFTER, max_new_tokens=7) for side in asked}
+    first = tuned[0].generate(torch.tensor([prompt_of(tuned, "你好")]), max_new_tokens=1)[0, -1]
+    monkeypatch.setattr(tuned[0].generation_config, "eos_token_id", [int(first)])  # 第一个词元就是结束
+    *_, shot = chat.together({AFTER: asked[AFTER]}, Stop(), max_new_tokens=7)
+    assert shot.cut == {} and shot.texts == {AFTER: ""}
 
 
 def test_sampling_really_samples(tuned):
@@ -298,6 +313,15 @@ def test_a_page_without_a_true_before_is_refused(toy_base):
     config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], init_lora_weights="pissa")
     with pytest.raises(LabError, match="关掉以后不是微调前的模型"):
         batching.local(get_peft_model(loader.load(toy_base, device="cpu")[0], config).eval(), None)
+
+
+def test_end_of_another_tokenizer_stops_too(toy_base):
+    model, tokenizer = loader.load(toy_base, device="cpu")
+    own = model.generation_config.eos_token_id
+    tokenizer.eos_token = "[MASK]"
+    local = batching.local(model, tokenizer)
+    assert local.model.generation_config.eos_token_id[0] == tokenizer.eos_token_id not in own
+    assert set(own) < set(model.generation_config.eos_token_id)
 
 
 def test_greedy_needs_no_steps():

@@ -18,7 +18,6 @@ from fakes.browser_page import BOX, ask, last, set_slider, status, wait_for
 from fakes.web_fakes import INPUTS
 from peft import LoraConfig, get_peft_model
 
-from labutils.demo import batching
 from labutils.demo import server as web_server
 from labutils.models import generate, loader
 
@@ -250,8 +249,8 @@ def test_streamed_text_is_the_answer_of_the_model(page, wanted, mode, sides):
         assert finished(page, side) == wanted[side]
 
 
-def test_stop_frees_the_model_within_half_a_second(page, steps, monkeypatch):
-    monkeypatch.setattr(batching, "stop_ids", lambda tokenizer: [])  # 一直说到长度上限
+def test_stop_frees_the_model_within_half_a_second(page, steps, monkeypatch, model_and_tokenizer):
+    monkeypatch.setattr(model_and_tokenizer[0].generation_config, "eos_token_id", [])  # 一直说到长度上限
     set_slider(page, "最多生成词元数", "512")
     seconds = []
     for count in range(3):

@@ -9,7 +9,7 @@ import sys
 
 import httpx
 import pytest
-from fakes.web_fakes import ANSWER, AdapterModel, CharTokenizer, FakeStream, PlainModel, wait_for
+from fakes.web_fakes import ANSWER, CUT, AdapterModel, CharTokenizer, FakeStream, PlainModel, wait_for
 from gradio_client import Client
 from gradio_client.exceptions import AppError, AuthenticationError
 
@@ -72,6 +72,12 @@ def test_api_answers_and_streams(demo, client):
 def test_api_compares_both_sides(client):
     said = client.predict("说：好", "并排对比", api_name="/chat")
     assert said == "【微调前】前：好\n【微调后】后：好"
+
+
+def test_api_says_what_is_not_finished(client):
+    assert client.predict("说：没完", api_name="/chat") == "后：没完" + CUT
+    both = client.predict("说：没完", "并排对比", api_name="/chat")
+    assert both == f"【微调前】前：没完{CUT}\n【微调后】后：没完{CUT}"
 
 
 def test_api_passes_history_of_both_shapes(demo, client):
@@ -313,7 +319,7 @@ def test_serve_loads_what_it_is_told_and_reads_the_password(monkeypatch):
 def test_bad_rows_of_the_data_are_left_out(tmp_path, capsys):
     good = {"question": "有效期是多久？", "answer": "五年。", "page": 3, "evidence": "有效期五年"}
     talk = [{"role": role, "content": "你好"} for role in ("user", "assistant") * 2]
-    bad = [{"answer": "五年。"}, {"conversations": talk}, good | {"page": "三"}, good | {"evidence": 5}]
+    bad = [{"answer": "五年。"}, {"conversations": talk}, good | {"page": "某"}, good | {"evidence": [5]}]
     path = tmp_path / "qa.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in [good, *bad]), encoding="utf-8")
     rows = server._rows(str(path))

@@ -190,3 +190,69 @@ def write_kind(folder, kind: str, **sizes):
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+# ---- 各有一处古怪的对话模板：只写出那一处，其余照最普通的样子 ----
+
+_TURN = "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' }}"
+_TURNS = "{% for m in messages %}" + _TURN + "{% endfor %}"
+_PROMPT = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+
+
+def _answers(before: str, after: str = "<|im_end|>", prompt: str = "") -> str:
+    """回答前写 before、后面写 after，生成提示后面接 prompt 的模板。"""
+    own = _TURN.replace("+ m.content + '<|im_end|>'", f"+ {before!r} + m.content + {after!r}")
+    return ("{% for m in messages %}{% if m.role == 'assistant' %}" + own + "{% else %}" + _TURN
+            + "{% endif %}{% endfor %}" + _PROMPT.replace("nt\n'", f"nt\n' + {prompt!r}"))
+
+
+ODD = {
+    # 回答前的字由模型自己写（gpt-oss、Kimi-K2-Thinking、Step-3.5、functionary）
+    "频道": _answers("<|channel|>final<|message|>"),
+    "空思考": _answers("<think></think>"),
+    "结束思考": _answers("<think>\n</think>\n", prompt="<think>\n"),
+    "收件人": _answers("all\n"),
+    # 不思考时生成提示里有一段空的思考过程，历史里没有（Gemma 4、Hunyuan-A13B）；日期写在提示词里（Llama 3.1）
+    "提示里的空思考": _answers("", prompt="<think>\n\n</think>\n\n"),
+    "日期": "{{ strftime_now('%Y年%m月%d日 %A') }}" + _TURNS + _PROMPT,
+    # system 写在最后一条用户消息里（Mistral）；只在最后一问后面加开关
+    "系统在问题里": "{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' }}"
+             "{% if loop.last and messages[0].role == 'system' %}{{ messages[0].content + '\n' }}{% endif %}"
+             "{{ m.content + '[/INST]' }}{% elif m.role == 'assistant' %}{{ ' ' + m.content + '</s>' }}"
+             "{% endif %}{% endfor %}",
+    "问题后的开关": "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}"
+             "{% if loop.last and m.role == 'user' %}{{ '/no_think' }}{% endif %}{{ '<|im_end|>' }}"
+             "{% endfor %}" + _PROMPT,
+    # 回答后面什么也不写，下一问以角色符开头（MiniCPM）
+    "不写结束": "{% for m in messages %}{{ ('<用户>' if m.role == 'user' else '<AI>') + m.content }}"
+            "{% endfor %}{% if add_generation_prompt %}{{ '<AI>' }}{% endif %}",
+    # 中间的回答与最后一个的结束符不同（Apertus）
+    "结束不同": _TURNS.replace("'<|im_end|>'", "('<|eot|>' if loop.last else '<|im_end|>')") + _PROMPT,
+    # 不认生成提示，问题后面的结束符要模型自己写
+    "没有生成提示": "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}"
+            "{% if not loop.last or m.role == 'assistant' %}{{ '<|im_end|>' }}{% endif %}{% endfor %}",
+    # 词表里有 observation，模板只认 tool，并把结果写成 JSON（GLM-4.5）；漏写内容的几种
+    "工具": "{% for t in tools or [] %}{{ t.function.name }}{% endfor %}{% for m in messages %}"
+          "{% if m.role == 'tool' %}{{ '<|observation|>\n' + m.content | tojson }}"
+          "{% elif m.role != 'observation' %}{{ '<|' + m.role + '|>\n' + m.content }}"
+          "{% for c in m.tool_calls or [] %}{{ '<tool_call>' + c.function.name }}{% endfor %}{% endif %}"
+          "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}",
+    "漏写结果": "{# tool_calls #}" + _TURNS.replace("messages", "messages if m.role != 'tool'") + _PROMPT,
+    "漏写系统": _TURNS.replace("{{", "{% if m.role != 'system' or loop.first %}{{").replace(
+        "}}", "}}{% endif %}") + _PROMPT,
+    "漏写工具": "{# tools #}" + _TURNS + _PROMPT,
+    "漏写调用": "{# tool_calls #}" + _TURNS + _PROMPT,
+}
+
+
+def build_odd(name: str) -> PreTrainedTokenizerFast:
+    """一种古怪的模板，词表里有它用到的控制符。"""
+    words = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|channel|>", "<|message|>", "<|eot|>", "<用户>",
+             "<AI>", "[INST]", "[/INST]"]
+    words += ["<|user|>", "<|assistant|>", "<|observation|>"] if name == "工具" else []
+    special = [AddedToken(word, special=True, normalized=False) for word in words]
+    core = _byte_level(special)
+    core.add_special_tokens(special)
+    core.add_tokens([AddedToken(word, normalized=False) for word in ("<think>", "</think>", "<tool_call>")])
+    return PreTrainedTokenizerFast(tokenizer_object=core, chat_template=ODD[name], padding_side="left",
+                                   bos_token="<s>", eos_token="</s>", pad_token="</s>")

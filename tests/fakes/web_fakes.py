@@ -4,7 +4,9 @@ import shutil
 import time
 
 from labutils.base.errors import LabError
+from labutils.base.text import Cut
 
+CUT = Cut("（到了上限 9 个词元，没有说完）")
 ANSWER = "一流本科课程分为五类：线上、线下、线上线下混合式、虚拟仿真实验教学、社会实践。"
 
 
@@ -64,6 +66,8 @@ class FakeStream:
                     return
                 time.sleep(self.delay)
                 yield letter
+            if question.startswith("说：") and question.endswith("没完"):
+                yield CUT
         finally:
             self.closed += 1
 

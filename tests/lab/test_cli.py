@@ -11,6 +11,7 @@ import pytest
 
 from labutils.base import errors, files
 from labutils.base.errors import LabError
+from labutils.base.text import Cut
 from labutils.comparison import evaluate
 from labutils.demo import server
 from labutils.lab import cli, console, preflight, run
@@ -185,6 +186,16 @@ def test_infer_prints_the_answer_verbatim(monkeypatch, call, capsys):
     assert asked == [[{"role": "user", "content": "有效期多久？"}]]
 
 
+def test_infer_says_that_an_answer_is_cut_and_keeps_it_out_of_the_history(monkeypatch, call, capsys):
+    asked = fake_model(monkeypatch, ["五", Cut("（没有说完）")])
+    assert call("infer", "tiny", "--prompt", "有效期多久？") == 0
+    assert capsys.readouterr().out.strip() == "五（没有说完）"
+    lines = iter(["第一问", "第二问", "退出"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    assert call("infer", "tiny") == 0
+    assert asked[-1][1] == {"role": "assistant", "content": "五"}
+
+
 def test_infer_without_prompt_is_a_conversation(monkeypatch, call, capsys):
     asked = fake_model(monkeypatch, ["好"])
     lines = iter(["第一问", "第二问", "清空", "", "第三问", "退出"])
@@ -279,6 +290,20 @@ def test_compare_uses_the_data_of_the_adapter(monkeypatch, call, capsys, trained
     assert call("compare", str(trained / "lora" / "checkpoint-9"), *given) == 1
     captured = capsys.readouterr()
     assert str(files.ROOT / used if used else trained / "data") in captured.err and "数据：" in captured.out
+
+
+def test_compare_hands_on_the_limit(monkeypatch, call, trained):
+    seen = {}
+
+    def compare(model, tokenizer, groups, out, **generation):
+        seen.update(generation)
+        raise LabError("够了")
+
+    monkeypatch.setattr(evaluate, "load_groups", lambda *args: {})
+    monkeypatch.setattr(loader, "load", lambda name: (name, None))
+    monkeypatch.setattr(evaluate, "compare", compare)
+    assert call("compare", str(trained / "lora" / "checkpoint-9"), "--max-new-tokens", "300") == 1
+    assert seen == {"max_new_tokens": 300}
 
 
 def test_demo_uses_the_data_of_the_adapter(monkeypatch, call, trained):

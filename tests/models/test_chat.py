@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from fakes.chat_fakes import FAMILIES, build_tokenizer, write_checkpoint
+from fakes.chat_fakes import FAMILIES, ODD, build_odd, build_tokenizer, write_checkpoint
 from tokenizers import AddedToken
 
 from labutils.base.errors import LabError
@@ -129,8 +129,8 @@ def test_ordinary_text_gives_the_ids_of_the_template(name):
                                               enable_thinking=False)
         assert chat.prompt_ids(tokenizer, talk[:-1]) == asked
         ids = chat.encode(tokenizer, talk)["input_ids"]
-        whole = tokenizer.apply_chat_template(talk, return_dict=False)
-        assert ids == whole + [tokenizer.eos_token_id] * (name == "GLM-4")
+        whole = tokenizer.apply_chat_template(talk, return_dict=False) + [tokenizer.eos_token_id]
+        assert ids == whole[:len(ids)] and ids[-1] in chat.stop_ids(tokenizer)  # 结束符后面的换行不必学
 
 
 @pytest.mark.parametrize("name", ["自带小模型", *FAMILIES])
@@ -257,13 +257,90 @@ def test_template_that_always_starts_with_a_thought_is_refused():
         chat.encode(tokenizer, TALK)
 
 
+# ---- 各有一处古怪的模板 ----
+
+HEADERS = {"频道": "final", "空思考": "<think></think>", "结束思考": "</think>", "收件人": "all"}
+LOSING = ("漏写", "没有生成提示")
+
+
+@pytest.mark.parametrize("name", [name for name in ODD if not name.startswith(LOSING)])
+@pytest.mark.parametrize("system", [True, False])
+def test_odd_template_teaches_the_answer_after_the_prompt_of_inference(name, system):
+    """学到的去掉控制符与模型自己写的开头，正好是数据里的回答；学到的结束处，生成也停下。"""
+    tokenizer = build_odd(name)
+    for part in chat.turns(LONG if system else LONG[1:]):
+        sample, prompt = chat.encode(tokenizer, part), chat.prompt_ids(tokenizer, part[:-1])
+        assert sample["input_ids"][:len(prompt)] == prompt
+        answer = sample["input_ids"][len(prompt):]
+        assert sample["labels"] == [IGNORE] * len(prompt) + answer
+        assert generate.clean(tokenizer, answer, chat.header(tokenizer)) == part[-1]["content"]
+        assert answer[-1] in chat.stop_ids(tokenizer)
+        assert not set(answer[:-1]).intersection(chat.generation_config(tokenizer).eos_token_id)
+        assert all(message["content"] in tokenizer.decode(prompt) for message in part[:-1])
+        assert name == "日期" or prompt == tokenizer.apply_chat_template(
+            part[:-1], add_generation_prompt=True, return_dict=False)
+
+
+@pytest.mark.parametrize(("name", "words"), HEADERS.items())
+def test_words_before_the_answer_are_learned_but_never_shown(name, words):
+    tokenizer = build_odd(name)
+    assert chat.header(tokenizer) == words
+    for answer in ("五年。", "final", "all right", "\n<think> 好"):
+        sample = chat.encode(tokenizer, [*QUESTION, {"role": "assistant", "content": answer}])
+        ids = [label for label in sample["labels"] if label != IGNORE]
+        assert words in tokenizer.decode(ids)
+        growing, pieces = generate.GrowingText(tokenizer), []
+        for token in ids:
+            growing.ids.append(token)
+            pieces.append(growing.grown())
+        pieces.append(growing.grown(last=True))
+        assert "".join(pieces) == answer.strip() == generate.clean(tokenizer, ids, words)
+
+
+@pytest.mark.parametrize(("name", "ends"), [
+    ("不写结束", ["</s>", "<用户>"]), ("结束不同", ["</s>", "<|eot|>"]), ("系统在问题里", ["</s>"])])
+def test_what_ends_an_answer(name, ends):
+    """模板在最后的回答后面什么都不写时，问题前面的角色符也是结束。"""
+    tokenizer = build_odd(name)
+    assert tokenizer.convert_ids_to_tokens(chat.stop_ids(tokenizer)) == ends
+    assert all(text.endswith(("</s>", "<|eot|>")) for text in learned(tokenizer, LONG))
+
+
+def test_prompt_is_the_same_on_every_day():
+    tokenizer = build_odd("日期")
+    shown = tokenizer.decode(chat.prompt_ids(tokenizer, QUESTION))
+    assert shown.startswith("2026年01月01日 Thursday<|im_start|>user")
+
+
+def test_tool_result_keeps_the_role_that_the_template_knows():
+    tokenizer = build_odd("工具")
+    talk = [{"role": "system", "content": "", "tools": [{"type": "function", "function": TOOLS[0]}]},
+            *TOOL_TALK[1:3], {"role": "tool", "content": '"晴"\n天气 20 度'}, TOOL_TALK[4]]
+    assert learned(tokenizer, talk) == ["\n我查<tool_call>weather<|observation|>", "\n是晴天</s>"]
+    for role in ("tool", "observation"):
+        text = tokenizer.decode(chat.prompt_ids(tokenizer, [*talk[:3], talk[3] | {"role": role}]))
+        assert text.endswith('<|observation|>\n"\\"晴\\"\\n天气 20 度"<|assistant|>')  # 转义过也是写了
+
+
+@pytest.mark.parametrize(("name", "talk", "words"), [
+    ("漏写结果", TOOL_TALK[1:], "第 2 条消息的回答或工具调用"),
+    ("漏写结果", [*QUESTION, {"role": "tool", "content": "好"}, TALK[1]], r"第 2 条消息（tool）"),
+    ("漏写系统", [*TALK, {"role": "system", "content": "好"}, *TALK], r"第 3 条消息（system）"),
+    ("漏写工具", [TOOL_TALK[0], *TALK], "工具 weather"),
+    ("漏写调用", TOOL_TALK[1:3], "第 2 条消息的回答或工具调用"),
+    ("没有生成提示", TALK, "接在推理时的提示词后面")])
+def test_what_the_template_leaves_out_is_named(name, talk, words):
+    """内容碰巧在别处出现（“好”在问题里）也不算写了。"""
+    with pytest.raises(LabError, match=words):
+        learned(build_odd(name), talk)
+
+
 # ---- 没有模板、模板不合用 ----
 
 def test_missing_template_is_one_sentence():
     tokenizer = build_tokenizer("Llama 3")
     tokenizer.chat_template = None
-    for use in (lambda: chat.prompt_ids(tokenizer, QUESTION),
-                lambda: chat.encode(tokenizer, TALK), lambda: chat.stop_ids(tokenizer)):
+    for use in (lambda: chat.prompt_ids(tokenizer, QUESTION), lambda: chat.encode(tokenizer, TALK)):
         with pytest.raises(LabError, match="没有对话模板.*Instruct"):
             use()
 
@@ -319,8 +396,8 @@ def test_glm4_writes_the_call_after_the_role_and_waits_for_the_observation():
 
 def test_template_without_tools_refuses_them():
     tokenizer = build_tokenizer("Llama 3")
-    with pytest.raises(LabError, match="不支持 tools"):
-        chat.encode(tokenizer, TOOL_TALK)
+    with pytest.raises(LabError, match="weather（不支持 tools）"):
+        chat.encode(tokenizer, [*TOOL_TALK[:2], TALK[1]])
     with pytest.raises(LabError, match="不支持工具调用"):
         chat.encode(tokenizer, TOOL_TALK[1:])
 

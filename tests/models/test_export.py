@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from fakes import chatglm3_fake
+from fakes.chat_fakes import write_checkpoint
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from typer.testing import CliRunner
@@ -101,6 +102,20 @@ def test_merged_folder_equals_base_plus_adapter(adapter, tmp_path, dtype):
     assert (with_adapter - without).abs().max() > 1  # 适配器确实改变了输出
     assert (with_adapter - result).abs().max() < (1e-4 if dtype else 0.1)
     assert "mlp.gate_up_proj" in " ".join(merged.state_dict())
+
+
+def test_merged_folder_stops_where_the_lab_stops(tmp_path):
+    """基座的 generation_config 只知道一个结束符，还带着惩罚；合并写出的是实验室真正用的。"""
+    write_checkpoint(tmp_path / "base", "Llama 3")
+    own = {"eos_token_id": 1, "repetition_penalty": 1.5, "num_beams": 2, "max_new_tokens": 99,
+           "do_sample": False, "temperature": 0.6}  # 后两项互相矛盾，照原样写 transformers 会拒绝
+    (tmp_path / "base" / "generation_config.json").write_text(json.dumps(own), encoding="utf-8")
+    model, tokenizer = loader.load(tmp_path / "base", device="cpu")
+    export.merge(adapt(tmp_path / "base", tmp_path / "checkpoint-1"), tmp_path / "merged")
+    config = GenerationConfig.from_pretrained(tmp_path / "merged")
+    assert tokenizer.convert_ids_to_tokens(config.eos_token_id) == ["<|end_of_text|>", "<|eot_id|>"]
+    assert config.eos_token_id == model.generation_config.eos_token_id
+    assert (config.repetition_penalty, config.num_beams, config.max_new_tokens) == (None, None, 99)
 
 
 def test_merge_works_for_the_tiny_architecture(toy_base, tmp_path):

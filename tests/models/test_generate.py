@@ -1,14 +1,18 @@
 """生成：批量与单条一致、停得下来、流式文字拼起来等于批量结果、线程出错不会卡住。"""
 
+import json
+import shutil
 import threading
 from functools import partial
 
 import pytest
 import torch
 from fakes.chat_fakes import build_tokenizer
+from transformers import GenerationConfig
 
 from labutils.base.errors import LabError
-from labutils.models import generate, loader
+from labutils.base.text import Cut
+from labutils.models import chat, generate, loader
 from labutils.models.chat import encode
 from tools.tiny_base import vocab
 
@@ -48,6 +52,66 @@ def test_message_lists_are_accepted(taught):
 
 def test_max_new_tokens_is_a_limit(taught):
     assert generate.answer(*taught, ["今天星期几"], max_new_tokens=3) == ["今天"]
+
+
+def test_answer_that_reached_the_limit_says_so(taught):
+    """正好在上限说完结束符的不算；叫停的也不算。"""
+    question, whole = "今天星期几", TALK["今天星期几"]
+    size = len(taught[1].encode("\n" + whole, add_special_tokens=False)) + 1  # 换行、回答、结束符
+    for limit, finished in ((3, False), (size - 1, False), (size, True), (size + 9, True)):
+        replies = generate.answer(*taught, [question, "你好"], max_new_tokens=limit)
+        assert isinstance(replies[0], generate.Unfinished) is not finished
+        *pieces, last = generate.stream(*taught, question, max_new_tokens=limit)
+        assert isinstance(last, Cut) is not finished
+        assert "".join(pieces) == replies[0] if isinstance(last, Cut) else "".join([*pieces, last]) == whole
+        assert isinstance(last, Cut) is False or last == f"（到了上限 {limit} 个词元，没有说完）"
+    stop = threading.Event()
+    stop.set()
+    pieces = generate.stream(*taught, question, stop=stop, max_new_tokens=1)
+    assert not any(isinstance(piece, Cut) for piece in pieces)
+
+
+SETTINGS = {"do_sample": True, "temperature": 0.4, "top_p": 0.8, "top_k": 7, "repetition_penalty": 1.7,
+            "no_repeat_ngram_size": 2, "num_beams": 3, "length_penalty": 2.0, "min_length": 200,
+            "min_new_tokens": 40, "max_length": 900, "suppress_tokens": list(range(300, 900)),
+            "bad_words_ids": [[301]], "forced_eos_token_id": 7, "use_cache": False}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_settings_of_the_base_change_no_answer(toy_base, tmp_path, setting):
+    """基座 generation_config.json 里的惩罚、束搜索、抽样、长度：哪里都不用，只留下结束符。"""
+    folder = shutil.copytree(toy_base, tmp_path / "base")
+    path = folder / "generation_config.json"
+    sampled = setting in ("temperature", "top_p", "top_k", "do_sample")
+    own = json.loads(path.read_text(encoding="utf-8")) | {"do_sample": sampled, setting: SETTINGS[setting]}
+    path.write_text(json.dumps(own))
+    plain, changed = (loader.load(base, device="cpu") for base in (toy_base, folder))
+    answers, pieces = zip(*((generate.answer(*loaded, ["你好"], max_new_tokens=24),
+                             list(generate.stream(*loaded, "你好", max_new_tokens=24)))
+                            for loaded in (plain, changed)), strict=True)
+    assert answers[0] == answers[1] and pieces[0] == pieces[1]
+    assert changed[0].generation_config.to_diff_dict() == plain[0].generation_config.to_diff_dict()
+
+
+@pytest.mark.parametrize(("own", "added"), [(None, []), (2, []), (7, [7]), ([2, 7, 9], [7, 9]), ([], [])])
+def test_end_tokens_of_the_base_stop_too(toy_base, own, added):
+    _, tokenizer = loader.load(toy_base, device="cpu")
+    config = chat.generation_config(tokenizer, GenerationConfig(eos_token_id=own, max_new_tokens=77))
+    assert config.eos_token_id == [*chat.stop_ids(tokenizer), *added] and config.max_new_tokens == 77
+
+
+def test_an_end_token_only_the_base_knows_ends_answers(taught):
+    """回答的第二个字当作基座的结束符：批量、流式都停在它前面，也不显示它。"""
+    model, tokenizer = taught
+    second, = tokenizer.encode("\n天", add_special_tokens=False)[1:]
+    kept = model.generation_config
+    model.generation_config = chat.generation_config(tokenizer, GenerationConfig(eos_token_id=second))
+    try:
+        reply, = generate.answer(model, tokenizer, ["今天星期几"])
+        assert reply == "今" and not isinstance(reply, generate.Unfinished)
+        assert "".join(generate.stream(model, tokenizer, "今天星期几")) == reply
+    finally:
+        model.generation_config = kept
 
 
 def test_too_little_memory_is_said(taught, monkeypatch):
