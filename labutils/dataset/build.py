@@ -15,7 +15,8 @@ from labutils.dataset.checks import begins_on, document_of, free_facts, funnel, 
 from labutils.dataset.clean import Chunk, Page, chunks
 from labutils.dataset.formats import read_pages
 from labutils.dataset.generation import generate, replay
-from labutils.dataset.prompts import load_prompts, parse_response
+from labutils.dataset.prompts import load_prompts
+from labutils.dataset.replies import parse_response
 from labutils.dataset.report import NAME, summary, write
 from labutils.dataset.review import apply, export
 from labutils.dataset.rows import closest, drop_near_duplicates, load_qa

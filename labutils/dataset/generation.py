@@ -145,7 +145,7 @@ class Workers:
     def _keep(self, request: Request, reply: Reply, entry: Entry) -> bool:
         """存下一份回复并记账；返回假表示问够了次数，一条也用不了。"""
         pairs, whole, problem = reply.judge()
-        last = entry.asked + 1 >= ASKS or reply.cut
+        last = entry.asked + 1 >= ASKS or bool(reply.stopped)
         final = whole or bool(last and (pairs or entry.best))
         self.failures_in_a_row = 0
         self.bill.add(reply.usage, request, reply.text)
@@ -153,20 +153,14 @@ class Workers:
         if self.cap is not None and self.bill.money > self.cap:
             self._halt(f"这次运行已花{self.bill.cost}，超过上限 {self.cap:.4g}，停下了；要接着做请加大上限")
         if last and not final:
-            self.progress.fail(request, _useless(reply, problem), unusable=True)
+            reason = reply.stopped or f"问了 {ASKS} 次，回复都用不了：{problem}"
+            self.progress.fail(request, reason, unusable=True)
         return final or not last
 
     def _halt(self, reason: str) -> None:
         """停下：在等待重试的立刻醒来收工，已经发出的等到回来。"""
         self.halted = self.halted or reason
         self.caller.stop.set()
-
-
-def _useless(reply: Reply, problem: str) -> str:
-    """回复都用不了的原因。"""
-    if reply.cut:
-        return "回复到了服务器的长度上限，一条也没写完；请减小 chunk_size，或关掉模型的思考"
-    return f"问了 {ASKS} 次，回复都用不了：{problem}"
 
 
 def _write(folder: Path, requests: list[Request], progress: Progress, bill: Bill) -> Generation:

@@ -1,8 +1,6 @@
-"""问什么、答了什么：读提示词，按块的长短定题数，拼成一次次请求；再从大模型的原始回复里取出问答对。
+"""问什么：读提示词，按块的长短定题数，拼成一次次请求，说明要什么样的回复。
 
-回复常见的毛病：思考过程、客套话、代码块、多余的逗号、最后一条写到一半。
-小毛病用 json_repair 修；写到一半的一律丢掉，不能让程序替模型把话编完。
-讲解见 notebooks/01_build_dataset.ipynb；怎么发出去见 ask，怎么记账见 service。
+讲解见 notebooks/01_build_dataset.ipynb；怎么发出去见 ask，怎么读回复见 replies，怎么记账见 service。
 """
 
 import hashlib
@@ -10,16 +8,12 @@ import json
 import math
 import re
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-
-import json_repair
 
 from labutils.base.errors import LabError
 from labutils.base.files import CONFIGS, rel
 from labutils.base.settings import read_yaml
 from labutils.dataset.clean import Chunk
-from labutils.dataset.rows import flatten
 
 MARKERS = {"system": (), "user": ("文本", "页码", "事实数", "问法数", "问答对数"),
            "unanswerable": ("文本", "页码", "问题数")}
@@ -156,108 +150,3 @@ SCHEMAS = {kind: _object({"pairs": {"type": "array", "items": _object(fields)}})
     "qa": {"conversations": {"type": "array", "items": _MESSAGE}, "fact_id": _TEXT,
            "key_points": {"type": "array", "items": _TEXT}, "page": {"type": "integer"}, "evidence": _TEXT},
     "unanswerable": {"question": _TEXT, "answer": _TEXT}}.items()}
-
-_WRAPPING = [re.compile(pattern) for pattern in (  # 思考过程和代码块标记，依次去掉
-    r"(?si)<think(?:ing)?>.*?</think(?:ing)?>",
-    r"(?si)\A.*</think(?:ing)?>",  # 有的服务会漏掉开头的 <think>
-    r"(?si)<think(?:ing)?>.*\Z",  # 想到一半就到了长度上限
-    r"(?m)^[ \t]*```.*$")]
-# 一条问答的开头。消息以 "role" 开头，外层包装以别的键开头，都不会认错；
-# 以页码、证据等开头的，要同一层后面有问题才算，不然外层的 {"page": 1, "pairs": [{… 也成了一条
-_ITEM = re.compile(
-    r'\{\s*["\'“]?(?:(?:conversations|question|fact_id|id)["\'”]?\s*[:：]|'
-    r'(?:page|evidence|key_points|answer)["\'”]?\s*[:：]'
-    r'(?=[^{}]*["\'“](?:conversations|question)["\'”]\s*[:：]))')
-_BRACE, _STRING_OR_BRACE = re.compile(r"[{}]"), re.compile(r'(?s)"(?:[^"\\]|\\.)*+"?|[{}]')
-_KEYS = {"conversations", "role", "content", "question", "answer", "id", "fact_id", "key_points",
-         "page", "evidence"}
-
-
-def parse_response(text: str) -> tuple[list[dict], list[dict]]:
-    """模型的原始回复 → (问答, 问题清单)。
-
-    问答是 {"question", "answer", 以及 fact_id、key_points、page、evidence 中写了的}。
-    问题是 {"kind": 哪一种, "reason": 原因, "text": 原文片段, "fixed": 是否已修好}；修好的收下，其余的都丢掉。
-    kind 有 cut（写到一半断了）、empty（没有问答）、nested、broken、shape、unfaithful 和 fixed。
-    """
-    body = text
-    for pattern in _WRAPPING:
-        body = pattern.sub("", body)
-    starts = [match.start() for match in _ITEM.finditer(body)]
-    segments = [body[start:end] for start, end in pairwise([*starts, len(body)])]
-    parsed = [_parse_item(segment) for segment in segments]
-    pairs = [pair for pair, _ in parsed if pair is not None]
-    problems = [problem for _, problem in parsed if problem]
-    if rest := _unfinished(segments):
-        problems.append(_problem("cut", "写到一半断了，丢掉", rest))
-    if not (pairs or problems or re.search(r"\[\s*\]", body)):  # 空数组：模型认为这一块没有可出的题
-        reason = "回复是空的" if not body.strip() else "回复里没有问答（找不到 conversations）"
-        problems.append(_problem("empty", reason, text))
-    return pairs, problems
-
-
-def _unfinished(segments: list[str]) -> str:
-    """最后一条问答之后又开了一个 {，连第一个键都没写完：写出来的那点；没有就是空的。"""
-    end = _closing_brace(segments[-1], skip_strings=True) if segments else None
-    rest = segments[-1][end:].strip(" \n\t\r,，") if end else ""
-    return rest if rest.startswith("{") else ""
-
-
-def _parse_item(segment: str) -> tuple[dict | None, dict | None]:
-    end = _closing_brace(segment, skip_strings=True) or _closing_brace(segment, skip_strings=False)
-    if end is None:
-        return None, _problem("cut", "写到一半断了，丢掉", segment)
-    source = segment[:end]
-    try:
-        item, fixed = _load_or_repair(source)
-        json.dumps(item, ensure_ascii=False).encode("utf-8")
-    except RecursionError:
-        return None, _problem("nested", "括号套得太深，丢掉", source)
-    except UnicodeEncodeError:
-        return None, _problem("broken", "含有残缺的字符（如半个表情符号），丢掉", source)
-    if not isinstance(item, dict):
-        return None, _problem("shape", "不是一个 JSON 对象，丢掉", source)
-    if fixed and not _faithful(item, source):
-        return None, _problem("unfaithful", "JSON 坏得太厉害，修出来的和原文对不上，丢掉", source)
-    pair = flatten(item)
-    if "question" not in pair:
-        return None, _problem("shape", "不是一问一答（应是 user、assistant 各一条），丢掉", source)
-    return pair, _problem("fixed", "JSON 有小毛病，已修好", source) if fixed else None
-
-
-def _load_or_repair(source: str) -> tuple[object, bool]:
-    try:
-        return json.loads(source, strict=False), False
-    except ValueError:  # 不合法的 JSON，或长得离谱的整数
-        return json_repair.loads(source), True
-
-
-def _problem(kind: str, reason: str, text: str) -> dict:
-    return {"kind": kind, "reason": reason, "text": text.strip(), "fixed": kind == "fixed"}
-
-
-def _closing_brace(text: str, skip_strings: bool) -> int | None:
-    """和开头的 { 配对的 } 之后的位置；没有就是 None。
-
-    引号乱了的时候，“跳过字符串”的数法会数丢，所以再给一次不管引号的机会。
-    """
-    depth = 0
-    for match in (_STRING_OR_BRACE if skip_strings else _BRACE).finditer(text):
-        depth += {"{": 1, "}": -1}.get(match[0], 0)
-        if depth == 0:
-            return match.end()
-    return None
-
-
-def _faithful(item: dict, source: str) -> bool:
-    """修理可以动标点和括号，不能增删一个字，也不能把一句话劈成几个键。"""
-    parts = item["conversations"] if isinstance(item.get("conversations"), list) else []
-    keys = set(item).union(*(part for part in parts if isinstance(part, dict)))
-    return keys <= _KEYS and _letters(source) == _letters(json.dumps(item, ensure_ascii=False))
-
-
-def _letters(text: str) -> str:
-    """只留下字母、汉字和数字。"""
-    text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda m: chr(int(m[1], 16)), text)
-    text = re.sub(r"\\[nrtbf]", "", text)
-    return "".join(char for char in text if char.isalnum())

@@ -7,9 +7,11 @@
 import math
 import os
 import re
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -142,28 +144,73 @@ def make_client(service: Service, timeout: float = 120.0) -> openai.OpenAI:
                          timeout=openai.Timeout(timeout, connect=10.0))
 
 
+# 原因 → (服务器会提到的字眼, 状态码, 怎么说)。先看字眼：状态码靠不住，欠费有给 400、429 的，也有给 200 的
+_CAUSES = {
+    "rate": (r"rate.?limit|(?:try again|retry) in \d|retrydelay|too many requests|overloaded"
+             r"|频繁|限流|请求过多|并发|繁忙",
+             None, "{host} 说请求太频繁（{code}），请稍后再试，或少同时问几个"),
+    "money": (r"arrear|overdue|good standing|suspended|current.?quota|balance.{0,20}insufficient"
+              r"|(?:insufficient|not enough).{0,20}(?:quota|balance|credit|fund)|余额|欠费|充值|资源包",
+              402, "{host} 说额度用完或余额不足（{code}），请充值或换一个服务"),
+    "content": (r"content.?(?:filter|management|polic|exists risk)|data.?inspection|(?<!case.)sensitive"
+                r"|inappropriate|prohibited|moderation|high risk|safety|违规|敏感|审核",
+                451, "{host} 的内容审核拦下了这次请求（{code}），请去掉有关的文字或换一个服务"),
+    "long": (r"context.?(?:length|window)|too (?:long|large)|input length|maximum.{0,30}tokens|超长|过长",
+             413, "{host} 说文字太长（{code}），请缩短：出题时减小 chunk_size，网页上清空历史对话"),
+    "model": (r"model.{0,80}not.{0,3}(?:exist|found)|(?:no such|unknown|invalid) model|模型.{0,20}不存在",
+              404, "{host} 上没有模型 {model}（{code}），请检查模型名和{address}"),
+    "key": (r"api.?key.{0,3}(?:not valid|invalid)|invalid.?api.?key",
+            401, "{host} 不认这个密钥（{code}），请检查环境变量 {key_name}"),
+    "permission": (r"permission.?denied", 403,
+                   "这个密钥没有使用 {model} 的权限（{code}），请换模型或在服务商处开通"),
+    "timeout": ("request timed out", None, "{host} 超时没有回复，请稍后再试，或加大等待时间"),
+    "connection": ("connection error", None, "连不上 {host}，请检查网络和{address}")}
+_BY_STATUS = {429: "{host} 说请求太频繁或额度用完（429），请稍后再试或检查余额", **dict.fromkeys(
+    (400, 422), "{host} 不接受这次请求，出错（{code}），多半是文字或对话太长、内容被拦下或模型名不对")}
+
+
+def words(error: openai.APIError) -> str:
+    """服务器的原话，小写，只用来认原因；{"detail": …} 这类正文 openai 不放进 error.message。"""
+    response = getattr(error, "response", None)
+    told = [error.code, error.type, error.param, error.message, response.text[:600] if response else ""]
+    return " ".join(map(str, told)).lower()
+
+
+def status(error: openai.APIError) -> int:
+    """HTTP 状态码；错误装在 HTTP 200 里时是它写的 code，没有就是 0。"""
+    return getattr(error, "status_code", 0) or int(re.sub(r"\D", "", str(error.code))[:6] or 0)
+
+
+def retry_after(error: openai.APIError) -> float | None:
+    """服务器要求等几秒（Retry-After 是秒数或日期，RFC 9110 §10.2.3；也有写毫秒的）；没有、看不懂是 None。"""
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    told = headers.get("retry-after", "")
+    with suppress(ValueError):
+        return max(0.0, float(headers.get("retry-after-ms", "")) / 1000)
+    with suppress(ValueError):
+        return max(0.0, float(told))
+    with suppress(ValueError):
+        return max(0.0, parsedate_to_datetime(told).timestamp() - time.time())
+    return None
+
+
+def cause(error: openai.APIError) -> str:
+    """_CAUSES 里的哪一种；看不出来是空的。"""
+    told, code = words(error), status(error)
+    kinds = [kind for kind, (pattern, _, _) in _CAUSES.items() if re.search(pattern, told)]
+    kinds += [kind for kind, (_, known, _) in _CAUSES.items() if known == code]
+    return next(iter(kinds), "")
+
+
 def explain(error: openai.APIError, model: str, client: openai.OpenAI,
             address: str = "环境变量 OPENAI_BASE_URL", key_name: str = "OPENAI_API_KEY") -> str:
-    """出错原因的一句话，以分号结尾，调用者接着写别的；address 是用户在哪里写的服务器地址。"""
-    host, code = urlsplit(str(client.base_url)).hostname, getattr(error, "status_code", "")
-    if out_of_money(error):
-        return f"{host} 说额度用完或余额不足（{code}），请充值或换一个服务；"
-    if isinstance(error, openai.APITimeoutError):
-        return f"{host} 超时没有回复，请稍后再试，或加大等待时间；"
-    if isinstance(error, openai.APIConnectionError):
-        return f"连不上 {host}，请检查网络和{address}；"
-    if code in (400, 413, 422):
-        return f"{host} 不接受这次请求，出错（{code}），多半是文字太长、内容被拦下或模型名不对；"
-    by_code = {401: f"{host} 不认这个密钥（401），请检查环境变量 {key_name}；",
-               403: f"这个密钥没有使用 {model} 的权限（403），请换模型或在服务商处开通；",
-               404: f"{host} 上没有模型 {model}（404），请检查模型名和{address}；",
-               429: f"{host} 说请求太频繁或额度用完（429），请稍后再试或检查余额；"}
-    return by_code.get(code, f"{host} 出错（{code or type(error).__name__}），请稍后再试或检查模型是否可用；")
-
-
-def out_of_money(error: openai.APIError) -> bool:
-    """余额不足：402，或带着 insufficient_quota 的 429；等多久都没有用。"""
-    return getattr(error, "status_code", 0) == 402 or error.code == "insufficient_quota"
+    """出错原因的一句话，不带句号；address 是用户在哪里写的服务器地址。"""
+    code, wait = status(error), retry_after(error)
+    other = _BY_STATUS.get(code, "{host} 出错（{code}），请稍后再试或检查模型是否可用")
+    sentence = _CAUSES[why][2] if (why := cause(error)) else other
+    sentence += f"；服务器要求过 {wait:.0f} 秒再问" if wait else ""
+    return sentence.format(host=urlsplit(str(client.base_url)).hostname, code=code or type(error).__name__,
+                           model=model, address=address, key_name=key_name)
 
 
 # 估算宁可偏高：一个汉字（含全角标点）算 1 个 token，别的字符算 0.3 个；一条问答的回复算 150 个
@@ -221,6 +268,11 @@ def count_tokens(text: str) -> int:
 
 def _input_tokens(request: Request) -> int:
     return sum(count_tokens(message["content"]) for message in request.messages)
+
+
+def room(request: Request) -> int:
+    """长度上限平时不写；回复被服务器的缺省上限截断了才写，写多少个 token：估算的两倍，至少 4096。"""
+    return max(4096, 2 * OUTPUT_TOKENS_PER_PAIR * request.pairs)
 
 
 def estimate_cost(requests: list[Request], price: Price | None) -> Bill:

@@ -11,10 +11,16 @@ import httpx2
 import openai
 
 from labutils.base.errors import LabError
-from labutils.dataset.service import check_url, explain, read_key
+from labutils.base.text import Cut
+from labutils.dataset.replies import Said, bodies
+from labutils.dataset.service import cause, check_url, explain, read_key
 
 ADDRESS = "--endpoint 的地址"
 BROKEN = (httpx2.HTTPError, ValueError, AttributeError, TypeError)  # 断线，或答的不是约定的格式
+# 没有说完的话怎么说
+CUTS = {"length": "（到了上限 {limit} 个词元，没有说完）",
+        "filter": "（服务器的内容审核拦下了后面的话，没有说完）",
+        "broken": "（服务器中途断了，没有说完）"}
 
 
 class Endpoint:
@@ -34,51 +40,50 @@ class Endpoint:
         self.client = openai.OpenAI(
             base_url=str(address.copy_with(path=address.path.rstrip("/") or "/v1")),
             api_key=read_key("OPENAI_API_KEY") or "none", timeout=httpx2.Timeout(timeout, connect=5.0),
-            max_retries=1)
+            max_retries=0)  # 服务器可能要求等一两分钟，网页不干等
 
     def check(self) -> None:
-        """打开网页之前问一次服务器有哪些模型；连不上、密钥不对、没有这个模型时引发 LabError。"""
+        """打开网页之前问一次服务器有哪些模型；连不上、密钥不对时引发 LabError，单子上没有这个模型只提醒。"""
         try:
             names = [item.id for item in self.client.models.list()]
         except openai.NotFoundError:
             return  # 有的服务器不提供这张单子
         except (openai.APIError, *BROKEN) as error:
             raise self._failure(error) from None
-        if names and self.name not in names:
-            raise LabError(f"{self.host} 上没有模型 {self.name}，有的是 {'、'.join(names[:5])}；"
-                           "请检查 --model。")
+        if names and not {self.name, f"{self.name}:latest"} & {*names}:  # 有的服务器列的是路径，叫什么都答
+            print(f"提醒：{self.host} 列出的模型里没有 {self.name}，有的是 {'、'.join(names[:5])}；"
+                  "要是它不肯回答，请检查 --model。")
 
     def stream(self, messages: list[dict], stop: Event, **options) -> Iterator[str]:
         """逐段产出回答；stop 被设置后尽快断开。出错时引发 LabError。"""
-        begun, answered, penalty = False, False, options.get("repetition_penalty", 1.0)
+        said, penalty = Said(), options.get("repetition_penalty", 1.0)
+        limit = options.get("max_new_tokens", 128)
         try:
-            with self.client.chat.completions.create(
-                    model=self.name, messages=messages, stream=True,
-                    max_tokens=options.get("max_new_tokens", 128),
+            with self.client.chat.completions.with_streaming_response.create(
+                    model=self.name, messages=messages, stream=True, max_tokens=limit,
                     temperature=options.get("temperature", 0.0), top_p=options.get("top_p", openai.omit),
                     # 重复惩罚不在接口里，只在设了的时候另外带上
-                    extra_body={"repetition_penalty": penalty} if penalty != 1 else None) as events:
-                for event in events:
-                    answered = True
+                    extra_body={"repetition_penalty": penalty} if penalty != 1 else None) as response:
+                for body in bodies(response.iter_text()):
                     if stop.is_set():
                         return
-                    piece = (event.choices[0].delta.content or "") if event.choices else ""
-                    piece = piece if begun else piece.lstrip()
-                    begun = begun or bool(piece)
-                    if piece:
+                    before, piece = said.text.strip(), said.add(body)
+                    if piece := piece if before else piece.lstrip():
                         yield piece
+            if not (said.best or said.ended):
+                raise ValueError  # 什么也没有发来
         except (openai.APIError, *BROKEN) as error:
-            raise self._failure(error, begun) from None
-        if not answered:
-            raise self._failure(ValueError())
+            raise self._failure(error, bool(said.text.strip())) from None
+        if said.best and not said.text.strip():
+            yield said.best
+        cut = CUTS.get(said.why, "" if said.best else "（模型什么也没有回答）")
+        if cut:
+            yield Cut(cut.format(limit=limit))
 
     def _failure(self, error: Exception, begun: bool = False) -> LabError:
-        if isinstance(error, openai.BadRequestError):
-            return LabError(f"{self.host} 不接受这次请求（400），多半是对话太长或模型名不对；"
-                            "请清空历史对话再问，并检查 --model。")
+        if isinstance(error, openai.APIError) and (cause(error) or not begun):
+            return LabError(f"{explain(error, self.name, self.client, ADDRESS)}。")
         if begun or isinstance(error, httpx2.HTTPError):
             return LabError(f"{self.host} 的回答中途断了，请再问一次；总是这样就检查服务器的日志。")
-        if isinstance(error, openai.APIError):
-            return LabError(explain(error, self.name, self.client, ADDRESS).rstrip("；") + "。")
         return LabError(f"{self.host} 没有按 OpenAI 的格式回答，请检查{ADDRESS}，"
                         "例如 http://127.0.0.1:8000/v1。")

@@ -2,12 +2,14 @@
 
 import asyncio
 import email.utils
+import json
 import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from fakes.qa_server import CHUNKS, KEY, ONE, PROMPTS, records, serve
@@ -18,7 +20,7 @@ from labutils.dataset.ask import FIRST_TRIES, TRIES, Caller, CallFailed
 from labutils.dataset.clean import Chunk
 from labutils.dataset.generation import generate
 from labutils.dataset.prompts import Prompts
-from labutils.dataset.service import find_service, make_client
+from labutils.dataset.service import find_service, make_client, retry_after
 
 
 @pytest.fixture(autouse=True)
@@ -42,10 +44,13 @@ def test_retry_after_is_honoured(tmp_path, monkeypatch):
 
 
 def test_retry_after_may_be_a_date_or_nonsense():
-    date = email.utils.formatdate(time.time() + 1000, usegmt=True)
-    assert 900 < ask._retry_after({"retry-after": date}) <= 1000
-    assert ask._retry_after({"retry-after": "soon"}) is None
-    assert ask._retry_after({}) is None and ask._retry_after({"retry-after": "-3"}) == 0
+    def told(**headers):
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return retry_after(SimpleNamespace(response=SimpleNamespace(headers=named)))
+
+    assert 900 < told(retry_after=email.utils.formatdate(time.time() + 1000, usegmt=True)) <= 1000
+    assert told(retry_after="soon") is None and told() is None and told(retry_after="-3") == 0
+    assert told(retry_after_ms="300") == 0.3
 
 
 def test_too_long_a_retry_after_fails_the_chunk_at_once(tmp_path, monkeypatch):
@@ -103,8 +108,12 @@ def test_wrong_address_is_told_soon(tmp_path, monkeypatch, step):
 
 # ---- 结构化输出 ----
 
+def formats_of(body):
+    return body.get("response_format", {}).get("type")
+
+
 def formats(server):
-    return [body.get("response_format", {}).get("type") for body, _ in server.seen]
+    return [formats_of(body) for body, _ in server.seen]
 
 
 @pytest.mark.parametrize(
@@ -144,6 +153,145 @@ def test_one_refused_text_does_not_change_the_format_for_others(tmp_path, monkey
         result = generate(CHUNKS, "m", tmp_path, PROMPTS, concurrency=1)
     assert len(result.files) == 5 and "400" in result.failures[0]["reason"]
     assert formats(server)[3:] == ["json_schema"] * 5
+
+
+@pytest.mark.parametrize("told", [
+    (400, {"detail": "temperature is not supported"}), (400, {"error": "temperature: only 1 is allowed"}),
+    (400, {"msg": "invalid temperature"}), (500, {"error": {"message": "unknown parameter temperature"}}),
+    (200, {"error": {"message": "temperature is deprecated", "code": 400}})])
+def test_named_parameter_is_dropped_however_it_is_told(tmp_path, monkeypatch, told):
+    with serve(monkeypatch, refuses=lambda body: "temperature" in body and told) as server:
+        generate(CHUNKS[:2], "m", tmp_path, PROMPTS, concurrency=1)
+    assert ["temperature" in body for body, _ in server.seen] == [True, False, False]
+    assert formats(server) == ["json_schema"] * 3
+
+
+@pytest.mark.parametrize("words", [
+    "Developer instruction is not enabled", "System role not supported",
+    "Conversation roles must alternate user/assistant"])
+def test_refused_system_role_goes_into_the_users_words(tmp_path, monkeypatch, words):
+    def refuses(body):
+        return body["messages"][0]["role"] == "system" and (400, {"error": {"message": words}})
+
+    with serve(monkeypatch, refuses=refuses) as server:
+        generate(CHUNKS[:2], "m", tmp_path, PROMPTS, concurrency=1)
+    roles = [[message["role"] for message in body["messages"]] for body, _ in server.seen]
+    assert roles == [["system", "user"], ["user"], ["user"]]
+    assert server.seen[1][0]["messages"][0]["content"].startswith(PROMPTS.system + "\n\n第 1 页")
+
+
+def test_format_refused_with_500(tmp_path, monkeypatch):
+    def refuses(body):
+        return formats_of(body) == "json_schema" and (500, {"error": {"message": "unsupported json_schema"}})
+
+    with serve(monkeypatch, refuses=refuses) as server:
+        generate(ONE, "m", tmp_path, PROMPTS)
+    assert formats(server) == ["json_schema", "json_object"]
+
+
+@pytest.mark.parametrize(("told", "reason", "calls"), [
+    ((400, {"error": {"message": "not in good standing", "code": "Arrearage"}}), "余额不足（400）", 1),
+    ((429, {"error": {"code": "1113", "message": "余额不足或无可用资源包"}}), "余额不足（429）", 1),
+    ((200, {"code": 30001, "message": "your account balance is insufficient"}), "余额不足（30001）", 1),
+    ((200, {"choices": None, "base_resp": {"status_msg": "insufficient balance"}}), "余额不足", 1),
+    ((403, {"error": {"code": "AccountOverdueError"}}), "余额不足（403）", 1),
+    ((400, {"error": {"message": "Model Not Exist"}}), "没有模型 m（400）", 1),
+    ((400, {"error": {"message": "API key not valid."}}), "不认这个密钥（400）", 1),
+    ((400, {"error": {"message": "Content Exists Risk"}}), "审核拦下了这次请求（400）", 1),
+    ((400, {"code": "data_inspection_failed", "message": "x"}), "审核拦下", 1),
+    ((400, {"message": "maximum context length is 4096 tokens"}), "文字太长（400）", 1),
+    ((200, {"error": {"code": 429, "message": "rate limited upstream"}}), "太频繁（429）", TRIES),
+    ((429, {"error": {"message": "Rate limit reached. Add a payment method."}}), "太频繁", TRIES),
+])
+def test_refusal_is_known_by_what_it_says(tmp_path, monkeypatch, told, reason, calls):
+    with serve(monkeypatch, refuses=lambda body: told) as server, pytest.raises(LabError) as caught:
+        generate(ONE, "m", tmp_path, PROMPTS)
+    assert reason in str(caught.value) and len(server.calls) == calls
+
+
+def test_wait_that_is_too_long_is_told(tmp_path, monkeypatch):
+    with serve(monkeypatch, script=["429"], retry_after="600") as server, \
+            pytest.raises(LabError, match="服务器要求过 600 秒再问"):
+        generate(ONE, "m", tmp_path, PROMPTS)
+    assert len(server.calls) == 1
+
+
+# ---- 信封：话放在哪里，为什么没有说完 ----
+
+def elsewhere(**message):
+    """回答的文字搬到别处：每个键怎么由那段文字得来。"""
+    def change(answer):
+        choice = answer["choices"][0]
+        text = choice["message"]["content"]
+        choice["message"] = {"content": None} | {key: make(text) for key, make in message.items()}
+        return answer
+    return change
+
+
+@pytest.mark.parametrize("change", [
+    elsewhere(content=lambda text: [{"type": "thinking", "thinking": [{"type": "text", "text": "想"}]},
+                                    {"type": "text", "text": text[:9]}, {"type": "text", "text": text[9:]}]),
+    elsewhere(reasoning_content=str), elsewhere(content=lambda text: "", reasoning=str),
+    elsewhere(content=lambda text: "好的", tool_calls=lambda text: [{"function": {"arguments": text}}]),
+    lambda answer: b"\xef\xbb\xbf" + json.dumps(answer).encode(),
+    lambda answer: b": ping\n\ndata: " + json.dumps(answer).encode() + b"\n\ndata: [DONE]\n\n",
+    lambda answer: answer | {"usage": None}, lambda answer: answer | {"usage": "many"},
+    lambda answer: answer | {"usage": {"prompt_tokens": "100", "completion_tokens": 50.0}}])
+def test_text_is_found_wherever_it_is(tmp_path, monkeypatch, change):
+    with serve(monkeypatch, change=change) as server:
+        result = generate(ONE, "m", tmp_path, PROMPTS)
+    assert len(result.files) == len(server.calls) == 1
+    assert "第1号事项" in json.dumps(records(tmp_path)[0], ensure_ascii=False)
+
+
+def test_drafts_in_an_unfinished_thought_are_not_the_answer(tmp_path, monkeypatch):
+    def change(answer):
+        answer["choices"][0]["finish_reason"] = "length"
+        return elsewhere(reasoning=str)(answer)
+
+    with serve(monkeypatch, change=change), pytest.raises(LabError, match="长度上限"):
+        generate(ONE, "m", tmp_path, PROMPTS)
+    assert "第1号事项" in records(tmp_path)[0]["text"]
+
+
+def ends(finish, **message):
+    return lambda answer: answer | {"choices": [{"message": {"content": None} | message,
+                                                 "finish_reason": finish}]}
+
+
+@pytest.mark.parametrize(("change", "reason", "kept"), [
+    (ends("content_filter"), "审核拦下", ""), (ends("sensitive"), "审核拦下", ""),
+    (ends("stop", refusal="I can't help."), "模型拒绝", "I can't help."),
+    (lambda answer: answer | {"choices": None, "promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}},
+     "审核拦下", "PROHIBITED_CONTENT")])
+def test_refused_answer_is_paid_once_and_kept(tmp_path, monkeypatch, change, reason, kept):
+    with serve(monkeypatch, change=change) as server, pytest.raises(LabError, match=reason):
+        generate(ONE, "m", tmp_path, PROMPTS)
+    reply, failed = records(tmp_path)
+    assert len(server.calls) == 1 and kept in reply["text"] and reply["usage"] and failed["unusable"]
+
+
+def test_endless_blanks_are_asked_again_without_a_format(tmp_path, monkeypatch):
+    def change(answer):
+        if formats_of(server.seen[-1][0]):
+            answer["choices"][0] |= {"finish_reason": "length", "message": {"content": "{\n" + " \n" * 500}}
+        return answer
+
+    with serve(monkeypatch, change=change) as server:
+        generate(CHUNKS[:2], "m", tmp_path, PROMPTS, concurrency=1)
+    assert formats(server) == ["json_schema", None, None] and len(records(tmp_path)) == 3
+
+
+def test_small_default_limit_is_raised_and_remembered(tmp_path, monkeypatch):
+    def change(answer):
+        if "max_tokens" not in server.seen[-1][0]:
+            text = answer["choices"][0]["message"]["content"][:60]
+            answer["choices"][0] |= {"finish_reason": "length", "message": {"content": text}}
+        return answer
+
+    with serve(monkeypatch, change=change) as server:
+        assert len(generate(CHUNKS[:2], "m", tmp_path, PROMPTS, concurrency=1).files) == 2
+    assert [body.get("max_tokens") for body, _ in server.seen] == [None, 4096, 4096]
 
 
 # ---- 线程、Ctrl-C、事件循环 ----

@@ -150,11 +150,11 @@ def test_half_a_reply_is_kept_when_asking_again_does_not_help(tmp_path, monkeypa
     assert len(server.calls) == 3 and len(result.files) == 1 and result.failures == []
 
 
-def test_reply_cut_at_the_length_limit_is_not_asked_again(tmp_path, monkeypatch):
+def test_reply_cut_at_the_length_limit_is_asked_once_more_with_a_limit(tmp_path, monkeypatch):
     with serve(monkeypatch, content='{"pairs": [{"conver', finish="length") as server:
         with pytest.raises(LabError, match="长度上限"):
             generate(ONE, "m", tmp_path, PROMPTS)
-    assert len(server.calls) == 1
+    assert [body.get("max_tokens") for body, _ in server.seen] == [None, 4096]
 
 
 def test_nothing_to_ask_is_an_answer(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """出题与解析：提示词写错说得出来；回复怎么坏都不崩、不编，一条也取不出就说原因，没有一份蒙混过关。"""
 
 import json
+import time
 
 import pytest
 
@@ -13,9 +14,9 @@ from labutils.dataset.prompts import (
     fill,
     load_prompts,
     messages_for,
-    parse_response,
     unanswerable_requests,
 )
+from labutils.dataset.replies import parse_response
 
 
 def item(question="计划多少门？", answer="4000门左右。", **extra):
@@ -137,6 +138,84 @@ def test_enormous_page_number_is_not_fatal():
 
 def test_empty_array_means_nothing_to_ask():
     assert parse_response("这一段没有可出的题：\n[]") == ([], [])
+
+
+# ---- 先看结构：哪里是思考、哪里是包装 ----
+
+ITEM = '{"question":"几点？","answer":"十点。","key_points":["十点"],"page":1,"evidence":"十点"}'
+OTHER = ITEM.replace("几点", "何时")
+
+
+@pytest.mark.parametrize("text", [
+    f'{{"data":{{"items":[{ITEM},{OTHER}]}}}}',
+    f"```json\n{ITEM}\n```\n第二条：\n```\n[{OTHER}]\n```",
+    f'{{"facts":[{{"fact_id":"F01","pairs":[{ITEM},{OTHER}]}}]}}',
+    f'{{"pairs":[{{"序号":1,{ITEM[1:]},{{"meta":{{"a":[1,{{}}]}},{OTHER[1:]}]}}',
+    json.dumps(f'{{"pairs":[{ITEM},{OTHER}]}}', ensure_ascii=False),
+    json.dumps({"output": f"[{ITEM},{OTHER}]"}),
+    f"不写 <think> 了：{ITEM}\n{OTHER}\n（也没有写 </think>）",
+    f'<think>草稿 {ITEM} 不好</think>\n<think>再想 "屏 {ITEM}</think>{ITEM}{OTHER}',
+    f"草稿 {ITEM} 不好</think>\n好的：{ITEM}{OTHER}",
+    f"[THINK]{ITEM}[/THINK][{ITEM},{OTHER}]",
+    ITEM + OTHER.replace('"question":', "“question”："),
+    ITEM + OTHER.replace("十点。", "写作 {\\\"question\\\": 1} 与 </think>。"),
+    ITEM + OTHER[:-1] + ',"难度":"易",}',
+])
+def test_pairs_are_found_by_structure(text):
+    assert [pair["question"] for pair in parse_response(text)[0]] == ["几点？", "何时？"]
+
+
+@pytest.mark.parametrize(("text", "kinds"), [
+    (f"<think>{ITEM} 再想想", ["cut"]),
+    (f'<think>{ITEM}</think>{{"pairs": []}}', []),
+    (f'{ITEM}</think>\n{{"pairs": []}}', []),
+    (ITEM.replace("十点。", "十\\u0001点。"), ["broken"]),
+    ('{"fact_id":"F1","answer":"十点。"}', ["shape"]),
+])
+def test_drafts_and_odd_items_are_not_pairs(text, kinds):
+    pairs, problems = parse_response(text)
+    assert pairs == [] and [problem["kind"] for problem in problems] == kinds
+
+
+def test_cut_reply_keeps_the_whole_items_whatever_the_first_key():
+    for rest in (',{"index":2,"quest', ',{"index":2,"meta":{"a":1},"answer":"x', ",{"):
+        pairs, problems = parse_response(f'{{"pairs":[{{"index":1,{ITEM[1:]}{rest}')
+        assert len(pairs) == 1 and [problem["kind"] for problem in problems] == ["cut"]
+
+
+@pytest.mark.parametrize("formula", [
+    r"\frac{a}{b}", r"3\times 2", r"\beta", r"\rho", r"\nabla f", r"\nu_0", r"\alpha", r"\sum", r"50\%",
+    r"\to", r"\underline{x}", r"\(x\)", r"\{a\}", r"$x \ne y$", r"\theta", r"\text{长}", r"\right)",
+    r"\bar x", r"\forall", r"\rtimes", r"\nsubseteq", r"$a \nparallel b$"])
+def test_formula_with_one_backslash_is_restored(formula):
+    pairs, problems = parse_response(ITEM.replace("十点。", formula))
+    assert pairs[0]["answer"] == formula and [p["kind"] for p in problems] == ["fixed"]
+    doubled = formula.replace("\\", "\\\\")
+    pairs, problems = parse_response(ITEM.replace("十点。", doubled))
+    assert pairs[0]["answer"] == formula and problems == []
+
+
+@pytest.mark.parametrize("answer", [
+    "甲\n乙", "第一\nnew line", "二\nparallel", "1.\nnote", "见\ne.g. 一", "$$\nE=mc^2\n$$", "甲\t乙",
+    "\tif x", "C:\\new", "a\\\\b", "一\n\n1. 二", "他说“好”", "“\"引号\"”", "x/y",
+    "\\begin{cases}1\\\\\n2\\end{cases}"])
+def test_correct_json_stays_as_it_is(answer):
+    pairs, problems = parse_response(json.dumps({"question": "几点？", "answer": answer}))
+    assert pairs == [{"question": "几点？", "answer": answer}] and problems == []
+
+
+def test_line_end_of_windows_is_one_line_break():
+    assert parse_response(ITEM.replace("十点。", r"甲\r\n乙"))[0][0]["answer"] == "甲\n乙"
+
+
+@pytest.mark.parametrize("text", [
+    "{" * 300_000, '{"a":' * 60_000, '{"question":"a","x":' * 15_000, "[" * 300_000, "\\" * 300_000,
+    '{"' * 150_000,
+    '{"question":"a" "b","answer":' + '"x",' * 70_000 + "}", ITEM.replace("十点。", r"\ne" * 100_000)])
+def test_garbage_takes_linear_time(text):
+    start = time.process_time()
+    parse_response(text)
+    assert time.process_time() - start < 5
 
 
 # ---- 提示词 ----

@@ -7,6 +7,7 @@ from fakes.openai_fake import ANSWER, KEY, MODEL, running
 from gradio_client import Client
 
 from labutils.base.errors import LabError
+from labutils.base.text import Cut
 from labutils.demo import server as web_server
 from labutils.demo.endpoint import Endpoint
 from labutils.demo.engine import AFTER, DEFAULTS, ChatEngine, Stop, Streams, generation_options
@@ -66,6 +67,54 @@ def test_errors_are_one_sentence_without_the_key(step, words):
     assert words in text and KEY not in text and "\n" not in text and text.endswith("。")
 
 
+def event(finish=None, **delta):
+    return {"choices": [{"delta": delta, "finish_reason": finish}]}
+
+
+HALF, END = event(content="有效期五"), event("stop")
+LIMIT, FILTER = "（到了上限 128 个词元，没有说完）", "（服务器的内容审核拦下了后面的话，没有说完）"
+BROKEN, NOTHING = "（服务器中途断了，没有说完）", "（模型什么也没有回答）"
+
+
+@pytest.mark.parametrize(("step", "said", "cut"), [
+    ([HALF, event("length")], "有效期五", LIMIT), ([HALF, event("content_filter")], "有效期五", FILTER),
+    ([HALF, event("insufficient_system_resource")], "有效期五", BROKEN), ([HALF], "有效期五", BROKEN),
+    ([event(content=None, reasoning_content="五年。"), END], "五年。", None),
+    ([event(reasoning="想"), HALF, END], "有效期五", None),
+    ([event(reasoning="想"), event("length")], "想", LIMIT),
+    ([event(content=[{"type": "text", "text": "五年"}]), END], "五年", None),
+    ([event(refusal="不能"), event("stop")], "不能", None), ([event(role="assistant"), END], "", NOTHING),
+    ([HALF, END, {"choices": [], "usage": None}], "有效期五", None),
+    ([event(content="五\u2028年\x85"), END], "五\u2028年\x85", None),
+    ({"choices": [{"message": {"content": "五年"}, "finish_reason": "stop"}]}, "五年", None),
+    ({"choices": [{"message": {"content": "五年"}}]}, "五年", None),
+])
+def test_where_the_answer_is_and_why_it_is_cut(step, said, cut):
+    with running(script=[step]) as server:
+        pieces = answer(Endpoint(server.url, MODEL))
+    cuts = [piece for piece in pieces if isinstance(piece, Cut)]
+    assert cuts == ([cut] if cut else []) and pieces[-1:] == (cuts or pieces[-1:])
+    assert "".join(piece for piece in pieces if not isinstance(piece, Cut)) == said
+
+
+@pytest.mark.parametrize(("step", "words"), [
+    ([{"error": {"message": "context length exceeded", "code": 400}}], "文字太长（400）"),
+    ([HALF, {"error": {"message": "boom", "code": 500}}], "中途断了"),
+    ([HALF, {"error": {"message": "Rate limit reached"}}], "太频繁"),
+    ({"error": {"message": "insufficient balance", "code": "x"}}, "余额不足"),
+    ({"code": 30001, "message": "账户余额不足"}, "余额不足（30001）"), ([], "没有按 OpenAI 的格式"),
+])
+def test_error_inside_http_200(step, words):
+    with running(script=[step]) as server, pytest.raises(LabError, match=words):
+        answer(Endpoint(server.url, MODEL))
+
+
+def test_page_does_not_wait_for_retry_after():
+    with running(script=[429]) as server, pytest.raises(LabError, match="服务器要求过 60 秒再问"):
+        answer(Endpoint(server.url, MODEL))
+    assert len(server.seen) == 1
+
+
 def test_slow_server_times_out():
     with running(script=["slow"] * 3) as server, pytest.raises(LabError, match="超时"):
         answer(Endpoint(server.url, MODEL, timeout=0.1))
@@ -93,9 +142,13 @@ def test_wrong_address(url):
         Endpoint(url, MODEL)
 
 
-def test_check_names_what_the_server_has():
-    with running(models=("甲", "乙")) as server, pytest.raises(LabError, match="有的是 甲、乙"):
+def test_check_names_what_the_server_has(capsys):
+    with running(models=("甲", "乙")) as server:
+        Endpoint(server.url, MODEL).check()  # 列的可能是文件路径或别名，真没有的话提问时会说
+    assert "有的是 甲、乙" in capsys.readouterr().out
+    with running(models=(f"{MODEL}:latest",)) as server:
         Endpoint(server.url, MODEL).check()
+    assert capsys.readouterr().out == ""
     with running(models_code=401) as server, pytest.raises(LabError, match="401"):
         Endpoint(server.url, MODEL).check()
 

@@ -41,7 +41,10 @@ def serving(server):
 
 
 class Handler(QuietHandler):
-    """server.script 是每次提问怎么答：状态码，或 "slow"、"cut"、"html"、"empty"；用完后都正常回答。"""
+    """server.script 是每次提问怎么答，用完后都正常回答：状态码，"slow"、"cut"、"html"、"empty"，
+
+    一串流式的 JSON（后面没有 [DONE]），或整个的一个 JSON。
+    """
 
     def do_GET(self):
         self.server.keys.append(self.headers["Authorization"])
@@ -61,6 +64,11 @@ class Handler(QuietHandler):
             time.sleep(1.0)
         if isinstance(step, int) and step != 200:
             return self.fail(step)
+        if isinstance(step, dict):
+            return self.send(json.dumps(step).encode())
+        if isinstance(step, list):
+            lines = "".join(f"data: {json.dumps(event, ensure_ascii=False)}\n\n" for event in step)
+            return self.send(f": ping\n\n{lines}".encode(), kind="text/event-stream")
         return self.stream("" if step == "empty" else ANSWER, cut=step == "cut")
 
     def stream(self, text, cut):
@@ -89,7 +97,7 @@ class Handler(QuietHandler):
         self.wfile.flush()
 
     def fail(self, code):
-        self.send(json.dumps({"error": {"message": f"bad key {KEY}"}}).encode(), code)
+        self.send(json.dumps({"error": {"message": f"bad key {KEY}"}}).encode(), code, ("Retry-After", "60"))
 
 
 @contextmanager

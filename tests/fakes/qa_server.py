@@ -83,6 +83,8 @@ class Handler(QuietHandler):
                 self.server.active -= 1
 
     def answer(self, step, text, body, call):
+        if isinstance(step, tuple):
+            return self.send(json.dumps(step[1]).encode(), step[0])
         if step in (429, "429"):
             return self.error(429, ("Retry-After", self.server.retry_after))
         if step == "500" or isinstance(step, int):
@@ -117,7 +119,8 @@ class Handler(QuietHandler):
                   "choices": [{"index": 0, "message": message, "finish_reason": self.server.finish}]}
         if self.server.usage:
             answer["usage"] = {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150}
-        self.send(json.dumps(answer).encode())
+        answer = self.server.change(answer)
+        self.send(answer if isinstance(answer, bytes) else json.dumps(answer).encode())
 
     def error(self, code, *headers):
         extra = {"code": self.server.error_code, "param": self.server.error_param}
@@ -135,13 +138,14 @@ class Server(ThreadingHTTPServer):
         self.script, self.share, self.delay, self.retry_after = [], 0.0, 0.0, "0.05"
         self.content, self.finish, self.usage = None, "stop", True
         self.error_code = self.error_param = None
-        self.refuses = lambda body: False  # 不认识的参数：返回 True 就答 400
+        self.refuses = lambda body: False  # 不认识的参数：返回 True 就答 400，也可以是 (状态码, 正文)
+        self.change = lambda answer: answer  # 回答的信封换个样子
         self.active = self.most_active = 0
 
     def step(self, body, text, count):
         """这一次怎么答：先照 script，再看是不是有不认的参数，最后看这一块的毛病。"""
-        if self.refuses(body):
-            return 400
+        if refused := self.refuses(body):
+            return 400 if refused is True else refused
         with self.lock:
             if self.script:
                 return self.script.pop(0)

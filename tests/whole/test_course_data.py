@@ -197,7 +197,7 @@ def test_sample_responses_hold_all_pairs_and_real_defects():
 
 def test_replaying_the_samples_gives_the_shipped_pairs():
     from labutils.dataset.formats import read_pages
-    from labutils.dataset.prompts import parse_response
+    from labutils.dataset.replies import parse_response
     from labutils.dataset.rows import flatten
 
     pairs = []
