@@ -7,10 +7,10 @@
 import re
 import unicodedata
 from bisect import bisect_left, bisect_right
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
-from itertools import chain, pairwise
+from dataclasses import dataclass, field
+from itertools import chain, groupby, pairwise
 
 from labutils.base.errors import LabError
 from labutils.base.text import without_spaces
@@ -20,6 +20,7 @@ from labutils.base.text import without_spaces
 class Page:
     number: int  # 从 1 开始，和阅读器里的页码一致
     text: str
+    note: str = field(default="", compare=False)  # 读的时候发现的事：只有图片、按位置重排过……
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,13 @@ class Chunk:
 def numbered(texts: list[str]) -> list[Page]:
     """一页页的文字配上页码，从 1 开始。"""
     return [Page(number, text) for number, text in enumerate(texts, 1)]
+
+
+def page_list(numbers: list[int]) -> str:
+    """[1, 2, 3, 7] → "1–3、7"。"""
+    by_run = groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])
+    runs = ([n for _, n in run] for _, run in by_run)
+    return "、".join(f"{r[0]}–{r[-1]}" if len(r) > 1 else f"{r[0]}" for r in runs)
 
 
 def filled_lines(text: str) -> list[str]:
@@ -51,19 +59,26 @@ _TABLE = str.maketrans({
     **dict.fromkeys("\u00ad\u200b\u200c\u200d\u2060\ufeff", ""),  # 看不见的字符
     **dict.fromkeys(map(chr, [*range(9), 11, *range(14, 32), 127]), ""),  # 控制字符
 })
+# Adobe Symbol 字体 0x20–0x7E、0xA0–0xFE 的字：公式用它，取出来落在私有区（pdf.py、office.py 用）
+SYMBOL = dict(enumerate(
+    " !∀#∃%&∋()∗+,−./0123456789:;<=>?≅ΑΒΧ∆ΕΦΓΗΙϑΚΛΜΝΟΠΘΡΣΤΥςΩΞΨΖ[∴]⊥_‾αβχδεφγηιϕκλμνοπθρστυϖωξψζ{|}∼", 0xF020)
+) | dict(enumerate(
+    "€ϒ′≤⁄∞ƒ♣♦♥♠↔←↑→↓°±″≥×∝∂•÷≠≡≈…⏐⎯↵ℵℑℜ℘⊗⊕∅∩∪⊃⊇⊄⊂⊆∈∉∠∇®©™∏√⋅¬∧∨⇔⇐⇑⇒⇓◊〈®©™∑⎛⎜⎝⎡⎢⎣⎧⎨⎩⎪\uf0f0〉∫⌠⎮⌡⎞⎟⎠⎤⎥⎦⎫⎬⎭",
+    0xF0A0))
 # 部首、兼容汉字、连字（ﬁ）、全角字母数字与百分号、半角句读
 _TO_COMPOSE = re.compile("[\u2f00-\u2fdf\u2e9f\u2ef3\uf900-\ufaff\ufb00-\ufb06０-９Ａ-Ｚａ-ｚ％｡-｣､]")
 _FULL_STOP_IN_NUMBER = re.compile(r"(?<=\d)．(?=\d)")
 _HALF_MARKS = {",": "，", ";": "；", ":": "：", "?": "？", "!": "！"}
 _HALF_MARK = re.compile("(?<=[\u3400-\u9fff”’」』）》])[,;:?!](?=[\u3400-\u9fff“‘「『（《]|$)", re.MULTILINE)
 _BULLET = re.compile("^(\\s*)[\ue000-\uf8ff](?=\\s*\\S)", re.MULTILINE)
-_SPACED = re.compile("(?<![\u3400-\u9fff])(?:[\u3400-\u9fff] +){5,}[\u3400-\u9fff](?![\u3400-\u9fff])")
-_COUNTING = set("一二三四五六七八九十日 ")
+_SPACED = re.compile("(?<![\u3400-\u9fff])(?:[\u3400-\u9fff][ \t]+){5,}[\u3400-\u9fff](?![\u3400-\u9fff])")
+_COUNTING = set("一二三四五六七八九十日 \t")
+_SOFT_HYPHEN = re.compile("(?<=[a-z])[\u00ad\u2010]$", re.MULTILINE)  # 只在行末才看得见的连字符
 
 
 def tidy(text: str) -> str:
     """统一字符，不增删有意义的字；行数不变。夹在汉字之间的半角标点换成全角。"""
-    text = text.translate(_TABLE)
+    text = _SOFT_HYPHEN.sub("-", text).translate(_TABLE)
     text = _TO_COMPOSE.sub(lambda m: unicodedata.normalize("NFKC", m.group()), text)
     text = _FULL_STOP_IN_NUMBER.sub(".", text)
     text = _HALF_MARK.sub(lambda m: _HALF_MARKS[m.group()], text)
@@ -74,7 +89,7 @@ def tidy(text: str) -> str:
 def _close_up(match: re.Match) -> str:
     """“关 于 开 展 课 程”是分散对齐的标题，合拢；“一 二 三 四 五 六 日”是表头，不动。"""
     spaced = match.group()
-    return spaced if set(spaced) <= _COUNTING else spaced.replace(" ", "")
+    return spaced if set(spaced) <= _COUNTING else without_spaces(spaced)
 
 
 def width(text: str) -> int:
@@ -89,84 +104,15 @@ CLOSING = "”’」』）)】》"
 COUNT = r"[零〇一二三四五六七八九十百\d]+"
 NUMBERED = r"[（(][一二三四五六七八九十\d]+[）)]|\d{1,2}(?:\.\d{1,2})*[.．、\s]\s*\D"  # （一）、1.2 总则
 HEADING = re.compile(rf"\s*(?:第{COUNT}[章节条]|[一二三四五六七八九十]+、|{NUMBERED}|[·•●○◆■▪－*-]\s)")
-PAGE_NUMBER = re.compile(
-    r"[\s\-—–_·|]*(?:第\s*[\d一二三四五六七八九十百]+\s*页|page\s*\d+|\d{1,3}|[ivx]{1,6})"
-    r"(?:\s*(?:/|of|[,，]?\s*共)\s*\d+\s*页?)?[\s\-—–_·|]*",
-    re.IGNORECASE,
-)
-_HAS_WORD = re.compile(r"[^\W\d_]{2}")  # 只有数字、符号的行可能是表格，不当页眉
-EDGE = 2  # 页眉、页脚各至多几行（页码不算）
-NARROWEST = 60  # 判断写没写满时，一行至少按 30 个字算：两栏的页、幻灯片的页眉可以比正文行宽
 
 
-def clean_pages(raw: list[str]) -> list[str]:
-    """去掉页码和重复的页眉页脚，再接上断句。页数不变。
-
-    页眉页脚是在页首或页尾两行之内、许多页都有（或单数页、双数页都有，或连着几页都有）的同一行。
-    """
-    pages = [_drop_page_number(filled_lines(tidy(text))) for text in raw]
-    running = _running(pages)
-    kept = [_drop_running(lines, running) for lines in pages]
-    full = usual_width(chain.from_iterable(kept))
-    return [join_lines(lines, full) for lines in kept]
+_LOOSE = re.compile(r"\d[\d.]*\s")  # 数字后面只有空白，没有顿号、点
 
 
-def _running(pages: list[list[str]]) -> set[str]:
-    """页眉页脚的写法（见 _key）：一再出现在页边，又不是正文。"""
-    repeated = _repeated(pages)
-    usual = usual_width(line for line in chain.from_iterable(pages) if _key(line) not in repeated)
-    return {key for key in repeated if not _is_prose(key, usual)}
-
-
-def _repeated(pages: list[list[str]]) -> set[str]:
-    """一再出现在页首或页尾的写法。"""
-    where: dict[str, set[int]] = defaultdict(set)
-    for number, lines in enumerate(pages):
-        for line in lines[:EDGE] + lines[-EDGE:]:
-            where[_key(line)].add(number)
-    return {key for key, numbers in where.items()
-            if _HAS_WORD.search(key) and _is_running(numbers, len(pages))}
-
-
-def _key(line: str) -> str:
-    """数字换成 #：“××通知 第 3 页”每页都不同，说的却是一件事；章节号也一样。"""
-    return re.sub(r"\d+", "#", without_spaces(line))
-
-
-def _is_running(found: set[int], count: int) -> bool:
-    """六成以上的页都有，或单数页、双数页的六成以上都有（左右页不同），或连着、隔页连着三次（每章换）。"""
-    odd = sum(n % 2 for n in found)
-    return (len(found) >= max(3, count * 0.6) or max(odd, len(found) - odd) >= max(3, count * 0.3)
-            or any({n + step, n + 2 * step} <= found for n in found for step in (1, 2)))
-
-
-def _is_prose(key: str, usual: int) -> bool:
-    """写满一行或以句号结尾的是正文：每页一份的表单、套话会一再出现，不能当页眉删掉。"""
-    full = max(usual, NARROWEST)
-    return bool(usual) and (width(key) >= 0.8 * full or key.rstrip(CLOSING)[-1:] in SENTENCE_END + "；")
-
-
-def _drop_running(lines: list[str], running: set[str]) -> list[str]:
-    """从两头往里剥，剥到第一行不重复的为止。"""
-    for _ in range(EDGE):
-        if _is_running_line(lines[:2], running):
-            lines = _drop_page_number(lines[1:])
-    for _ in range(EDGE):
-        if _is_running_line(lines[:-3:-1], running):
-            lines = _drop_page_number(lines[:-1])
-    return lines
-
-
-def _is_running_line(edge: list[str], running: set[str]) -> bool:
-    """edge 是最外面的一行和里面的一行；续表每页重复的表头（两行都有三格）不算页眉。"""
-    in_table = [len(line.split()) >= 3 for line in edge] == [True, True]
-    return bool(edge) and _key(edge[0]) in running and not in_table
-
-
-def _drop_page_number(lines: list[str]) -> list[str]:
-    """只看第一行和最后一行：表格中间的数字不是页码。"""
-    first, last = (bool(PAGE_NUMBER.fullmatch("".join(edge))) for edge in (lines[:1], lines[-1:]))
-    return lines[first : len(lines) - last]
+def join_pages(pages: list[list[str]]) -> list[str]:
+    """每页的各行接成段落；分开格子的制表符换成空格。"""
+    full = usual_width(chain.from_iterable(pages))
+    return [join_lines(lines, full).replace("\t", " ") for lines in pages]
 
 
 def usual_width(lines: Iterable[str]) -> int:
@@ -185,10 +131,12 @@ def usual_width(lines: Iterable[str]) -> int:
 
 NEVER_FIRST = tuple("，。、；：？！）》”’」』")  # 排版规矩：这些标点不会在一句话的开头
 _HYPHENATED = re.compile(r"(?:^|[^A-Za-z-])[A-Za-z]*[a-z]-$")
+_UNBROKEN = re.compile(rf"[“‘（(《〔【]*(?:[!-~]+|.?)[{CLOSING}，。、；：！？〕]*")
 _WORDS_MEET = re.compile(r"""(?![0-9]{2})[A-Za-z0-9,.;:!?)\]%'"][A-Za-z0-9(\["']""")
 _CELL_GAP = re.compile(rf"(?<=[{_HAN}\d）)%])\s+(?=[{_HAN}\d（(—-])")
-# 制表符、“ | ”，汉字与汉字、数字与数字之间的空白，正文里不会有；“共 24 门”那样的空白正文里常有
-_SURE_GAP = re.compile(rf"\t| \| |(?<=[{_HAN}）])\s+(?=[{_HAN}（])|(?<=[\d%])\s+(?=\d)")
+# 汉字与汉字、数字与数字之间的空白，正文里不大会有；“共 24 门”那样的空白正文里常有
+_SURE_GAP = re.compile(rf"(?<=[{_HAN}）])\s+(?=[{_HAN}（])|(?<=[\d%])\s+(?=\d)")
+_ARTICLE = re.compile(rf"\s*(?:第{COUNT}[编章节条款]|[（(]?{COUNT}[）)、.．])\s+")  # 编号
 
 
 def join_lines(lines: list[str], full_width: int = 0) -> str:
@@ -206,20 +154,24 @@ def join_lines(lines: list[str], full_width: int = 0) -> str:
             text = _attach(text, body)
         else:
             text += ("\n" if text else "") + body
-        previous = body
+        previous = line.rstrip()  # 段首的缩进也占地方
     return text
 
 
 def _goes_on(previous: str, line: str, full: float) -> bool:
     end, body = previous.rstrip(CLOSING)[-1:], line.strip()
     stopped = end in STOPS or (end == "." and not body[:1].isascii()) or line.startswith(("\u3000", "  "))
-    full_line = width(previous) >= full and not stopped and not _stand_apart(previous, body)
-    return full_line or body.startswith(NEVER_FIRST)
+    # 差一点没写满，是因为下一行开头不可断开的一截（K0001、3.11、“〔2019〕”）放不下
+    size = width(previous)
+    wide = size >= full or (size >= 0.75 * full and size + width(_UNBROKEN.match(body)[0]) > 1.25 * full)
+    return (wide and not stopped and not _stand_apart(previous.strip(), body)) or body.startswith(NEVER_FIRST)
 
 
 def _stand_apart(line: str, below: str) -> bool:
     """标题、表格的行不和别的行相接。"""
-    return bool(HEADING.match(below)) or is_row(line) or is_row(below)
+    # “22 天。”“3.11 等工具，”是断在数字前面的句子，不是“22 天”“3.11 等工具”那样的标题
+    heading = HEADING.match(below) and not (_LOOSE.match(below) and re.search("[，。；：]", below))
+    return bool(heading) or is_row(line) or is_row(below)
 
 
 def _attach(text: str, body: str) -> str:
@@ -231,9 +183,12 @@ def _attach(text: str, body: str) -> str:
 
 
 def is_row(line: str) -> bool:
-    """像表格的一行：格间有空白。英文词之间、正文里汉字与数字之间的空格不算。"""
-    cells = len(_CELL_GAP.findall(line)) >= 2 and not re.search("[，。；！？]", line)
-    return bool(_SURE_GAP.search(line)) or cells
+    """像表格的一行：格间有制表符、“ | ”或空白。编号后面的、英文词之间、汉字与数字之间的空白不算。"""
+    body = _ARTICLE.sub("", line, count=1) if _ARTICLE.match(line) else line
+    sure, gaps = len(_SURE_GAP.findall(body)), len(_CELL_GAP.findall(body))
+    if re.search("[，。；！？]", body):  # 有句子的行里，一个空白不作数
+        sure, gaps = sure - 1, 0
+    return "\t" in body or " | " in body or sure > 0 or gaps >= 2
 
 
 def glue(left: str, right: str) -> str:

@@ -1,64 +1,104 @@
-"""课程文档（PDF、Word、Markdown、纯文本）→ 一页页的文字。讲解见 notebook 01。
+"""课程文档 → 一页页的文字：认出格式，交给读它的函数；读不了的说用什么软件另存成什么。讲解见 notebook 01。
 
-PDF 见 pdf.py。别的格式没有固定的页：一“页”是一节，没有标题的约每 PAGE_LENGTH 字算一页，
-这样“证据在第几页”仍可核对。
+PDF、幻灯片、OFD 各见自己的文件。Word、Markdown、纯文本没有固定的页：一“页”是一节，没有标题的约每
+PAGE_LENGTH 字算一页，这样“证据在第几页”仍可核对。
 """
 
-import lzma
+import io
 import math
 import re
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-
-import docx
-from docx.opc.exceptions import PackageNotFoundError
-from docx.oxml.ns import qn
-from lxml import etree
 
 from labutils.base.errors import LabError
 from labutils.base.files import decode, one_sentence, rel
 from labutils.dataset.clean import Page, filled_lines, join_lines, numbered, tidy, usual_width
+from labutils.dataset.ofd import read_ofd
+from labutils.dataset.office import DAMAGED, Block
 from labutils.dataset.pdf import read_pdf
+from labutils.dataset.slides import read_slides
+from labutils.dataset.word import word_blocks
 
 SAVE_AS_UTF8 = "请用记事本打开，“另存为”时把编码选成 UTF-8"
 PAGE_LENGTH = 1000  # 没有标题时约多少字算一页
-Block = tuple[bool, str]  # (是不是一、二级标题, 一段文字)
 
 
 @one_sentence()
 def read_pages(path: str | Path) -> list[Page]:
-    """读出每一页的文字，页码从 1 开始；PDF 已去掉页眉页脚页码并接好断句。
+    """读出每一页的文字，页码从 1 开始；PDF、OFD 已去掉页眉页脚页码并接好断句。
 
-    PDF 的页就是阅读器里的页。.docx、.md、.txt 没有固定的页，一“页”是一节：从一个一、二级
-    标题到下一个；没有标题的，约每 1000 字（整段）算一页，.txt 里有换页符的按换页符分。
+    PDF、OFD 的页就是阅读器里的页，.pptx 的一页是一张幻灯片。.docx、.md、.txt 没有固定的页，一“页”是
+    一节：从一个一、二级标题到下一个；没有标题的，约每 1000 字（整段）算一页，.txt 里有换页符的按换页符分。
     文件不存在、读不出、没有文字、格式不认识时抛 LabError，说明原因和办法；
     PDF 只有个别页读不出时打印一行提醒，那一页的文字留空，页码不乱。
     """
     path = Path(path)
     name = rel(path)
-    start, suffix = _start(path, name), path.suffix.lower()
-    if suffix == ".pdf" or start == b"%PDF-":
-        return read_pdf(path, name)
-    if suffix not in READERS:
-        known = "、".join([".pdf", *READERS])
-        raise LabError(f"{name} 的格式（{suffix or '没有扩展名'}）读不了，请换成 {known} 之一。")
-    if pages := READERS[suffix](path, name):
+    kind = _kind(_content(path, name), path.suffix.lower())
+    pages = READERS.get(kind, partial(_refuse, kind))(path, name)
+    if any(page.text for page in pages):
         return pages
-    raise LabError(f"{name} 里没有文字，请换一份文档。")
+    raise LabError(f"{name} 里没有文字（可能全是图片），请换一份文档。")
 
 
-def _start(path: Path, name: str) -> bytes:
-    """文件的前 5 个字节；没有这个文件、文件是空的就抛 LabError。"""
+def _refuse(kind: str, path: Path, name: str) -> list[Page]:
+    what = f"是 {kind} 格式" if kind.startswith(".") else kind or "没有扩展名"
+    raise LabError(f"{name} {what}，读不了，请{HOW_TO_SAVE.get(kind, PRINT)}。")
+
+
+def _content(path: Path, name: str) -> bytes:
+    """文件的内容；没有这个文件、文件是空的、是 Word 的临时文件时抛 LabError。"""
     if not path.is_file():
         what = "是一个文件夹，不是文件" if path.is_dir() else "不存在"
         raise LabError(f"{name} {what}，请检查文件的路径和名字。")
+    if path.name.startswith(("~$", ".~")):
+        raise LabError(f"{name} 是 Word 的临时文件，请关掉 Word，选名字开头没有 {path.name[:2]} 的那一份。")
     with path.open("rb") as file:
-        if start := file.read(5):
-            return start
+        if content := file.read():
+            return content
     raise LabError(f"{name} 是空文件（0 字节），请重新下载或复制这份文件。")
+
+
+# 扩展名常常写错，先看内容：压缩包里有什么；别的看开头，旧的 Office 文件（OLE）再看里面有什么
+_ZIPPED = {"word/": ".docx", "ppt/": ".pptx", "xl/": ".xlsx", "OFD.xml": ".ofd", "content.xml": ".odt",
+           "META-INF/container.xml": ".epub"}
+_OLE = rb"\xd0\xcf\x11\xe0"
+_SIGNS = {
+    rb"%PDF-": ".pdf", rb"\{\\rtf": ".rtf", rb"\xff\xd8\xff": ".jpg", rb"\x89PNG": ".png",
+    rb"(?:\xef\xbb\xbf)?\s*(?i:<!doctype html|<html|MIME-Version:)": ".html",
+    _OLE + b".*" + "EncryptedPackage".encode("utf-16-le"): "设了打开密码",
+    _OLE + b".*" + "PowerPoint Document".encode("utf-16-le"): ".ppt",
+    _OLE + b".*" + "Workbook".encode("utf-16-le"): ".xls", _OLE: ".doc"}
+PRINT = "用能打开它的软件打开，“打印”里选“另存为 PDF”"
+HOW_TO_SAVE = {kind: advice for kinds, advice in {
+    "设了打开密码": "用 Word、PowerPoint 或 WPS 打开，去掉密码再保存",
+    ".doc .wps .rtf .odt": "用 Word 或 WPS 打开，另存为 .docx",
+    ".ppt .dps .odp": "用 PowerPoint 或 WPS 打开，另存为 .pptx",
+    ".xls .xlsx .xlsm .xlsb .et .csv .ods": "用 Excel 或 WPS 打开，把要用的表复制到 Word 里，存成 .docx",
+    ".html .htm .mht .mhtml": "用浏览器打开（扩展名不是 .html 的先改过来），“打印”里选“另存为 PDF”",
+    ".epub .mobi .azw3": "用电子书软件（例如 calibre）转换成 .docx",
+    ".caj .kdh .nh .teb": "用 CAJViewer 打开，另存为 PDF 或打印成 PDF",
+    ".jpg .jpeg .png .bmp .gif .tif .tiff .webp .heic": "先用 OCR 软件识别，把文字存成 .docx 或 .txt",
+    ".zip .rar .7z": "先解压，再选里面的文档"}.items() for kind in kinds.split()}
+
+
+def _kind(content: bytes, suffix: str) -> str:
+    """真正的格式，写成扩展名；看不出的就信扩展名 suffix。"""
+    if content.startswith(b"PK"):
+        return _kind_in_zip(content) or suffix
+    found = next((kind for sign, kind in _SIGNS.items() if re.match(sign, content, re.DOTALL)), suffix)
+    return ".pdf" if suffix == ".pdf" else found  # 下载失败的 PDF 常是一张网页，read_pdf 会说重新下载
+
+
+def _kind_in_zip(content: bytes) -> str:
+    with suppress(*DAMAGED):
+        files = "\n".join(["", *zipfile.ZipFile(io.BytesIO(content)).namelist()])
+        return next((kind for mark, kind in _ZIPPED.items() if f"\n{mark}" in files), "")
+    return ""
 
 
 def _to_pages(blocks: list[Block]) -> list[Page]:
@@ -153,66 +193,11 @@ def _plain(line: str) -> str:
     return line
 
 
-# 压缩包坏在哪里，zipfile 就在哪里报什么：连“加了密”“压缩方式不认识”（RuntimeError）都会有
-DAMAGED = (PackageNotFoundError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError,
-           RuntimeError, LookupError, ValueError, AttributeError, etree.LxmlError)
-
-
 def read_docx(path: Path, name: str) -> list[Page]:
-    """正文和表格按读的先后；表格每行一行，格间用“ | ”隔开。修订按“全部接受”读。
-
-    页眉页脚、脚注、自动编号（“一、”由 Word 生成的）不在正文里，读不到。
-    python-docx 的 paragraph.text 会漏掉修订插入的字和内容控件，所以直接走一遍 XML。
-    """
-    if path.read_bytes().startswith(b"\xd0\xcf\x11\xe0"):
-        raise LabError(f"{name} 设了打开密码，或其实是旧的 .doc 格式，"
-                       "请在 Word 里打开，去掉密码，另存为 .docx。")
-    try:
-        document = docx.Document(str(path))
-        titles = {style.style_id for style in document.styles
-                  if style.name in ("Title", "Heading 1", "Heading 2", "heading 1", "heading 2")}
-        blocks = list(_blocks(document.element.body, titles))
-    except DAMAGED as error:
-        raise LabError(f"{name} 已损坏或不是 Word 文档（{type(error).__name__}），"
-                       "请在 Word 里打开后另存一份 .docx 再试。") from None
-    if document.element.body.findall(".//" + qn("w:txbxContent")):
-        print(f"提醒：{name} 里有文本框，框里的文字没有读，需要的话请移到正文里。")
-    return _to_pages(blocks)
-
-
-def _blocks(parent: etree._Element, titles: set[str]) -> Iterator[Block]:
-    for item in parent.iterchildren():
-        if item.tag == qn("w:p"):
-            yield not titles.isdisjoint(item.xpath("w:pPr/w:pStyle/@w:val")), _words(item)
-        elif item.tag == qn("w:tbl"):
-            yield from _rows(item)
-        elif item.tag in (qn("w:sdt"), qn("w:sdtContent"), qn("w:ins")):
-            yield from _blocks(item, titles)
-
-
-def _rows(table: etree._Element) -> Iterator[Block]:
-    for row in table.iter(qn("w:tr")):
-        if next(row.iterancestors(qn("w:tbl"))) is table:  # 格子里再套的表并在那一格里，不另起行
-            yield False, " | ".join(map(_words, row.iterchildren(qn("w:tc"))))
-
-
-# 换行和制表符换成空格；跳过段落的格式、删掉和移走的字、文本框
-_REPLACED = {**dict.fromkeys(map(qn, ("w:tab", "w:br", "w:cr")), " "),
-             **dict.fromkeys(map(qn, ("w:pPr", "w:del", "w:moveFrom", "w:txbxContent")), "")}
-
-
-def _words(element: etree._Element) -> str:
-    """一段（或一格）里的文字，连着的空白并成一个空格。"""
-    return re.sub(r"[ \t\n]+", " ", "".join(map(_text, element.iterchildren()))).strip()
-
-
-def _text(node: etree._Element) -> str:
-    if node.tag == qn("w:t"):
-        return node.text or ""
-    if node.tag in (qn("w:p"), qn("w:tc")):
-        return _words(node) + " "
-    return _REPLACED.get(node.tag, "".join(map(_text, node.iterchildren())))
+    return _to_pages(word_blocks(path, name))
 
 
 READERS: dict[str, Callable[[Path, str], list[Page]]] = {
-    ".docx": read_docx, ".md": read_markdown, ".markdown": read_markdown, ".txt": read_text}
+    **dict.fromkeys((".docx", ".docm", ".dotx", ".dotm"), read_docx),
+    **dict.fromkeys((".pptx", ".pptm", ".ppsx", ".potx"), read_slides), ".pdf": read_pdf, ".ofd": read_ofd,
+    ".md": read_markdown, ".markdown": read_markdown, ".txt": read_text}

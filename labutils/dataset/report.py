@@ -23,7 +23,7 @@ from labutils.base import figures, files
 from labutils.base.errors import LabError
 from labutils.base.figures import LabFigure, data_label, label, save, template, use_chinese_font
 from labutils.base.text import without_spaces
-from labutils.dataset.clean import CLOSING, COUNT, NUMBERED, STOPS, Page, between
+from labutils.dataset.clean import CLOSING, COUNT, NUMBERED, STOPS, Page, between, page_list
 from labutils.dataset.rows import leaked
 
 NAME = "dataset_report"
@@ -67,6 +67,7 @@ def describe(
                      "characters": round(1 - _characters(bare) / max(1, _characters(found)), 3)},
         "sections": _by_section(found),
         "by_page": _by_page(found, pages, train, dev),
+        "notes": _notes(pages),
         "uncovered": [{"page": p.page, "section": p.section, "text": p.text} for p in bare],
         "lengths": {key: _lengths(rows, key) for key in ("question", "answer")},
         "split": {"train": len(train), "dev": len(dev),
@@ -76,6 +77,15 @@ def describe(
                   for row, twin in leaked(train, dev)],
         "rejected": dict(Counter(item["stage"] for item in rejected)),
     }
+
+
+def _notes(pages: list[Page]) -> list[dict]:
+    """读文档时发现的事，各是哪几页：只有图片、按位置重排过、去掉了页眉……"""
+    where: dict[str, list[int]] = {}
+    for page in pages:
+        for note in filter(None, page.note.split("；")):
+            where.setdefault(note, []).append(page.number)
+    return [{"note": note, "pages": page_list(numbers)} for note, numbers in where.items()]
 
 
 def _facts(rows: list[dict]) -> set[str]:

@@ -30,7 +30,7 @@ from labutils.base.figures import template, without_blank_lines
 from labutils.base.files import one_sentence, rel
 from labutils.dataset.checks import document_of, name_rows, recheck, tidy
 from labutils.dataset.clean import Page
-from labutils.dataset.formats import DAMAGED
+from labutils.dataset.office import DAMAGED
 from labutils.dataset.rows import drop_near_duplicates
 
 ID, DECISION, CHECK, NOTE = "编号", "决定", "自动检查", "备注"

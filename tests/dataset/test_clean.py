@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labutils.base.errors import LabError
-from labutils.dataset.clean import Chunk, Page, chunks, clean_pages, join_lines, tidy
+from labutils.dataset.clean import Chunk, Page, chunks, join_lines, tidy
+from labutils.dataset.margins import clean_pages
 
 # ---- 清理 ----
 
@@ -42,12 +43,13 @@ def test_running_header_removed():
 
 
 def test_repeated_sentences_are_not_headers():
-    """每页一份的套话写满一行或以句号结尾，是正文；左右页、每章不同的短行才是页眉。"""
+    """每页一份的套话写满一行或以句号结尾，是正文；每章不同的短行才是页眉，每章的第一次留着。"""
     body = "本表一式两份，由所在学院和教务处分别保存，填写时请用"
     names = "甲乙丙丁戊己庚辛"
     heads = ["第一章"] * 4 + ["第二章"] * 4
     raw = [f"{head}\n{body}\n黑色墨水。\n{name}填。" for head, name in zip(heads, names, strict=True)]
-    assert clean_pages(raw) == [f"{body}黑色墨水。\n{name}填。" for name in names]
+    firsts = {"甲": "第一章\n", "戊": "第二章\n"}
+    assert clean_pages(raw) == [f"{firsts.get(name, '')}{body}黑色墨水。\n{name}填。" for name in names]
 
 
 def test_repeated_table_head_is_kept():
@@ -74,6 +76,99 @@ def test_join_lines_rules():
     assert join_lines(["这一行写满了还没有说", "　　另起一段。"]) == "这一行写满了还没有说\n另起一段。"
     assert join_lines(["线上 1875 1463", "线下 1463 1875"]) == "线上 1875 1463\n线下 1463 1875"
     assert join_lines([]) == ""
+
+
+@pytest.mark.parametrize("gap", [" ", "\u3000", "  ", "\t"])
+def test_article_numbers_are_no_cells(gap):
+    """“第一条”后面的空白不是表格的格子；有句子的行里一个空白也不是。"""
+    first, second = "为了规范课程建设，提高教学质量，结合学校实际情况，制", "定本办法。"
+    for number in ("第一条", "第二十一条", "（一）", "3.", "第二章"):
+        assert join_lines([f"{number}{gap}{first}", second], 50) == f"{number}{gap}{first}{second}"
+    line = "经研究决定 自即日起实行，各单位应当组织教师学习本办法，"
+    assert join_lines([line, "并遵照执行。"], 50) == line + "并遵照执行。"
+    rows = ["学院\t门数\t说明，见附件一并认真填写完整后再上报", "数学\t12\t无"]
+    assert join_lines(rows, 20) == "\n".join(rows)
+
+
+@pytest.mark.parametrize("rest", ["22 天。每学期开学后，", "3.11 等工具，记为完成。", "24 日 8:20，抽查。"])
+def test_sentence_goes_on_with_a_number(rest):
+    line = "各学院应当按照先后次序预约会议室，每次不超过"
+    assert join_lines([line, rest], 44) == line + rest
+    assert join_lines([line, "2 研究方法与数据"], 44) == line + "\n2 研究方法与数据"
+
+
+def test_line_too_short_only_for_the_next_word_goes_on():
+    line = "每月最后一个星期五，校友会应当借阅教室的"
+    assert join_lines([line, "（K0010-2023），逾期作废。"], 50) == line + "（K0010-2023），逾期作废。"
+    assert join_lines([line, "钥匙，逾期作废。"], 52) == line + "\n钥匙，逾期作废。"
+
+
+@pytest.mark.parametrize("hyphen", ["\u00ad", "\u2010", "-"])
+def test_hyphens_at_the_end_of_a_line(hyphen):
+    assert clean_pages([f"The library keeps detailed infor{hyphen}\nmation about every student."]) == [
+        "The library keeps detailed information about every student."]
+    assert tidy(f"A\u2010B 型 in{hyphen}\n") == "A\u2010B 型 in-\n"
+
+
+BODY = [f"第{name}件事要在本学期之内由各学院办理完毕，不得拖延。" for name in "甲乙丙丁戊己"]
+
+
+@pytest.mark.parametrize("form", [
+    "－ {} －", "－{}－", "~ {} ~", "（{}）", "[{}]", "3-{}", "第 {} 頁", "第{}版", "{} 页", "P.{}", "10{}",
+    "第{}页/共16页", "第{}页（共16页）", "第 {} 页 共 16 页", "{}/16", "· {} ·", "page {}", "【{}】", "{}",
+])
+def test_page_numbers_that_count_up(form):
+    texts = [f"{body}\n{form.format(number)}" for number, body in enumerate(BODY, 11)]
+    assert clean_pages(texts) == BODY
+    assert clean_pages([text.split("\n")[1] + "\n" + text.split("\n")[0] for text in texts]) == BODY
+
+
+@pytest.mark.parametrize("numbers", ["ⅠⅡⅢⅣⅤⅥ", ["i", "ii", "iii", "iv", "v", "vi"], "一二三四五六",
+                                     [f"— 一{n} —" for n in "二三四五六七"]])
+def test_page_numbers_in_letters_and_characters(numbers):
+    assert clean_pages([f"{body}\n{number}" for body, number in zip(BODY, numbers, strict=True)]) == BODY
+
+
+@pytest.mark.parametrize("numbers", [[24, 7, 1875, 24, 3, 90], [2019, 2021, 2020, 2023, 2018, 2024]])
+def test_lone_numbers_that_do_not_count_up_are_kept(numbers):
+    texts = [f"{body}\n{number}" for body, number in zip(BODY, numbers, strict=True)]
+    assert clean_pages(texts) == texts
+
+
+def test_titles_of_slides_stay():
+    """标题每页不同只差数字，不是页眉；连着几页的同一个标题留下第一次，一页也不空。"""
+    titles = [f"第{n}次作业 9月{n + 12}日\n教材第{n + 7}页习题全部完成并按时提交" for n in range(3, 8)]
+    raw = ["封面\n离散数学作业", *titles, *("其余一\n说明一", "其余二\n说明二", "其余三\n说明三")]
+    assert clean_pages(raw) == raw
+    slides = [f"2.3 实体联系模型\n第{n}张图。" for n in "甲乙丙丁戊"]
+    long = "全部内容到此讲完，下面请同学们自由提问和讨论。"
+    raw = ["数据库", "概论", *slides, long, *(f"另一页{n}" for n in "一二三四")]
+    assert clean_pages(raw)[2:7] == [slides[0], *(f"第{n}张图。" for n in "乙丙丁戊")]
+    assert all(clean_pages([*"甲乙丙丁", "同一题目", "同一题目", "同一题目", *"戊己庚辛"]))
+
+
+def test_title_under_a_head_of_the_same_words_is_kept():
+    """网页打印成的 PDF：页眉是日期和标题，第一页页眉下面就是标题。"""
+    title = ["入学指南\n", *[""] * 5]
+    raw = [f"11/28/26, 11:14 AM\t入学指南\n{name}{body}" for name, body in zip(title, BODY, strict=True)]
+    assert clean_pages(raw) == [name + body for name, body in zip(title, BODY, strict=True)]
+
+
+def test_boilerplate_that_ends_every_page_is_kept():
+    clause = "本款只作示例，没有效力，写在这里只是为了让\n每个标题下面都有几个字.\n"
+    raw = [f"{n}款\n{clause * 3}" for n in "甲乙丙丁"]
+    assert all(text.endswith("都有几个字.") for text in clean_pages(raw))
+
+
+def test_code_at_the_foot_of_pages_is_no_head():
+    raw = [f"第{n}段程序画一张图。\nplt.show()" for n in "甲乙丙丁"]
+    assert clean_pages(raw) == raw
+
+
+def test_head_beside_the_page_number_may_change():
+    raw = [f"第{chapter}章 {title}\t{number}\n{body}" for number, (chapter, title, body) in enumerate(
+        zip("一一二二三三", ["绪论", "绪论", "方法", "方法", "结果", "结果"], BODY, strict=True), 7)]
+    assert clean_pages(raw) == BODY
 
 
 # ---- 切块 ----

@@ -1,4 +1,4 @@
-"""Word、Markdown、纯文本：和 PDF 走同一个入口，读不了的说得清。文件都在测试里现做。"""
+"""Word、幻灯片、OFD、Markdown、纯文本：和 PDF 走同一个入口，读不了的说得清。文件都在测试里现做。"""
 
 import contextlib
 import errno
@@ -8,9 +8,10 @@ from pathlib import Path
 
 import docx
 import pytest
-from docx.oxml import parse_xml
-from docx.oxml.ns import nsdecls
-from fakes.documents import error_of
+from fakes.documents import error_of, ofd, ofd_line, rewritten, slides, strict, text_box, zipped
+from pptx.chart.data import CategoryChartData
+from pptx.enum.chart import XL_CHART_TYPE
+from pptx.util import Cm
 
 from labutils.base.errors import LabError
 from labutils.dataset import build as dataset_build
@@ -18,6 +19,7 @@ from labutils.dataset.checks import on_page, validate
 from labutils.dataset.clean import chunks
 from labutils.dataset.formats import read_pages
 
+DRAWING = "http://schemas.openxmlformats.org/drawingml/2006/main"
 TEXT = "学校图书馆每周开放六天，周一上午闭馆。借书期限是三十天。"
 
 
@@ -157,25 +159,6 @@ def test_markdown_table_with_empty_and_wrapped_cells(tmp_path):
     assert page.text.split("\n") == ["项目 | 部门 | 期限", "缓考 |  | 三天", "复核 | 学院 教务处 | 甲|乙"]
 
 
-def test_word_revisions_content_controls_and_text_boxes(tmp_path, capsys):
-    """python-docx 的 paragraph.text 会漏掉插入的字和内容控件里的段落。"""
-    def build(document):
-        word = nsdecls("w")
-        document.element.body.insert(0, parse_xml(
-            f"<w:p {word}><w:r><w:t>开放</w:t></w:r><w:del><w:r><w:delText>五</w:delText></w:r></w:del>"
-            "<w:ins><w:r><w:t>六</w:t></w:r></w:ins><w:r><w:t>天。</w:t></w:r></w:p>"))
-        document.element.body.insert(1, parse_xml(
-            f"<w:sdt {word}><w:sdtContent><w:p><w:r><w:t>控件里的一段。</w:t></w:r></w:p>"
-            "</w:sdtContent></w:sdt>"))
-        document.element.body.insert(2, parse_xml(
-            f"<w:p {word}><w:r><w:txbxContent><w:p><w:r><w:t>框</w:t></w:r></w:p>"
-            "</w:txbxContent></w:r></w:p>"))
-
-    page, = read_pages(word_file(tmp_path / "a.docx", build))
-    assert page.text == "开放六天。\n控件里的一段。"
-    assert "文本框" in capsys.readouterr().out
-
-
 def test_bad_word_files(tmp_path):
     path = tmp_path / "a.docx"
     path.write_bytes(b"\xd0\xcf\x11\xe0" + b"\0" * 600)
@@ -200,13 +183,172 @@ def test_flipped_bytes_in_a_word_file(tmp_path):
             assert read_pages(path)
 
 
-def test_unknown_empty_and_missing(tmp_path):
-    message = error_of(written(tmp_path / "a.xlsx", "x"))
-    assert "（.xlsx）读不了" in message and ".pdf、.docx、.md" in message
-    assert "没有扩展名" in error_of(written(tmp_path / "README", "x"))
+def test_empty_and_missing(tmp_path):
     assert "0 字节" in error_of(written(tmp_path / "a.md", ""))
     assert "没有文字" in error_of(written(tmp_path / "b.md", "\n \n---\n"))
     assert "不存在" in error_of(tmp_path / "none.docx")
+
+
+def test_slide_title_first_then_by_place(tmp_path):
+    def build(slide):
+        text_box(slide.shapes, "右", 15, 8.1)
+        text_box(slide.shapes, "左", 1, 8.3)
+        group = slide.shapes.add_group_shape()
+        text_box(group.shapes, "组里下", 2, 13)
+        text_box(group.shapes, "组里上", 9, 12)
+        text_box(slide.shapes, "最上", 1, 0)
+        slide.shapes.title.text = "标题"
+        slide.notes_slide.notes_text_frame.text = "讲五分钟。\n提问。"
+
+    path = slides(tmp_path / "a.pptx", build, lambda slide: None)
+    assert [(page.number, page.text) for page in read_pages(path)] == [
+        (1, "标题\n最上\n左\n右\n组里上\n组里下\n备注：讲五分钟。\n提问。"), (2, "")]
+
+
+def test_slide_placeholders_take_their_place_from_the_layout(tmp_path):
+    def build(slide):
+        text_box(slide.shapes, "图注", 1, 18)
+        slide.shapes.title.text, slide.placeholders[1].text = "标题", "正文"
+        slide.shapes._spTree.append(slide.placeholders[1]._element)  # 画在最后，位置在上面
+
+    page, = read_pages(slides(tmp_path / "a.pptx", build, layout=1))
+    assert page.text == "标题\n正文\n图注"
+
+
+def test_slide_tables_and_charts(tmp_path):
+    def build(slide):
+        table = slide.shapes.add_table(3, 2, Cm(1), Cm(5), Cm(10), Cm(3)).table
+        for i, text in enumerate(["组别", "人数", "甲组", "8", "", "9"]):
+            table.cell(i // 2, i % 2).text = text
+        table.cell(1, 0).merge(table.cell(2, 0))
+        data = CategoryChartData()
+        data.categories = ["平时", "期末"]
+        data.add_series("得分", (80, 90))
+        chart = slide.shapes.add_chart(XL_CHART_TYPE.COLUMN_CLUSTERED, Cm(1), Cm(9), Cm(9), Cm(5), data).chart
+        chart.has_title = True
+        chart.chart_title.text_frame.text = "成绩图"
+
+    page, = read_pages(slides(tmp_path / "a.pptx", build))
+    assert page.text == "组别 | 人数\n甲组 | 8\n甲组 | 9\n成绩图\n得分：平时 80，期末 90"
+
+
+def test_slide_numbers_scripts_and_hidden_slides(tmp_path, capsys):
+    def build(slide):
+        kinds = ["arabicPeriod", "arabicPeriod", "ea1ChsPeriod", "circleNumDbPlain", "alphaUcParenBoth"]
+        frame = text_box(slide.shapes, "甲\n乙\n丙\n丁\n戊", 1, 5).text_frame
+        for paragraph, kind in zip(frame.paragraphs, kinds, strict=True):
+            style = paragraph._p.get_or_add_pPr()
+            style.append(style.makeelement(f"{{{DRAWING}}}buAutoNum", {"type": kind}))
+        power = frame.add_paragraph()
+        power.add_run().text = "10"
+        power.add_run().text = "4"
+        power.runs[1]._r.get_or_add_rPr().set("baseline", "30000")
+        slide._element.set("show", "0")
+
+    page, = read_pages(slides(tmp_path / "a.pptx", build))
+    assert page.text == "1. 甲\n2. 乙\n一. 丙\n① 丁\n(A) 戊\n10⁴"
+    assert "第 1 张放映时隐藏" in capsys.readouterr().out
+
+
+def test_formula_in_a_slide(tmp_path):
+    """PowerPoint 把有公式的形状存两份：新的是公式，旧版看的是图。"""
+    square = "<n:sSup><n:e><n:t>c</n:t></n:e><n:sup><n:t>2</n:t></n:sup></n:sSup>"
+    changes = {"<a:r><a:t>公式</a:t></a:r>": f'<n:m xmlns:n="urn:n"><n:oMath>{square}</n:oMath></n:m>',
+               "<p:sp>": '<n:AlternateContent xmlns:n="urn:n"><n:Choice><p:sp>',
+               "</p:sp>": "</p:sp></n:Choice><n:Fallback><p:pic/></n:Fallback></n:AlternateContent>"}
+    path = slides(tmp_path / "a.pptx", lambda slide: text_box(slide.shapes, "公式", 1, 5))
+    for old, new in changes.items():
+        rewritten(path, lambda text, old=old, new=new: text.replace(old, new))
+    assert read_pages(path)[0].text == "c^2"
+
+
+@pytest.mark.parametrize("suffix, change", [
+    (".pptx", strict), (".docx", lambda text: text),
+    (".pptm", lambda text: text.replace("presentation.main+xml", "presentation.macroEnabled.main+xml")),
+    (".ppsx", lambda text: text.replace("presentation.main+xml", "slideshow.main+xml"))])
+def test_every_kind_of_slides(tmp_path, suffix, change):
+    """扩展名写成 .docx 的幻灯片，照幻灯片读。"""
+    path = slides(tmp_path / f"a{suffix}", lambda slide: text_box(slide.shapes, "开馆", 1, 5))
+    assert read_pages(rewritten(path, change))[0].text == "开馆"
+
+
+def test_ofd_lines_by_place_with_the_red_head(tmp_path):
+    """画的先后打乱了；同一行的字画成几截，行首空两格；表格的格子之间空开。"""
+    body = [ofd_line("书的读者应当在到期以前办理续借。", 20, 56), ofd_line("各学院：", 20, 40),
+            ofd_line("名称", 20, 70), ofd_line("学分", 60, 70.5), ofd_line("了", 116, 48),
+            ofd_line("借书期限是三十天，确有需要的可以续借一次，借", 28, 48, delta="g 21 4")]
+    head = ofd_line("某某大学文件", 60, 20, 8)
+    path = ofd(tmp_path / "a.ofd", "".join(body), ofd_line("另起一页。", 20, 40), template=head)
+    first, second = read_pages(path)
+    sentence = "借书期限是三十天，确有需要的可以续借一次，借了书的读者应当在到期以前办理续借。"
+    assert first.text.split("\n") == ["某某大学文件", "各学院：", sentence, "名称 学分"]
+    assert second.text == "某某大学文件\n另起一页。"
+
+
+def test_ofd_transforms_invisible_and_composite(tmp_path):
+    lines = ofd_line("第一行。", 100, 100) + ofd_line("第二行。", 100, 120)
+    units = f'<o:CompositeGraphicUnit ID="5">{lines}</o:CompositeGraphicUnit>'
+    body = (ofd_line("末行", 0, 60) + ofd_line("看不见", 0, 10, more='Visible="false"')
+            + '<o:CompositeObject Boundary="0 0 200 200" CTM="0.35 0 0 0.35 0 0" ResourceID="5"/>')
+    assert read_pages(ofd(tmp_path / "a.ofd", body, units=units))[0].text == "第一行。\n第二行。\n末行"
+
+
+def test_ofd_without_readable_characters(tmp_path):
+    assert "没有文字对照表" in error_of(ofd(tmp_path / "a.ofd", ofd_line("\ue236\ue28a\ue0c0浏览", 20, 40)))
+    assert "没有文字" in error_of(ofd(tmp_path / "b.ofd", "<o:ImageObject/>"))
+
+
+@pytest.mark.parametrize("name, advice", [
+    *((f"a.{suffix}", "另存为 .docx") for suffix in ("doc", "wps", "rtf", "odt")),
+    *((f"a.{suffix}", "复制到 Word") for suffix in ("xls", "XLSX", "et", "csv")),
+    ("a.ppt", "另存为 .pptx"), ("a.dps", "另存为 .pptx"), ("a.html", "用浏览器打开"), ("a.mht", "另存为 PDF"),
+    ("a.epub", "calibre"), ("a.caj", "CAJViewer"), ("a.kdh", "CAJViewer"), ("a.jpg", "OCR"), ("a.png", "OCR"),
+    ("a.rar", "解压"), ("a.key", "另存为 PDF"), ("无扩展名", "没有扩展名"),
+    ("~$手册.docx", "Word 的临时文件"), (".~手册.docx", "临时文件")])
+def test_other_formats_are_told_what_to_do(tmp_path, name, advice):
+    path = tmp_path / name
+    path.write_bytes(b"x" * 100)
+    message = error_of(path)
+    assert advice in message and "\n" not in message and message.endswith("。")
+
+
+OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 600
+
+
+@pytest.mark.parametrize("name, content, said", [
+    ("a.docx", OLE, ".doc 格式"), ("a.docx", OLE + "EncryptedPackage".encode("utf-16-le"), "去掉密码"),
+    ("a.doc", OLE + "Workbook".encode("utf-16-le"), ".xls 格式"), ("a.wps", OLE, ".doc 格式"),
+    ("a.docx", b"{\\rtf1 abc}", ".rtf 格式"), ("a.doc", b"\r\n<html><body>", ".html 格式"),
+    ("a.docx", b"\xef\xbb\xbf<!DOCTYPE html>", ".html 格式"), ("a.doc", b"\x89PNG\r\n", ".png 格式"),
+    ("a.pdf", b"<html>404</html>", "不是 PDF")])
+def test_content_tells_the_real_format(tmp_path, name, content, said):
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert said in error_of(path)
+
+
+@pytest.mark.parametrize("member, said", [("xl/workbook.xml", ".xlsx 格式"), ("content.xml", ".odt 格式"),
+                                          ("META-INF/container.xml", ".epub 格式")])
+def test_other_zips_named_docx(tmp_path, member, said):
+    assert said in error_of(zipped(tmp_path / "a.docx", {member: "<a/>"}))
+
+
+def test_zip_that_is_no_document_and_text_that_begins_like_one(tmp_path):
+    assert "先解压" in error_of(zipped(tmp_path / "a.zip", {"a.txt": "文"}))
+    for text in ("PK 赛的规则。", "网页用 <html> 开头。"):
+        assert read_pages(written(tmp_path / "a.txt", text))[0].text == text
+
+
+@pytest.mark.parametrize("make", [
+    lambda path: slides(path, lambda slide: text_box(slide.shapes, "开馆", 1, 5)),
+    lambda path: ofd(path, ofd_line("开馆", 1, 5))])
+def test_damaged_slides_and_ofd(tmp_path, make):
+    data = make(tmp_path / "good").read_bytes()
+    for suffix in (".pptx", ".ofd"):
+        path = tmp_path / f"a{suffix}"
+        path.write_bytes(data[: len(data) // 2])
+        assert "已损坏" in error_of(path)
+    assert "已损坏" in error_of(rewritten(make(tmp_path / "b.ofd"), lambda text: text[:-20]))
 
 
 def test_document_without_permission_is_one_sentence(tmp_path, monkeypatch):
@@ -219,17 +361,10 @@ def test_document_without_permission_is_one_sentence(tmp_path, monkeypatch):
         read_pages(tmp_path / "课程.txt")
 
 
-def test_missing_file_and_folder(tmp_path):
-    assert "不存在" in error_of(tmp_path / "none.pdf")
+def test_folder(tmp_path):
     folder = tmp_path / "folder.pdf"
     folder.mkdir()
     assert "文件夹" in error_of(folder)
-
-
-def test_empty_file(tmp_path):
-    path = tmp_path / "empty.pdf"
-    path.write_bytes(b"")
-    assert "0 字节" in error_of(path)
 
 
 def test_evidence_is_checked_against_sections(tmp_path):

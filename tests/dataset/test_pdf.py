@@ -16,9 +16,13 @@ from fakes.documents import (
     SENTENCE,
     VERTICAL,
     WRAPPED,
+    draw,
     error_of,
     image_page,
     make_pdf,
+    raw_pdf,
+    simple_font,
+    to_unicode,
 )
 from fpdf import FPDF
 from fpdf.enums import AccessPermission, EncryptionMethod
@@ -137,7 +141,8 @@ def test_tables_keep_one_row_a_line(tmp_path):
         lines = page.text.split("\n")
         assert lines[:2] == [f"附件{number} 各学院课程统计", "学院 课程类型 门数 说明"]
         assert f"第2学院 线上课程 {10 * number + 1} 无" in lines
-        assert "含两门虚拟仿真实验教学课程，其中一门为跨校共建" in page.text
+        note = "含两门虚拟仿真实验教学课程，其中一门为跨校共建"
+        assert f"第1学院 线下课程 {10 * number} {note}" in lines
         assert lines[-1].endswith("无")  # 页码去掉了，表格里的数字还在
 
 
@@ -148,7 +153,21 @@ def test_empty_and_wrapped_cells_stay_in_order_and_can_be_cited(tmp_path):
     assert all(on_page(cell, page.text) for cell in cells)
     lines = page.text.split("\n")
     assert "缓考申请 考试前三天 因病缓考须附二级以上医院证明。" in lines
+    assert "学籍注册 教务处 每学期第一周 " + WRAPPED[1][3] in lines  # 折成几行的格子接回来，一行还是一行
+    assert "成绩复核 " + WRAPPED[3][1] + " " + WRAPPED[3][3] in lines
     assert "校外实习" in lines and not any(line[0] in "，。、；" for line in lines)
+
+
+def test_cell_over_several_rows_does_not_break_the_first(tmp_path):
+    content = draw("课程表。", 60, 800)
+    for i, name in enumerate(["线性代数与几何", "大学物理", "程序设计"]):
+        content += draw(f"K{i}", 60, 760 - 40 * i)
+        content += draw("必修", 110, 700) if i == 0 else b""
+        content += draw(name, 160, 760 - 40 * i) + draw("48", 300, 760 - 40 * i)
+        content += draw("数学", 360, 768 - 40 * i) + draw("学院", 360, 752 - 40 * i)
+    assert text_of(raw_pdf(tmp_path / "span.pdf", [content])).split("\n") == [
+        "课程表。", "K0 线性代数与几何 48 数学学院", "K1 大学物理 48 数学学院", "必修",
+        "K2 程序设计 48 数学学院"]
 
 
 def test_wide_long_text_table_is_not_taken_for_columns(tmp_path):
@@ -234,7 +253,7 @@ def test_encrypted_damaged_and_no_pages(tmp_path):
 
 
 def test_unknown_encryption_and_compression(tmp_path):
-    """证书加密、不认识的压缩方式：pypdf 报的是 NotImplementedError。"""
+    """证书加密打不开；不认识的压缩方式，那一页什么也没有，分不清是空白还是坏了。"""
     path = awkward.rotated(tmp_path / "good.pdf", 0)
     writer = pypdf.PdfWriter(clone_from=path)
     writer.encrypt("", algorithm="RC4-128")
@@ -243,9 +262,8 @@ def test_unknown_encryption_and_compression(tmp_path):
     path.write_bytes(data.replace(b"/Standard", b"/Adobe.PubSec"))
     assert "证书加密" in error_of(path)
     data = awkward.rotated(tmp_path / "odd.pdf", 0).read_bytes()
-    for name in (b"/FlatXDecode", b"/Fl         "):  # 后一种是 pypdf 不再认的旧简写
-        (tmp_path / "odd.pdf").write_bytes(data.replace(b"/FlateDecode", name))
-        assert "第 1 页已损坏" in error_of(tmp_path / "odd.pdf")
+    (tmp_path / "odd.pdf").write_bytes(data.replace(b"/FlateDecode", b"/FlatXDecode"))
+    assert "已损坏" in error_of(tmp_path / "odd.pdf")
 
 
 def test_a_hundred_flipped_bytes(tmp_path):
@@ -260,18 +278,12 @@ def test_a_hundred_flipped_bytes(tmp_path):
             assert read_pages(path)
 
 
-def test_one_damaged_page_is_skipped_with_a_note(tmp_path, capsys, monkeypatch):
-    path = awkward.scanned(tmp_path / "bad.pdf", text_pages=(1, 2, 3, 4))
-    whole = pypdf.PageObject.extract_text
-
-    def fail_on_second(page, **options):
-        if page.page_number == 1:
-            raise pypdf.errors.PdfReadError("bad stream")
-        return whole(page, **options)
-
-    monkeypatch.setattr(pypdf.PageObject, "extract_text", fail_on_second)
-    assert [p.text[:3] for p in read_pages(path)] == ["第1页", "", "第3页", "第4页"]
-    assert "第 2 页已损坏" in capsys.readouterr().out
+def test_one_damaged_page_is_skipped_with_a_note(tmp_path, capsys):
+    path = awkward.raw_pdf(tmp_path / "bad.pdf", [draw(f"第{i}页的正文。") for i in (1, 2, 3)])
+    path.write_bytes(path.read_bytes().replace(b"10 0 R 12 0 R", b"99 0 R 12 0 R"))
+    pages = read_pages(path)
+    assert [p.text for p in pages] == ["第1页的正文。", "", "第3页的正文。"]
+    assert "第 2 页已损坏" in capsys.readouterr().out and "已损坏" in pages[1].note
 
 
 def test_three_hundred_pages(tmp_path):
@@ -284,3 +296,160 @@ def test_three_hundred_pages(tmp_path):
         assert page.text.startswith(f"第{number}页的规定自公布之日起施行。")
         assert not re.search("学生手册|合订本|/ 300", page.text)
         assert page.text.count(LEFT[0]) == 2
+
+
+# ---- 字体里的字 ----
+
+def text_of(path):
+    return read_pages(path)[0].text
+
+
+def test_fonts_without_their_own_table(tmp_path):
+    """XeLaTeX、知网、宋体里的 GBK：没有对照表，或对照表和编码对不上，字却都认得出。"""
+    cids = b"".join(n.to_bytes(2, "big") for n in (3693, 3456, 1846, 2756, 3647, 2359, 1634, 574))
+    path = raw_pdf(tmp_path / "cid.pdf", [draw(cids)], awkward.SONG % b"Identity-H")
+    assert text_of(path) == "图书馆每天开放。"
+    codes = simple_font(b"ABCDEF+E-BZ", b"/Encoding/Identity-H/ToUnicode 7 0 R")
+    table = to_unicode(a31="2", a32="4")
+    assert text_of(raw_pdf(tmp_path / "cnki.pdf", [draw(b"1212")], codes, table)) == "2424"
+    song = simple_font(b"#CB#CE#CC#E5", b"/Encoding/WinAnsiEncoding")
+    assert text_of(raw_pdf(tmp_path / "gbk.pdf", [draw("开放六天".encode("gbk"))], song)) == "开放六天"
+
+
+def test_symbol_font_in_the_private_area(tmp_path):
+    font = simple_font(b"ABCDEF+SymbolMT", b"/ToUnicode 7 0 R")
+    table = to_unicode(a22="\uf062", a23="\uf03d", a24="\uf070", a25="\uf0b1")
+    assert text_of(raw_pdf(tmp_path / "s.pdf", [draw(b'"#$%')], font, table)) == "β=π±"
+
+
+@pytest.mark.parametrize(("font", "code"), [
+    (b"/Encoding<</Type/Encoding/Differences[33/G21/G22/G23/G24/G25/G26]>>", b"!\"#$%&"),  # 方正的字形名
+    (b"/Encoding/WinAnsiEncoding", "开放六天".encode("gbk")),  # 字体名看不出是 GBK
+])
+def test_glyph_names_and_western_letters_are_garbled(tmp_path, font, code):
+    assert "乱码" in error_of(raw_pdf(tmp_path / "g.pdf", [draw(code)], simple_font(b"ABCDEF+Foo", font)))
+
+
+def test_letters_written_as_rare_characters_are_garbled(tmp_path):
+    text = "犌犅／犜 2312—1980 犛犲犮狌狉犲 犈犾犲犮狋狉狅狀犻犮 犛犲犪犾"
+    assert "乱码" in error_of(raw_pdf(tmp_path / "gb.pdf", [draw(text)]))
+
+
+def test_private_characters_do_not_condemn_a_readable_page(tmp_path):
+    text = "\uf8e5" * 10 + "电场强度由电荷决定"
+    assert "电场强度由电荷决定" in text_of(raw_pdf(tmp_path / "p.pdf", [draw(text)]))
+
+
+def test_characters_outside_the_basic_plane(tmp_path):
+    assert read_pages(raw_pdf(tmp_path / "x.pdf", [draw("图书馆每天开放。")]))[0].text.encode()
+    font = simple_font(b"ABCDEF+Foo", b"/ToUnicode 7 0 R")
+    text = text_of(raw_pdf(tmp_path / "y.pdf", [draw(b"12")], font, to_unicode(a31="𠮷", a32="野")))
+    assert text == "𠮷野"
+
+
+# ---- 一页上的位置 ----
+
+@pytest.mark.parametrize(("pieces", "text"), [
+    ([("本校有课程120", 12, 0), ("1", 7, 4), ("门，三门新开。", 12, 0)], "本校有课程120¹门，三门新开。"),
+    ([("面积约为10", 12, 0), ("-4", 7, 4), ("米。", 12, 0)], "面积约为10⁻⁴米。"),
+    ([("2", 7, 4), ("不含选修课。", 12, 0)], "²不含选修课。"),
+    ([("进制数1010", 12, 0), ("2", 7, -3), ("等于十。", 12, 0)], "进制数1010₂等于十。"),
+    ([("见文献", 12, 0), ("[1]", 7, 4), ("。", 12, 0)], "见文献[1]。"),
+    ([("首", 20, 0), ("行的字大一些", 12, 0)], "首行的字大一些"),
+])
+def test_raised_and_lowered_figures(tmp_path, pieces, text):
+    content, x = b"", 60
+    for words, size, rise in pieces:
+        content += draw(words, x, 780 + rise, size)
+        x += size * len(words)
+    assert text_of(raw_pdf(tmp_path / "s.pdf", [content])) == text
+
+
+@pytest.mark.parametrize("by_character", [True, False])
+def test_poor_mans_bold_is_read_once(tmp_path, by_character):
+    words = "加速近似点点算法"
+    parts = list(enumerate(words)) if by_character else [(0, words)]
+    content = b"".join(draw(part, 60 + 12 * i + shift, 780) for i, part in parts for shift in (0, 1, 2))
+    assert text_of(raw_pdf(tmp_path / "bold.pdf", [content + draw("正文。", 156, 780)])) == words + "正文。"
+
+
+def test_form_values_and_text_notes(tmp_path, capsys):
+    typed = "<</Type/Annot/Subtype/Widget/FT/Tx/T(a)/V<{}>/Rect[140 757 300 775]>>"
+    tick = b"<</Type/Annot/Subtype/Widget/FT/Btn/T(b)/V/Yes/Rect[20 20 30 30]>>"
+    note = "<</Type/Annot/Subtype/FreeText/Contents<{}>/DA(/F1 12 Tf)/Rect[60 100 300 120]>>"
+    hidden = b"<</Type/Annot/Subtype/Text/Contents(comment)/Rect[60 60 80 80]>>"
+    marks = [typed.format("feff" + "张三。".encode("utf-16-be").hex()).encode(), tick,
+             note.format("feff" + "同意。".encode("utf-16-be").hex()).encode(), hidden]
+    content = draw("课程申请表。") + draw("课程负责人：", y=760) + draw("联系电话无。", y=740)
+    page, = read_pages(raw_pdf(tmp_path / "form.pdf", [content], notes=marks, fields=b"yes"))
+    assert page.text == "课程申请表。\n课程负责人： 张三。\n联系电话无。\n同意。"
+    assert "表单项" in capsys.readouterr().out and "表单项" in page.note
+
+
+@pytest.mark.parametrize(("content", "text"), [
+    (draw("第") + draw("条有三门。", 84) + draw("第", y=740) + draw("条有四门。", 84, 740) + draw("1", 72)
+     + draw("2", 72, 740), "第1条有三门。\n第2条有四门。"),  # 先画全页的汉字，再补数字
+    (draw("下。", y=700) + draw("中。", y=740) + draw("上。"), "上。\n中。\n下。"),
+    (b"q 12 0 0 12 0 0 cm " + draw("放大画的字。", 5, 60, 1) + b"Q", "放大画的字。"),
+    (b"q 1 0 0 -1 0 842 cm " + draw("翻转的坐标。", 60, 80, matrix=b"1 0 0 -1") + b"Q", "翻转的坐标。"),
+    (b"3 Tr " + draw("看不见的识别层。"), "看不见的识别层。"),
+    (draw("类型      门数") + draw("线上      1875", y=760), "类型 门数\n线上 1875"),
+])
+def test_order_and_scale_of_drawing(tmp_path, content, text):
+    assert text_of(raw_pdf(tmp_path / "order.pdf", [content])) == text
+
+
+def test_row_drawn_from_right_to_left(tmp_path):
+    rows = [("年份", "收入", "支出"), ("2023", "5118", "4900")]
+    content = b"".join(draw(cell, 60 + 100 * i, 780 - 20 * j)
+                       for j, row in enumerate(rows) for i, cell in reversed(list(enumerate(row))))
+    assert text_of(raw_pdf(tmp_path / "t.pdf", [content])) == "年份 收入 支出\n2023 5118 4900"
+
+
+def test_three_columns_and_notes_below_them(tmp_path):
+    pdf = awkward.new_pdf(8)
+    pdf.add_page()
+    texts = ["".join((LEFT + RIGHT)[i:i + 4]) for i in (0, 3, 6)]
+    for x, text in zip((10, 78, 146), texts, strict=True):
+        awkward.column(pdf, x, [text[i : i + 20] for i in range(0, 200, 20)], 30, 5)
+    pdf.set_font("zh", size=5)
+    pdf.text(10, 85, "① 第一栏的注")
+    text = text_of(awkward.save(pdf, tmp_path / "three.pdf")).replace("\n", "")
+    assert text == "".join(text[:200] for text in texts) + "① 第一栏的注"
+
+
+def test_sideways_words_stay_in_their_vertical_line(tmp_path):
+    lines = ["学校图书馆面向全体师生", "AI开放每周开放六天周日", "续借一次期限为十五天整"]
+    content = b""
+    for column, line in enumerate(lines):
+        for row, char in enumerate(line):
+            turned = b"0 -1 1 0" if char.isascii() else b"1 0 0 1"
+            content += draw(char, 500 - 24 * column, 780 - 14 * row + 12 * char.isascii(), matrix=turned)
+    assert text_of(raw_pdf(tmp_path / "v.pdf", [content])).replace("\n", "") == "".join(lines)
+    font = awkward.SONG % b"UniGB-UCS2-V"
+    content = b"".join(draw(line, 500 - 24 * i) for i, line in enumerate(lines))
+    assert text_of(raw_pdf(tmp_path / "w.pdf", [content], font)).replace("\n", "") == "".join(lines)
+
+
+def test_sideways_page_and_slanted_watermark(tmp_path):
+    content = draw("仅供内部使用", 200, 300, 30, b"0.7 0.7 -0.7 0.7")
+    for i, text in enumerate(["第一行说明，", "第二行结束。"]):
+        content += draw(text, 100 + 20 * i, 100, matrix=b"0 1 -1 0")
+    page, = read_pages(raw_pdf(tmp_path / "r.pdf", [content]))
+    assert page.text == "第一行说明，第二行结束。\n仅供内部使用"
+
+
+def test_an_earlier_wrong_password_is_not_blamed(tmp_path):
+    lock = dict(owner_password="o", user_password="u", encryption_method=EncryptionMethod.RC4)
+    assert "密码" in error_of(make_pdf(tmp_path / "locked.pdf", [SENTENCE], encryption=lock))
+    pypdf.PdfWriter().write(tmp_path / "无页.pdf")
+    assert "一页也没有" in error_of(tmp_path / "无页.pdf")
+
+
+def test_heads_taken_are_told_and_progress_is_shown(tmp_path, capsys):
+    pages = read_pages(awkward.running_heads(tmp_path / "heads.pdf"))
+    assert "去掉了一再出现的页眉页脚“某某大学本科教学工作手册”（第 1、3、5、7 页）" in capsys.readouterr().out
+    assert "内部资料" in pages[0].note
+    read_pages(awkward.long_document(tmp_path / "long.pdf", 60))
+    assert "读到第 30 页，共 60 页" in capsys.readouterr().out
+

@@ -136,6 +136,16 @@ def test_interrupted_report_keeps_the_old_one(tmp_path, interrupted):
         write(tmp_path, ROWS[:1], TRAIN, DEV, PAGES)
 
 
+def test_findings_of_the_reader_are_listed_by_page(tmp_path):
+    notes = ["只有图片", "", "只有图片；去掉了页眉页脚“<手册>”"]
+    pages = [*PAGES, *(Page(100 + i, "", note) for i, note in enumerate(notes))]
+    report = write(tmp_path, ROWS, TRAIN, DEV, pages)
+    assert report["notes"] == [{"note": "只有图片", "pages": "100、102"},
+                               {"note": "去掉了页眉页脚“<手册>”", "pages": "102"}]
+    html = (tmp_path / "dataset_report.html").read_text(encoding="utf-8")
+    assert "<td>100、102</td>" in html and "“&lt;手册&gt;”" in html
+
+
 def test_html_names_the_problems(tmp_path):
     copy = {**ROWS[0], "id": "F1-9", "evidence_original": "x"}
     write(tmp_path, [*ROWS, {**copy, "page": 7}], TRAIN, [copy], PAGES)

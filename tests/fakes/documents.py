@@ -1,13 +1,20 @@
-"""现做一批 PDF：每个函数写一份到 path 并返回它，文字取自这里的常量，测试好对照；读不了的取出那一句话。"""
+"""现做一批 PDF、幻灯片、OFD：每个函数写一份到 path 并返回它；读不了的取出那一句话。
+
+PDF 的文字取自这里的常量，测试好对照。
+"""
 
 import io
+import re
+import zipfile
 from pathlib import Path
 
+import pptx
 import pypdf
 import pytest
 import zhplot
 from fpdf import FPDF
 from PIL import Image
+from pptx.util import Cm
 from pypdf.generic import NameObject
 
 from labutils.base.errors import LabError
@@ -270,3 +277,110 @@ def error_of(path):
     message = str(caught.value)
     assert Path(path).name in message and "\n" not in message and str(path.parent) not in message
     return message
+
+
+def zipped(path, parts):
+    with zipfile.ZipFile(path, "w") as file:
+        for name, text in parts.items():
+            file.writestr(name, text)
+    return path
+
+
+def rewritten(path, change):
+    """把压缩包里的每个 XML 改一遍。"""
+    with zipfile.ZipFile(path) as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    return zipped(path, {name: change(data.decode("utf-8")) if name.endswith((".xml", ".rels")) else data
+                         for name, data in parts.items()})
+
+
+def strict(text):
+    """换成“严格”OOXML 的命名空间。"""
+    return re.sub(r"http://schemas\.openxmlformats\.org/(\w+)/2006/(main|math|relationships)\b",
+                  r"http://purl.oclc.org/ooxml/\1/\2", text)
+
+
+def text_box(shapes, text, left, top):
+    shape = shapes.add_textbox(Cm(left), Cm(top), Cm(5), Cm(1))
+    shape.text_frame.text = text
+    return shape
+
+
+def slides(path, *builds, layout=5):
+    """每个 build 造一张；版式 5 只有标题。"""
+    show = pptx.Presentation()
+    for build in builds:
+        build(show.slides.add_slide(show.slide_layouts[layout]))
+    show.save(path)
+    return path
+
+
+def ofd_line(text, x, y, size=4, delta="", more=""):
+    return (f'<o:TextObject Boundary="{x} {y} 100 5" Size="{size}" {more}><o:TextCode X="0" Y="{size}" '
+            f'DeltaX="{delta}">{text}</o:TextCode></o:TextObject>')
+
+
+def ofd(path, *pages, template="", units=""):
+    """每页的 XML 一份；template 是垫在每页下面的模板页（红头），units 是反复用的图元。"""
+    def element(name, content):
+        return f'<o:{name} xmlns:o="urn:o">{content}</o:{name}>'
+
+    places = "".join(f'<o:Page ID="{i}" BaseLoc="Pages/P{i}/Content.xml"/>' for i in range(len(pages)))
+    common = '<o:DocumentRes>Res.xml</o:DocumentRes><o:TemplatePage ID="9" BaseLoc="T.xml"/>'
+    return zipped(path, {
+        "OFD.xml": element("OFD", "<o:DocBody><o:DocRoot>Doc_0/Document.xml</o:DocRoot></o:DocBody>"),
+        "Doc_0/Document.xml": element(
+            "Document", f"<o:CommonData>{common}</o:CommonData><o:Pages>{places}</o:Pages>"),
+        "Doc_0/Res.xml": element("Res", units), "Doc_0/T.xml": element("Page", template),
+        **{f"Doc_0/Pages/P{i}/Content.xml": element("Page", f'<o:Template TemplateID="9"/>{text}')
+           for i, text in enumerate(pages)}})
+
+
+SONG = (b"<</Type/Font/Subtype/Type0/BaseFont/STSong-Light/Encoding/%s/DescendantFonts[<</Type/Font"
+        b"/Subtype/CIDFontType0/BaseFont/STSong-Light/DW 1000/CIDSystemInfo<</Registry(Adobe)/Ordering(GB1)"
+        b"/Supplement 5>>>>]>>")
+UTF16 = SONG % b"UniGB-UCS2-H"  # 不嵌入的宋体：字写成 UTF-16
+
+
+def simple_font(name, rest=b""):
+    return b"<</Type/Font/Subtype/TrueType/BaseFont/%s/FirstChar 32/LastChar 126/Widths[%s]%s>>" % (
+        name, b"600 " * 95, rest)
+
+
+def to_unicode(**codes):
+    """对照表：一个字节的编码（a22 是 0x22）→ 字。"""
+    pairs = b" ".join(b"<%s><%s>" % (code[1:].encode(), char.encode("utf-16-be").hex().encode())
+                      for code, char in codes.items())
+    return (b"begincmap 1 begincodespacerange <00><ff> endcodespacerange %d beginbfchar %s endbfchar endcmap"
+            % (len(codes), pairs))
+
+
+def draw(text, x=60, y=780, size=12, matrix=b"1 0 0 1"):
+    """画一串字（字体 F1）；text 是 bytes 时原样当作编码。"""
+    code = text if isinstance(text, bytes) else text.encode("utf-16-be")
+    return b"BT /F1 %d Tf %s %d %d Tm <%s> Tj ET " % (size, matrix, x, y, code.hex().encode())
+
+
+def raw_pdf(path, pages, font=UTF16, cmap=b"", notes=(), fields=b""):
+    """手写的 PDF：pages 是各页的内容，notes 是第一页的批注、表单域；font 里的 7 0 R 是对照表 cmap。"""
+    kids = [8 + 2 * i for i in range(len(pages))]
+    first = 8 + 2 * len(pages)
+    marks = b" ".join(b"%d 0 R" % (first + i) for i in range(len(notes)))
+    objects = {
+        1: b"<</Type/Catalog/Pages 2 0 R/AcroForm<</Fields[%s]>>>>" % (marks if fields else b""),
+        2: b"<</Type/Pages/Count %d/Kids[%s]>>" % (len(pages), b" ".join(b"%d 0 R" % k for k in kids)),
+        3: font, 7: b"<</Length %d>>stream\n%s\nendstream" % (len(cmap), cmap)}
+    for kid, content in zip(kids, pages, strict=True):
+        objects[kid] = (b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 595 842]/Resources<</Font<</F1 3 0 R>>>>"
+                        b"/Contents %d 0 R%s>>" % (kid + 1, b"/Annots[%s]" % marks if kid == 8 else b""))
+        objects[kid + 1] = b"<</Length %d>>stream\n%s\nendstream" % (len(content), content)
+    objects |= {first + i: note for i, note in enumerate(notes)}
+    data, places = b"%PDF-1.7\n", {}
+    for number, body in sorted(objects.items()):
+        places[number] = len(data)
+        data += b"%d 0 obj\n%s\nendobj\n" % (number, body)
+    table = b"".join(b"%d 1\n%010d 00000 n \n" % pair for pair in places.items())
+    data += (b"xref\n%strailer<</Size %d/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF\n"
+             % (table, first + len(notes), len(data)))
+    path.write_bytes(data)
+    return path

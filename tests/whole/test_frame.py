@@ -1,6 +1,7 @@
 """仓库的框架：说明与实际相符、版本写法一致、notebook 合乎规范。"""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -77,7 +78,7 @@ def test_readme_links_point_to_files(name):
 
 
 def test_torch_is_pinned_and_everything_else_is_bounded():
-    for requirement in declared("test", "dev"):
+    for requirement in declared("test", "dev", "quant", "ocr"):
         operators = {s.operator for s in requirement.specifier}
         expected = {"=="} if requirement.name == "torch" else {">=", "<"}
         assert operators == expected, requirement
@@ -145,8 +146,8 @@ def sources() -> dict[str, str]:
 
 
 def test_every_import_is_declared():
-    """labutils 与 notebook 用到的不能只写在 test 里。"""
-    needed, more = ({canonicalize_name(r.name) for r in declared(*extra)} for extra in ((), ("test",)))
+    """labutils 与 notebook 用到的不能只写在 test 里；认字的包可以不装。"""
+    needed, more = ({canonicalize_name(r.name) for r in declared("ocr", *extra)} for extra in ((), ("test",)))
     known, missing = packages_distributions(), {}
     own = {"labutils", "tools", "fakes", *(path.stem for path in (ROOT / "benchmarks").glob("*.py"))}
     for name, source in sources().items():
@@ -227,6 +228,41 @@ def test_finished_install_is_not_repeated_but_an_interrupted_one_is(tmp_path):
     assert "pip install" in make_says("lab", folder=folder)  # 没有印记：装到一半被打断
     (folder / ".venv" / ".installed").touch()
     assert "pip install" not in make_says("lab", folder=folder)
+
+
+def test_document_benchmark_makes_and_reads_its_files(tmp_path):
+    """不靠外面软件的那几份真的做一遍、读一遍。"""
+    command = [sys.executable, "benchmarks/documents.py", "--out", str(tmp_path),
+               "--only", "notice.pdf", "word.docx"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
+                          capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows] == ["| 文件", "| notice.pdf", "| word.docx"]
+    assert float(rows[1][1]) >= 0.995
+
+
+@pytest.mark.parametrize("text, fault", [
+    ("第一条 甲校应当公布结果（K0001）。\n第二条 乙校应当登记结果（K0002）。", {}),
+    ("第一条 甲校应当公布\n结果（K0001）。\n第二条 乙校应当登记结果（K0002）。", {"cut": 1}),
+    ("第二条 乙校应当登记结果（K0002）。\n第一条 甲校应当公布结果（K0001）。", {"disorder": 1}),
+    ("第一条 甲校应当公布结果（K0001）。\n第二条 乙校登记结果（K0002）。", {"broken": 1, "lost": 2}),
+    ("第一条 甲校应当公布手册结果（K0001）。\n第二条 乙校应当登记结果（K0002）。",
+     {"broken": 1, "invented": 2}),
+])
+def test_document_benchmark_tells_faults_apart(monkeypatch, text, fault):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from documents import score
+    from made_text import Paragraph
+
+    truth = [Paragraph(start + body, [body], page=page) for start, body, page in (
+        ("第一条 ", "甲校应当公布结果（K0001）。", 1), ("第二条 ", "乙校应当登记结果（K0002）。", 1))]
+    found = score(truth, {"pages": [[1, text]], "seconds": 1, "mib": 1, "version": ""}, ours=True)
+    assert (found.similarity == 1) == (fault.keys() <= {"cut"})
+    names = ("cut", "broken", "disorder", "lost", "invented", "wrong_page")
+    assert {name: getattr(found, name) for name in names if getattr(found, name)} == fault
+    moved = score(truth, {"pages": [[2, text]], "seconds": 1, "mib": 1, "version": ""}, ours=True)
+    assert moved.wrong_page == 2
 
 
 def test_every_notebook_is_tested(tmp_path):
