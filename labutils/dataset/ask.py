@@ -19,7 +19,7 @@ import openai
 
 from labutils.base.text import without_spaces
 from labutils.dataset.prompts import SCHEMAS, Request
-from labutils.dataset.replies import Said, bodies, parse_response
+from labutils.dataset.replies import Said, bodies, decoded, parse_response
 from labutils.dataset.service import Service, cause, count_tokens, explain, retry_after, room, status, words
 
 TRIES = 7
@@ -30,11 +30,12 @@ LONGEST_RETRY_AFTER = 120.0  # 服务器要求等得更久，就把这一块记�
 FORMATS = ("json_schema", "json_object")  # 结构化输出：从最严的试起，服务器不认就退一级，都不认就不要求
 # 请求里可以不带的部分 → 服务器不认它时会提到的字眼
 PARTS = {"temperature": "temperature", "max_tokens": "max_tokens", **dict.fromkeys(
-    FORMATS, "response.?format|json.?schema|json.?object|json.?mode|structured|guided"),
+    FORMATS, "response.?format|json.?(?:schema|object|mode)|schema feature|structured|guided"
+    "|requested parameters"),
     "system": "system.{0,30}(?:role|message|prompt|instruction)|developer instruction"
               "|roles? .{0,40}(?:system|alternate)"}
 PASSING = ("", "rate", "timeout", "connection")  # 过一会儿可能就好的原因；没有说原因的看状态码
-HOPELESS = ("key", "money", "permission", "model")  # 换一块再问也一样
+HOPELESS = ("key", "money", "permission", "region", "model")  # 换一块再问也一样
 STOPPED = {"length": "回复到了服务器的长度上限，一条也没写完；请减小 chunk_size，或关掉模型的思考",
            "filter": "服务器的内容审核拦下了这一块的回复；请换一个服务，或去掉有关的文字",
            "refusal": "模型拒绝就这一块出题；请换一个模型，或去掉有关的文字"}
@@ -177,10 +178,10 @@ class Caller:
             model=self.service.model, messages=messages, extra_body=self.service.extra_body or None,
             **ChainMap(*parts.values()))
         try:
-            for body in bodies([raw.http_response.text]):
+            for body in bodies(decoded([raw.http_response.content])):
                 said.add(body)
         except openai.APIError as error:
-            if not said.usage:
+            if not (said.best or said.usage):
                 raise
             said.text, said.ended = raw.http_response.text, cause(error) or "error"  # 收了钱的，原样留着
         return said

@@ -4,6 +4,7 @@
 写到一半的一律丢掉，不能让程序替模型把话编完。讲解见 notebooks/01_build_dataset.ipynb。
 """
 
+import codecs
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,7 @@ from labutils.dataset.rows import flatten
 # finish_reason 各家写法不同；一直没有给就是断了
 ENDINGS = {"length": "length|max_?tokens|context_window", "broken": "error|resource|abort|^$",
            "filter": "filter|content|safety|sensitive|prohibited|blocklist|recitation", "refusal": "refusal"}
+ERROR_KEYS = ("code", "message", "msg", "detail", "errors", "base_resp", "promptFeedback")  # HTTP 200 里的错误
 DONE = {"choices": [{"finish_reason": "stop"}]}
 
 
@@ -24,12 +26,20 @@ def bodies(pieces: Iterable[str]) -> Iterator[object]:
     """服务器发来的一段段文字 → 一个个 JSON：流式的每行一个，不流式的一共一个；不是 JSON 引发 ValueError。"""
     plain = ""
     for line in _lines(pieces):
+        line = line.lstrip("\ufeff")
         if line.startswith("data:"):
-            yield json.loads(line[5:]) if "[DONE]" not in line[:15] else DONE
+            if line[5:].strip():
+                yield json.loads(line[5:]) if "[DONE]" not in line[:15] else DONE
         elif not line.startswith((":", "event:", "id:", "retry:")):
             plain += line
     if plain.strip():
-        yield from (json.loads(plain.lstrip("\ufeff")), DONE)
+        yield from (json.loads(plain), DONE)
+
+
+def decoded(chunks: Iterable[bytes]) -> Iterator[str]:
+    """收到的字节 → 文字：JSON 总是 UTF-8，响应头里写的编码靠不住。"""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    yield from map(decoder.decode, chunks)
 
 
 def _lines(pieces: Iterable[str]) -> Iterator[str]:
@@ -48,19 +58,23 @@ class Said:
     usage: dict | None = None
 
     def add(self, body: object) -> str:
-        """加上一个 JSON，返回新来的正文；HTTP 200 里装的是错误时引发 openai.APIError。"""
+        """加上一个 JSON，返回新来的正文；装的是错误时引发 openai.APIError，不是对话时引发 ValueError。"""
         choice = _dig(body, "choices", 0)
         part = _dig(choice, "message") or _dig(choice, "delta")
-        piece = _flat(part if isinstance(part, list) else _dig(part, "content"))
-        self.text += piece
-        self.call += _flat(_dig(part, "tool_calls"))
+        content = part if isinstance(part, list) else _dig(part, "content")
+        self.text += (piece := _flat(content) or _flat(_dig(choice, "text")))
+        self.call += _flat(_dig(part, "tool_calls") or _dig(part, "function_call"))
         self.thought += _flat(_dig(part, "reasoning_content") or _dig(part, "reasoning"))
-        self.refusal += _flat(_dig(part, "refusal"))
+        refusals = [_dig(item, "refusal") for item in (content if isinstance(content, list) else [part])]
+        self.refusal += _flat(refusals)
         self.ended = self.ended or str(_dig(choice, "finish_reason") or "")
         self.usage = _usage(_dig(body, "usage")) or self.usage
         error = _dig(body, "error") or _dig(choice, "error")
-        if error or _dig(body, "choices") is None:
+        other = _dig(body, "choices") is None
+        if error or (other and any(_dig(body, key) for key in ERROR_KEYS)):
             raise openai.APIError(json.dumps(body, ensure_ascii=False)[:600], None, body=error or body)
+        if other and not (_dig(body, "usage") or _dig(body, "type")):  # 用量、心跳之类的可以夹在里面
+            raise ValueError
         return piece
 
     @property
@@ -86,16 +100,20 @@ def _dig(value: object, *path: str | int) -> object:
 
 
 def _flat(content: object) -> str:
-    """正文可以是一段文字，也可以是几段的列表；思考的那几段没有 text，不要。"""
+    """正文可以是一段文字，也可以是几段的列表，思考的那几段不要；调用的参数可以是文字，也可以是 JSON。"""
     if isinstance(content, list):
         return "".join(map(_flat, content))
-    inner = _dig(content, "text") or _dig(content, "function", "arguments")
-    return content if isinstance(content, str) else _flat(inner) if inner else ""
+    if isinstance(content, str) or re.search("think|reason", str(_dig(content, "type"))):
+        return content if isinstance(content, str) else ""
+    called = _dig(content, "function", "arguments") or _dig(content, "arguments")
+    inner = json.dumps(called, ensure_ascii=False) if isinstance(called, dict) else called
+    return _flat(_dig(content, "text") or inner) if content else ""
 
 
 def _usage(usage: object) -> dict | None:
     try:
-        return {"input": int(float(usage["prompt_tokens"])), "output": int(float(usage["completion_tokens"]))}
+        counts = [int(float(usage[key])) for key in ("prompt_tokens", "completion_tokens")]
+        return dict(zip(("input", "output"), counts, strict=True)) if min(counts) >= 0 else None
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
 
@@ -110,7 +128,8 @@ _ESCAPE = re.compile(r"\\(?:u[0-9a-fA-F]{4}|[\s\S])|[\b\f]")
 _LOST = {"\b": r"\\b", "\f": r"\\f", r"\u0008": r"\\b", r"\u000c": r"\\f", r"\u000C": r"\\f", r"\'": "'"}
 
 _NAME = r"(?:\w+:)?(?:think(?:ing)?|thought|reasoning)"
-_OPEN, _CLOSE = rf"[<\[◁]{_NAME}[>\]▷]", rf"[<\[◁]/{_NAME}[>\]▷]"
+_OPEN = rf"(?:[<\[◁]{_NAME}[>\]▷]|<\|begin_of_thought\|>)"
+_CLOSE = rf"(?:[<\[◁]/{_NAME}[>\]▷]|<\|end_of_thought\|>|<\|channel\|>final<\|message\|>)"
 _KEY = r"(?:(?P<item>conversations|question)|fact_id|key_points|evidence|answer)"
 # 括号外面只看思考和 {；里面还要跳过字符串。字符串里不会有没转义的 {"键":，碰上了就是前面的引号乱了
 _OUTSIDE = re.compile(
@@ -255,7 +274,7 @@ def _closing_brace(text: str) -> int:
 
 def _load_or_repair(source: str) -> tuple[object, bool]:
     try:
-        return json.loads(source, strict=False), False
+        return json.loads(source, strict=False, parse_constant=lambda _: None), False  # NaN 不是 JSON
     except ValueError:  # 不合法的 JSON，或长得离谱的整数
         return json_repair.loads(source) if len(source) < REPAIRABLE else None, True
 

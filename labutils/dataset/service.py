@@ -146,23 +146,30 @@ def make_client(service: Service, timeout: float = 120.0) -> openai.OpenAI:
 
 # 原因 → (服务器会提到的字眼, 状态码, 怎么说)。先看字眼：状态码靠不住，欠费有给 400、429 的，也有给 200 的
 _CAUSES = {
+    "long": (r"context.?(?:length|window)|too (?:long|large)|input length|maximum.{0,30}tokens"
+             r"|model token limit|max_seq_len|超长|过长",
+             413, "{host} 说文字太长（{code}），请缩短：出题时减小 chunk_size，网页上清空历史对话"),
     "rate": (r"rate.?limit|(?:try again|retry) in \d|retrydelay|too many requests|overloaded"
              r"|频繁|限流|请求过多|并发|繁忙",
              None, "{host} 说请求太频繁（{code}），请稍后再试，或少同时问几个"),
     "money": (r"arrear|overdue|good standing|suspended|current.?quota|balance.{0,20}insufficient"
-              r"|(?:insufficient|not enough).{0,20}(?:quota|balance|credit|fund)|余额|欠费|充值|资源包",
+              r"|(?:insufficient|not enough).{0,20}(?:quota|balance|credit|fund)|free tier.{0,40}exhausted"
+              r"|budget has been exceeded|余额|欠费|充值|资源包",
               402, "{host} 说额度用完或余额不足（{code}），请充值或换一个服务"),
     "content": (r"content.?(?:filter|management|polic|exists risk)|data.?inspection|(?<!case.)sensitive"
                 r"|inappropriate|prohibited|moderation|high risk|safety|违规|敏感|审核",
                 451, "{host} 的内容审核拦下了这次请求（{code}），请去掉有关的文字或换一个服务"),
-    "long": (r"context.?(?:length|window)|too (?:long|large)|input length|maximum.{0,30}tokens|超长|过长",
-             413, "{host} 说文字太长（{code}），请缩短：出题时减小 chunk_size，网页上清空历史对话"),
-    "model": (r"model.{0,80}not.{0,3}(?:exist|found)|(?:no such|unknown|invalid) model|模型.{0,20}不存在",
-              404, "{host} 上没有模型 {model}（{code}），请检查模型名和{address}"),
-    "key": (r"api.?key.{0,3}(?:not valid|invalid)|invalid.?api.?key",
-            401, "{host} 不认这个密钥（{code}），请检查环境变量 {key_name}"),
-    "permission": (r"permission.?denied", 403,
+    "region": (r"(?:region|country|territory|location).{0,30}not.{0,20}(?:supported|available)"
+               r"|unsupported.{0,30}(?:region|country)",
+               None, "{host} 不为这个地区服务（{code}），请换一个服务"),
+    "permission": (r"permission.?denied|data policy", 403,
                    "这个密钥没有使用 {model} 的权限（{code}），请换模型或在服务商处开通"),
+    "model": (r"model.{0,80}not.{0,3}(?:exist|found)|not a valid model"
+              r"|(?:no such|unknown|invalid) model|模型.{0,20}不存在",
+              404, "{host} 上没有模型 {model}（{code}），请检查模型名和{address}"),
+    "key": (r"api.?key.{0,3}(?:not valid|invalid)|invalid.?api.?key|log.?in fail"
+            r"|auth(?:entication)? failed|not authenticated",
+            401, "{host} 不认这个密钥（{code}），请检查环境变量 {key_name}"),
     "timeout": ("request timed out", None, "{host} 超时没有回复，请稍后再试，或加大等待时间"),
     "connection": ("connection error", None, "连不上 {host}，请检查网络和{address}")}
 _BY_STATUS = {429: "{host} 说请求太频繁或额度用完（429），请稍后再试或检查余额", **dict.fromkeys(

@@ -12,7 +12,7 @@ import openai
 
 from labutils.base.errors import LabError
 from labutils.base.text import Cut
-from labutils.dataset.replies import Said, bodies
+from labutils.dataset.replies import Said, bodies, decoded
 from labutils.dataset.service import cause, check_url, explain, read_key
 
 ADDRESS = "--endpoint 的地址"
@@ -64,7 +64,7 @@ class Endpoint:
                     temperature=options.get("temperature", 0.0), top_p=options.get("top_p", openai.omit),
                     # 重复惩罚不在接口里，只在设了的时候另外带上
                     extra_body={"repetition_penalty": penalty} if penalty != 1 else None) as response:
-                for body in bodies(response.iter_text()):
+                for body in bodies(decoded(response.iter_bytes())):
                     if stop.is_set():
                         return
                     before, piece = said.text.strip(), said.add(body)

@@ -202,6 +202,12 @@ def test_format_refused_with_500(tmp_path, monkeypatch):
     ((400, {"message": "maximum context length is 4096 tokens"}), "文字太长（400）", 1),
     ((200, {"error": {"code": 429, "message": "rate limited upstream"}}), "太频繁（429）", TRIES),
     ((429, {"error": {"message": "Rate limit reached. Add a payment method."}}), "太频繁", TRIES),
+    ((429, {"error": {"message": "Request too large for m on tokens per min"}}), "文字太长", 1),
+    ((400, {"error": {"message": "m is not a valid model ID"}}), "没有模型 m", 1),
+    ((404, {"error": {"message": "No endpoints found matching your data policy"}}), "没有使用 m 的权限", 1),
+    ((403, {"error": {"message": "The free tier of the model has been exhausted."}}), "余额不足", 1),
+    ((403, {"error": {"message": "Country, region, or territory not supported"}}), "不为这个地区服务", 1),
+    ((200, {"base_resp": {"status_code": 1004, "status_msg": "login fail"}}), "不认这个密钥", 1),
 ])
 def test_refusal_is_known_by_what_it_says(tmp_path, monkeypatch, told, reason, calls):
     with serve(monkeypatch, refuses=lambda body: told) as server, pytest.raises(LabError) as caught:

@@ -360,3 +360,17 @@ def test_parsed_or_rejected_with_a_reason(reply, kept, reason):
     assert all(row["evidence"] in TEXT and row["answer"].strip("。\n\"“”") == "三十天" for row in rows)
     assert any(reason in text for text in reasons) if reason else (kept or reasons), reasons
     assert all(text.strip() for text in reasons)
+
+
+@pytest.mark.parametrize("thought", [
+    "<|begin_of_thought|>{0}<|end_of_thought|>{1}",
+    "<|channel|>analysis<|message|>{0}<|channel|>final<|message|>{1}"])
+def test_drafts_in_other_marks_of_thinking_are_not_pairs(thought):
+    draft, answer = (f'{{"question": "{word}几点关门？", "answer": "十点。"}}' for word in ("草稿", "正文"))
+    pairs, _ = parse_response(thought.replace("{0}", draft).replace("{1}", answer))
+    assert [pair["question"] for pair in pairs] == ["正文几点关门？"]
+
+
+def test_nan_is_no_page():
+    pairs, _ = parse_response('{"question": "几点关门？", "answer": "十点。", "page": NaN}')
+    assert pairs[0].get("page") is None

@@ -85,6 +85,10 @@ BROKEN, NOTHING = "（服务器中途断了，没有说完）", "（模型什么
     ([event(content=[{"type": "text", "text": "五年"}]), END], "五年", None),
     ([event(refusal="不能"), event("stop")], "不能", None), ([event(role="assistant"), END], "", NOTHING),
     ([HALF, END, {"choices": [], "usage": None}], "有效期五", None),
+    ([{"type": "ping"}, HALF, END, {"choices": None, "usage": {"prompt_tokens": 1}}], "有效期五", None),
+    ([event(content=[{"type": "thinking", "text": "想"}, {"type": "text", "text": "五年"}]), END],
+     "五年", None),
+    ([event(content=[{"type": "refusal", "refusal": "不能"}]), event("stop")], "不能", None),
     ([event(content="五\u2028年\x85"), END], "五\u2028年\x85", None),
     ({"choices": [{"message": {"content": "五年"}, "finish_reason": "stop"}]}, "五年", None),
     ({"choices": [{"message": {"content": "五年"}}]}, "五年", None),
@@ -103,6 +107,7 @@ def test_where_the_answer_is_and_why_it_is_cut(step, said, cut):
     ([HALF, {"error": {"message": "Rate limit reached"}}], "太频繁"),
     ({"error": {"message": "insufficient balance", "code": "x"}}, "余额不足"),
     ({"code": 30001, "message": "账户余额不足"}, "余额不足（30001）"), ([], "没有按 OpenAI 的格式"),
+    ({"output": {"text": "五年"}}, "没有按 OpenAI 的格式"), ({"detail": "Not authenticated"}, "不认这个密钥"),
 ])
 def test_error_inside_http_200(step, words):
     with running(script=[step]) as server, pytest.raises(LabError, match=words):
