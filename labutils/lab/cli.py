@@ -6,7 +6,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -15,7 +15,6 @@ from typer.exceptions import TyperException
 
 from labutils.base import files
 from labutils.base.errors import FAIL, LabError
-from labutils.base.files import place
 from labutils.base.text import Cut
 from labutils.lab import console
 
@@ -82,22 +81,16 @@ def dataset(
     from labutils.dataset import build
 
     build.build_dataset(
-        pdf, qa or None, place(out), api_model, seed,
+        pdf, qa or None, files.place(out), api_model, seed,
         feedback or None, preset=preset, concurrency=concurrency, max_cost=max_cost,
-        confirm=_confirm(yes), retry_failed=retry_failed, unanswerable=unanswerable)
+        confirm=partial(_confirm, yes), retry_failed=retry_failed, unanswerable=unanswerable)
 
 
-def _confirm(yes: bool) -> Callable[[str], bool]:
+def _confirm(yes: bool, problem: str) -> bool:
     """花钱之前怎么问：--yes 不问；不在终端里没法问，说明要加 --yes。"""
-
-    def ask(problem: str) -> bool:
-        if yes:
-            return True
-        if not sys.stdin.isatty():
-            raise LabError(f"{problem}不在终端里，没法问你；同意就加上 --yes 再运行。")
-        return typer.confirm(f"{problem}继续吗？")
-
-    return ask
+    if not yes and not sys.stdin.isatty():
+        raise LabError(f"{problem}不在终端里，没法问你；同意就加上 --yes 再运行。")
+    return yes or typer.confirm(f"{problem}继续吗？")
 
 
 @app.command()
@@ -114,7 +107,7 @@ def finetune(
     choice = _resume_choice(resume)
     from labutils.training import finetune as trainer
 
-    result = trainer.run(data, model, config, place(out) if out else None, choice, seed)
+    result = trainer.run(data, model, config, files.place(out) if out else None, choice, seed)
     if not console.process_name():
         print(result)
 
@@ -177,11 +170,10 @@ def compare(
     groups = evaluate.load_groups(files.resolve(qa) if qa else folder / "qa.jsonl", folder,
                                   files.DATA / "probes")
     model, tokenizer = loader.load(source)
-    target = place(out)
+    target = files.place(out)
     result = evaluate.compare(model, tokenizer, groups, target, max_new_tokens=max_new_tokens)
     print(result.table().to_string())
-    for line in [*result.notes, f"全部结果：{files.rel(target)}"]:
-        print(line)
+    print(*result.notes, f"全部结果：{files.rel(target)}", sep="\n")
 
 
 @app.command()
@@ -244,10 +236,10 @@ def _demo_source(checkpoint: str, adapter: str, endpoint: str, model: str) -> st
     """网页载入哪个模型，问服务器时是 None；几个选项互相矛盾时引发 LabError。"""
     if adapter and checkpoint:
         raise LabError("检查点与 --adapter 只写一个。")
-    checkpoint = checkpoint or adapter
-    if bool(endpoint) != bool(model) or (endpoint and checkpoint):
+    given = checkpoint or adapter
+    if bool(endpoint) != bool(model) or (endpoint and given):
         raise LabError("--endpoint 与 --model 要一起写，而且不能再写检查点。")
-    return None if endpoint else console.checkpoint_or_newest(checkpoint or os.environ.get("MODEL_PATH", ""))
+    return None if endpoint else console.checkpoint_or_newest(given or os.environ.get("MODEL_PATH", ""))
 
 
 @app.command()
@@ -258,7 +250,7 @@ def export(
     """官方 ChatGLM3 文件夹换成原生格式；适配器换成官方的 query_key_value 写法。"""
     from labutils.models import export as exporter
 
-    print(exporter.export(model, place(out)))
+    print(exporter.export(model, files.place(out)))
 
 
 @app.command()
@@ -270,7 +262,7 @@ def merge(
     """把适配器合并进基座，写成 transformers 与 vLLM 直接能读的文件夹。"""
     from labutils.models import export as exporter
 
-    print(exporter.merge(checkpoint, place(out), dtype or None))
+    print(exporter.merge(checkpoint, files.place(out), dtype or None))
 
 
 def main() -> None:

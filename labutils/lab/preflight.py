@@ -1,16 +1,15 @@
-"""开跑之前的检查：环境够不够用（notebook 00 与 ``labutils check``），输入对不对（``labutils run``）。
-
-写错一个路径在一秒内就能知道，而不是等到第三个 notebook。
-"""
+"""开跑之前的检查：环境够不够用（notebook 00 与 ``labutils check``），输入对不对（``labutils run``）。"""
 
 import os
 import shutil
 import socket
 import sys
 import tomllib
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
+import psutil
 from packaging.requirements import Requirement
 
 from labutils.base import files
@@ -45,17 +44,22 @@ def requirements() -> list[Requirement]:
     return [r for r in map(Requirement, texts) if r.marker is None or r.marker.evaluate({"extra": ""})]
 
 
+def installed(package: str) -> str | None:
+    """装着的版本；没有装时是 None。"""
+    with suppress(PackageNotFoundError):
+        return version(package)
+
+
 def check_packages(wanted: list[Requirement] | None = None) -> Check:
     """每个依赖都装了，且在实测过的版本范围内。"""
     name, wanted = "依赖包", requirements() if wanted is None else wanted
     missing, outside = [], []
     for requirement in wanted:
-        try:
-            have = version(requirement.name)
-            if not requirement.specifier.contains(have, prereleases=True):
-                outside.append(f"{requirement.name} {have}（需要 {requirement.specifier}）")
-        except PackageNotFoundError:
+        have = installed(requirement.name)
+        if have is None:
             missing.append(requirement.name)
+        elif not requirement.specifier.contains(have, prereleases=True):
+            outside.append(f"{requirement.name} {have}（需要 {requirement.specifier}）")
     todo = "请重新安装：make lab，或 python -m pip install -c constraints.txt -e ."
     if missing:
         return Check(name, FAIL, "缺少 " + "、".join(missing), todo)
@@ -75,8 +79,6 @@ def check_disk(free: int | None = None) -> Check:
 
 
 def check_memory(available: int | None = None) -> Check:
-    import psutil
-
     available = psutil.virtual_memory().available if available is None else available
     text = f"可用 {available / GIB:.1f} GiB"
     if available < 1 * GIB:
@@ -114,9 +116,8 @@ def check_font() -> Check:
 def check_port(port: int = 8080) -> Check:
     """labutils demo 的默认端口是否空着。"""
     with socket.socket() as probe:
-        busy = probe.connect_ex(("127.0.0.1", port)) == 0
-    if busy:
-        return Check("端口", WARN, f"{port} 已被占用", "打开网页时用 --port 换一个")
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            return Check("端口", WARN, f"{port} 已被占用", "打开网页时用 --port 换一个")
     return Check("端口", OK, f"{port} 空闲")
 
 
@@ -128,17 +129,13 @@ def check_api() -> Check:
 
 
 def check_hub() -> Check:
-    if os.environ.get("HF_HUB_OFFLINE", "0").upper() in {"1", "TRUE", "YES", "ON"}:
-        return Check("联网下载", OK, "离线模式；指定网上的模型时才会放开")
-    return Check("联网下载", OK, "允许访问模型站点")
+    offline = os.environ.get("HF_HUB_OFFLINE", "0").upper() in {"1", "TRUE", "YES", "ON"}
+    return Check("联网下载", OK, "离线模式；指定网上的模型时才会放开" if offline else "允许访问模型站点")
 
 
 def check_inputs(model: str, config: Path, pdf: Path, qa: Path, api_model: str = "",
                  preset: str = "") -> None:
-    """整套运行之前检查输入；第一处问题就抛 LabError。
-
-    没有 api_model 和 preset 时问答对来自 qa 文件，所以还要看它是否真的出自这份 PDF。
-    """
+    """整套运行之前检查输入；第一处问题就抛 LabError。不请大模型出题时，还要看 qa 是否真的出自这份 PDF。"""
     from labutils.dataset.checks import validate
     from labutils.dataset.formats import read_pages
     from labutils.dataset.rows import load_qa
@@ -160,10 +157,7 @@ def check_inputs(model: str, config: Path, pdf: Path, qa: Path, api_model: str =
 
 
 def check_model_name(model: str) -> None:
-    """"tiny"、存在的模型文件夹，或“组织/名称”；否则抛 LabError。
-
-    transformers 遇到不存在的文件夹会说“连不上模型站点”，容易误导，所以先自己看。
-    """
+    """不是 "tiny"、模型文件夹或“组织/名称”就抛 LabError；交给 transformers 的话，它会说“连不上模型站点”。"""
     if folder := files.model_folder(model):
         if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
             raise LabError(f"{files.rel(folder)} 里没有 config.json，不是模型文件夹，请检查 --model。")

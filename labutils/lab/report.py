@@ -7,12 +7,12 @@ import base64
 import json
 from collections import defaultdict
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
 
 from labutils.base import files
 from labutils.comparison import metrics
+from labutils.lab.preflight import installed
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "gradio", "labutils")
 GROUPS = {group: chinese for group, (chinese, _) in metrics.GROUPS.items()}
@@ -41,10 +41,8 @@ def summarize(folder: Path, model: str, seed: int, seconds: dict[str, float], fa
 
 
 def _missing_result(folder: Path) -> dict | None:
-    for notebook, name in _EXPECTED.items():
-        if not (folder / name).is_file():
-            return {"notebook": notebook, "cell": None, "error": f"运行完了，却没有写出 {name}。"}
-    return None
+    return next(({"notebook": notebook, "cell": None, "error": f"运行完了，却没有写出 {name}。"}
+                 for notebook, name in _EXPECTED.items() if not (folder / name).is_file()), None)
 
 
 def _accuracy(scores: dict[str, dict]) -> dict[str, dict]:
@@ -53,13 +51,7 @@ def _accuracy(scores: dict[str, dict]) -> dict[str, dict]:
 
 def versions() -> dict[str, str]:
     """Python 与主要依赖的版本。"""
-    found = {"python": python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # 没有安装、直接从源码文件夹运行时
-            found[name] = "未安装"
-    return found
+    return {"python": python_version()} | {name: installed(name) or "未安装" for name in PACKAGES}
 
 
 def _read_json(path: Path) -> dict:
@@ -75,9 +67,8 @@ def verdict(summary: dict) -> tuple[str, str]:
     """给人看的结论：（"good" | "warn" | "bad"，一句话）。"""
     if not summary["ok"]:
         return "bad", "运行没有完成：" + describe_failure(summary["failed"])
-    before, after = (
-        {group: item["accuracy"] for group, item in summary["accuracy"][when].items()}
-        for when in ("before", "after"))
+    before, after = ({group: item["accuracy"] for group, item in summary["accuracy"][when].items()}
+                     for when in ("before", "after"))
     change = f"没见过的问法答对率 {percent(before['unseen'])} → {percent(after['unseen'])}"
     if after["unseen"] - before["unseen"] < _CLEAR_GAIN:
         return "warn", f"微调没有明显效果：{change}。可以加大步数、学习率或秩，再跑一次。"

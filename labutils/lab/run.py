@@ -1,7 +1,6 @@
 """一条命令按顺序跑完所有 notebook：检查输入 → 逐个执行 → 报告与摘要。教师用的入口（``labutils run``）。
 
-路上的每一步都能在 runs/<时间>/ 里看到：执行过的 notebook（.ipynb 与 .html）、output/（数据、适配器、对比）、
-report.html、summary.json。
+runs/<时间>/ 里有执行过的 notebook（.ipynb 与 .html）、output/、report.html、summary.json。
 """
 
 import ast
@@ -29,14 +28,6 @@ ROAD = ("00_start_here", "01_build_dataset", "02_lora_finetune", "03_before_afte
 _RESERVED = {"OUT": "输出位置用 --out 指定",
              "KEEP_OPEN": "整套运行时网页必须自动关闭，想一直开着请用 labutils demo"}
 _TYPE_NAMES = {int: "整数", float: "小数", str: "文字"}
-# 执行过的 notebook 转成网页时去掉所有外部脚本：教室没有外网也能立刻打开
-_OFFLINE_TEMPLATE = """{% extends 'lab/index.html.j2' %}
-{% block html_head_js %}{% endblock %}{% block jupyter_widgets %}{% endblock %}
-{% block html_head_js_mathjax %}{% endblock %}{% block html_head_js_mermaidjs %}{% endblock %}"""
-
-
-def _silent(name: str, done: int, total: int) -> None:
-    """不显示进度。"""
 
 
 def run(
@@ -44,17 +35,15 @@ def run(
     pdf: str = "data/source/course_document.pdf", qa: str = "data/qa.jsonl", seed: int = 42,
     out: str | Path = "runs", api_model: str = "", parameters: dict[str, Value] | None = None,
     notebooks: Path | None = None, preset: str = "", max_cost: float = 5.0,
-    say: Callable[[str], None] = print, on_cell: OnCell = _silent,
+    say: Callable[[str], None] = print, on_cell: OnCell = lambda *_: None,
 ) -> dict:
     """跑完整个实验，返回 summary.json 的内容（键见 report.summarize）。
 
-    model/config/pdf/qa/api_model/preset/max_cost 的含义与命令行相同；parameters 是额外的 notebook 参数；
-    notebooks 是 notebook 所在的文件夹（默认仓库里的）。say 收到每行进度，
-    on_cell 收到（notebook 名，已完成的单元数，单元总数）。
-    输入不对时在执行第一个 notebook 之前抛 LabError；执行中失败时不抛错，
-    summary["ok"] 为 False，summary["failed"] 说明是哪个 notebook、哪个单元、什么原因。
+    各项与命令行相同；parameters 是额外的 notebook 参数，notebooks 是 notebook 所在的文件夹（默认仓库里的）。
+    say 收到每行进度，on_cell 收到（notebook 名，已完成的单元数，单元总数）。
+    输入不对时在执行之前抛 LabError；执行中失败时不抛错，summary["failed"] 说明是哪个单元、什么原因。
     """
-    config, pdf, qa = (files.resolve(p) for p in (config, pdf, qa))
+    config, pdf, qa = map(files.resolve, (config, pdf, qa))
     preflight.check_inputs(model, config, pdf, qa, api_model, preset)
     override(load_config(config), {"seed": seed})  # 到 notebook 02 才用，现在就看对不对
     given = dict(parameters or {})
@@ -71,8 +60,7 @@ def run(
         failed = execute(path, folder / path.name, values | {"OUT": short(folder / "output")}, on_cell)
         seconds[path.stem] = round(time.perf_counter() - started, 1)
         unreadable = _publish(folder / path.name)
-        failed = failed or unreadable
-        if failed:
+        if failed := failed or unreadable:
             break
         say(f"✓ {path.stem}  {seconds[path.stem]:.1f} 秒")
     summary = report.summarize(folder, options["MODEL"], seed, seconds, failed)
@@ -86,9 +74,6 @@ def find_road(folder: Path) -> list[Path]:
     if missing := [path.name for path in road if not path.is_file()]:
         raise LabError(f"{rel(folder)} 里缺少 {'、'.join(missing)}，请重新取一份完整的仓库。")
     return road
-
-
-# —— 参数：papermill 遇到不认识的名字只提醒一句就照跑，“改了参数却没有生效”，所以先自己检查 ——
 
 
 def split_assignments(texts: list[str]) -> dict[str, str]:
@@ -105,9 +90,8 @@ def split_assignments(texts: list[str]) -> dict[str, str]:
 def plan_parameters(road: list[Path], options: dict[str, Value], given: dict[str, Value]) -> dict[Path, dict]:
     """每个 notebook 的参数：{路径: {名字: 值}}，值的类型与 notebook 里的默认值相同。
 
-    options 里 notebook 没有的名字略过；given（用户用 -p 写的）里的名字至少要有一个 notebook 认识，
-    否则抛 LabError 并列出可用的名字；由别的选项决定的名字也不行。
-    QA_FILE 只给 01：后面的 notebook 读 01 写出的那一份，才不会绕过检查与清洗。
+    options 里 notebook 没有的名字略过；given（用户用 -p 写的）里的名字没有一个 notebook 认识、或不能改的，
+    抛 LabError。QA_FILE 只给 01：后面的 notebook 读 01 写出的那一份，才不会绕过检查与清洗。
     """
     defaults = {path: read_defaults(path) for path in road}
     _check_names(given, defaults)
@@ -120,10 +104,7 @@ def plan_parameters(road: list[Path], options: dict[str, Value], given: dict[str
 
 
 def read_defaults(path: Path) -> dict[str, Value]:
-    """一个 notebook 的参数名与默认值。
-
-    参数单元不是恰好一个，或默认值不是字面量时抛 LabError。
-    """
+    """一个 notebook 的参数名与默认值；参数单元不是恰好一个，或默认值不是字面量时抛 LabError。"""
     cells = parameter_cells(nbformat.read(path, as_version=4))
     if len(cells) != 1:
         raise LabError(f"{rel(path)} 应当有一个带 parameters 标签的单元，实际有 {len(cells)} 个。")
@@ -153,10 +134,11 @@ def convert(name: str, value: Value, default: Value) -> Value:
 
 
 def _check_names(given: dict[str, Value], defaults: dict[Path, dict]) -> None:
+    """papermill 遇到不认识的名字只提醒一句就照跑，“改了参数却没有生效”，所以先自己检查。"""
     for name in given:
         if name in _RESERVED:
             raise LabError(f"不能用 -p 改 {name}：{_RESERVED[name]}。")
-        if not any(name in known for known in defaults.values()):
+        if name not in set().union(*defaults.values()):
             raise LabError(f"没有名为 {name} 的参数。{_allowed(defaults)}")
 
 
@@ -167,9 +149,6 @@ def _allowed(defaults: dict[Path, dict]) -> str:
         if own := [name for name in known if name not in shared]:
             parts.append(f"{path.stem}：" + "、".join(own))
     return "可用的参数——" + "；".join(parts) + "。"
-
-
-# —— 执行一个 notebook ——
 
 
 @one_sentence()
@@ -183,15 +162,14 @@ def make_run_folder(out: str | Path) -> Path:
             return folder
 
 
-def execute(source: Path, target: Path, values: dict, on_cell: OnCell = _silent) -> Failure | None:
+def execute(source: Path, target: Path, values: dict, on_cell: OnCell = lambda *_: None) -> Failure | None:
     """执行一个 notebook，结果存到 target；返回 None，或一条失败记录。"""
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    # papermill 会在参数单元后面插入一个单元
-    total = len(nbformat.read(source, as_version=4).cells) + bool(values)
+    total = len(nbformat.read(source, as_version=4).cells) + bool(values)  # papermill 会插入一个单元
     cell = None
     try:
         papermill.execute_notebook(
@@ -200,8 +178,7 @@ def execute(source: Path, target: Path, values: dict, on_cell: OnCell = _silent)
             on_cell_executed=lambda cell_index, **_: on_cell(source.stem, cell_index + 1, total))
         return None
     except PapermillExecutionError as failed:
-        # LabError 本身就是写给人看的一句话，不用再加类型名
-        kind = "" if failed.ename == "LabError" else f"{failed.ename}: "
+        kind = "" if failed.ename == "LabError" else f"{failed.ename}: "  # LabError 本身就是一句话
         cell, error = failed.exec_count, (kind + failed.evalue).strip()
     except DeadKernelError:
         error = "运行 notebook 的进程意外退出，多半是内存不够。"
@@ -228,14 +205,13 @@ def _publish(notebook: Path) -> Failure | None:
 
 def to_html(notebook: Path) -> Path | None:
     """执行过的 notebook → 同名 .html，不引用任何外部文件；notebook 不存在时返回 None。"""
-    from jinja2 import DictLoader
+    from jinja2 import FileSystemLoader
     from nbconvert import HTMLExporter
 
     if not notebook.is_file():
         return None
-    exporter = HTMLExporter(
-        extra_loaders=[DictLoader({"offline.html.j2": _OFFLINE_TEMPLATE})], template_file="offline.html.j2",
-        language_code="zh", embed_images=True)
+    exporter = HTMLExporter(extra_loaders=[FileSystemLoader(Path(__file__).parent)],
+                            template_file="offline.html.j2", language_code="zh", embed_images=True)
     content = nbformat.read(notebook, as_version=4)
     for cell in content.cells:  # 图从仓库里找（path）：执行过的 notebook 换了文件夹，旁边没有 ../images
         if cell.cell_type == "markdown":

@@ -1,7 +1,6 @@
 """训练过程中的旁观者：逐行写日志、打印进度、画实时曲线、发现 nan 就停。
 
-都是 transformers 的 TrainerCallback：训练循环在固定的时刻叫它们一声。
-讲解在 notebooks/02_lora_finetune.ipynb。
+都是 transformers 的 TrainerCallback：训练循环在固定的时刻叫它们一声。讲解在 notebook 02。
 """
 
 from __future__ import annotations
@@ -35,18 +34,16 @@ class TrainingLog(TrainerCallback):
     """把每次记录追加到 training_log.jsonl，写完立即落盘。
 
     两种行：{"step", "epoch", "loss", "learning_rate", "grad_norm", "seconds"} 和
-    {"step", "epoch", "eval_loss"}。epoch 是问答数据过了几轮；seconds 是纯训练时间，
-    不含评测与保存。接着训练时先去掉 start_step 之后的行，所以不会有重复的步。
-    多个进程一起训练时只有主进程写（write=True）。
+    {"step", "epoch", "eval_loss"}。epoch 是问答数据过了几轮；seconds 是纯训练时间，不含评测与保存。
+    接着训练时先去掉 start_step 之后的行。多个进程一起训练时只有主进程写（write=True）。
     """
 
     def __init__(self, path: Path, start_step: int, steps_per_epoch: float, write: bool = True):
         self.path, self.steps_per_epoch = path, steps_per_epoch
         self.rows = [row for row in read_log(path) if row["step"] <= start_step]
         if write:
-            files.write(path, "".join(_line(row) for row in self.rows))
-        self.seconds = max([row.get("seconds", 0.0) for row in self.rows], default=0.0)
-        self._started = 0.0
+            files.write_json_lines(self.rows, path)
+        self.seconds = max((row.get("seconds", 0.0) for row in self.rows), default=0.0)
 
     def on_step_begin(self, args, state, control, **kwargs):
         self._started = time.perf_counter()
@@ -55,21 +52,14 @@ class TrainingLog(TrainerCallback):
         self.seconds += time.perf_counter() - self._started
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        row = {"step": state.global_step, "epoch": round(state.global_step / self.steps_per_epoch, 3)}
-        if "eval_loss" in logs:
-            row["eval_loss"] = logs["eval_loss"]
-        elif "loss" in logs:
-            row |= {key: logs[key] for key in ("loss", "learning_rate", "grad_norm") if key in logs}
+        row = {key: logs[key] for key in ("eval_loss", "loss", "learning_rate", "grad_norm") if key in logs}
+        if "loss" in logs:
             row["seconds"] = round(self.seconds, 3)
-        else:
-            return  # Trainer 最后的汇总行；汇总在 result.json
-        if state.is_world_process_zero:
+        # Trainer 最后的汇总行不要；汇总在 result.json
+        if state.is_world_process_zero and row.keys() & {"loss", "eval_loss"}:
+            where = {"step": state.global_step, "epoch": round(state.global_step / self.steps_per_epoch, 3)}
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(_line(row))
-
-
-def _line(row: dict[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
+                file.write(json.dumps(where | row, ensure_ascii=False) + "\n")
 
 
 class FinishWithRecord(TrainerCallback):
@@ -91,14 +81,13 @@ class StopWhenBroken(TrainerCallback):
         loss = logs.get("loss", logs.get("eval_loss"))
         if loss is None:
             return
-        if not math.isfinite(loss) or not math.isfinite(logs.get("grad_norm", 0.0)):
+        if not all(map(math.isfinite, (loss, logs.get("grad_norm", 0.0)))):
             raise LabError(f"训练在第 {state.global_step} 步发散：损失是 {loss}；把 learning_rate "
                            "调小（例如除以 3），若用了半精度则改成 dtype: fp32 或 bf16，再重新训练")
         if loss == 0 and self.previous > 0.01:
             raise LabError(f"训练在第 {state.global_step} 步损失突然变成 0，多半是数值精度的问题；"
                            "请改成 dtype: fp32 或 bf16，再重新训练")
-        if "loss" in logs:
-            self.previous = loss
+        self.previous = logs.get("loss", self.previous)
 
 
 class PrintProgress(TrainerCallback):
@@ -137,7 +126,7 @@ class LiveLossCurve(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         started = time.perf_counter()
-        rows = [row for row in state.log_history if "loss" in row or "eval_loss" in row]
+        rows = [row for row in state.log_history if row.keys() & {"loss", "eval_loss"}]
         if not rows or not self.in_notebook():
             return
         from IPython.display import display

@@ -56,8 +56,7 @@ def problem(checkpoint: Path) -> str:
     if state.get("global_step") != step_of(checkpoint):
         return f"{STATE} 的步数与文件夹名不符"
     for pattern in ARCHIVES:
-        files = list(checkpoint.glob(pattern))
-        if not files or not all(_archive_is_whole(path) for path in files):
+        if set(map(_archive_is_whole, checkpoint.glob(pattern))) != {True}:
             return f"{pattern} 缺失或只写了一半"
     return ""
 
@@ -101,10 +100,9 @@ def refuse_foreign(folder: Path) -> None:
 
 
 def last_valid(folder: Path, steps: int) -> Path | None:
-    """最后一个可以接着训练的检查点；它后面不完整的会被删去并打印说明，以免被别处当成结果。
+    """最后一个可以接着训练的检查点；它后面不完整的删去并打印说明，以免被别处当成结果。
 
-    已经训练完的（有 result.json），权重就是成果：只缺训练状态的不删，正好是第 steps 步的直接用，
-    别的引发 LabError。
+    已经训练完的，权重就是成果：只缺训练状态的不删，正好是第 steps 步的直接用，别的引发 LabError。
     """
     finished = (folder / RESULT).is_file()
     for checkpoint in reversed(checkpoints(folder)):
@@ -123,7 +121,7 @@ def last_valid(folder: Path, steps: int) -> Path | None:
 def at_step(folder: Path, step: int) -> Path:
     """指定步数的检查点；没有或不完整时引发 LabError，并列出有哪些。"""
     checkpoint = folder / f"checkpoint-{step}"
-    available = [step_of(p) for p in checkpoints(folder)]
+    available = list(map(step_of, checkpoints(folder)))
     if step not in available:
         raise LabError(f"{rel(folder)} 里没有 checkpoint-{step}；现有的步数：{available or '无'}")
     if reason := problem(checkpoint):
@@ -132,10 +130,7 @@ def at_step(folder: Path, step: int) -> Path:
 
 
 def find_adapter(folder: str | Path) -> Path:
-    """可用的适配器：folder 自己就是，或它里面步数最大的一个完整的 checkpoint-N。
-
-    没有可用的时引发 LabError，说明缺哪个文件、下一步做什么。
-    """
+    """可用的适配器：folder 自己，或它里面步数最大的完整的 checkpoint-N；没有时引发 LabError，说缺什么。"""
     folder, reasons = Path(folder), []
     itself = [folder] if (folder / CONFIG).is_file() else []
     for candidate in itself + checkpoints(folder)[::-1]:
@@ -175,8 +170,8 @@ def differences(folder: Path, wanted: dict[str, Any]) -> dict[str, tuple[Any, An
         found = json.loads((folder / RUN).read_text(encoding="utf-8"))
     except ValueError:
         return {RUN: ("只写了一半", "完整的")}
-    changed = {key: (found.get(key), wanted.get(key))
-               for key in {**found, **wanted} if found.get(key) != wanted.get(key)}
+    changed = {key: (found.get(key), wanted.get(key)) for key in found | wanted
+               if found.get(key) != wanted.get(key)}
     if changed.keys() & {"基座", "基座权重"} == {"基座"}:
         print("基座换了地方，权重没有变：{} → {}".format(*changed.pop("基座")))
     return changed
@@ -192,10 +187,7 @@ def weights_digest(model: torch.nn.Module) -> str:
 
 
 def base_reference(model_name: str) -> str:
-    """写进 adapter_config.json 的基座名：自带模型写名字，文件夹写相对仓库根目录的路径。
-
-    不写机器上的绝对路径：换一台机器就失效，还会泄露目录结构。
-    """
+    """写进 adapter_config.json 的基座名：自带模型写名字，文件夹写相对仓库根目录的路径，换一台机器也有效。"""
     folder = model_folder(model_name)
     return from_root(folder) if folder else model_name
 

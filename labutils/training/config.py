@@ -1,6 +1,6 @@
 """微调配置：键名与 ChatGLM3 官方 finetune_demo 的 `configs/lora.yaml` 相同，另有本实验的几项。
 
-一个键照办，或接受但说明它不起作用（notes），或拒绝并说明原因。讲解在 notebooks/02_lora_finetune.ipynb。
+一个键照办，或接受但说明它不起作用（notes），或拒绝并说明原因（keys.yaml）。讲解在 notebook 02。
 """
 
 import dataclasses
@@ -105,7 +105,7 @@ def _peft_type(value: Any) -> Any:
 
 def _module_names(value: Any) -> Any:
     names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+    if not isinstance(names, list) or {type(name) for name in names} != {str}:
         raise ValueError("应当是 all-linear 或层名的列表，例如 [q_proj, v_proj]")
     return value if value == "all-linear" else names
 
@@ -128,10 +128,9 @@ class PeftSection:
 
 
 def lora_targets(section: PeftSection, chatglm3: bool) -> tuple[str | list[str], bool]:
-    """(给哪些层加 LoRA, q、k、v 是否共用 A)。
+    """(给哪些层加 LoRA, q、k、v 是否共用 A)；含 query_key_value 时共用。
 
-    没有写 target_modules 时（缺省值是元组，写出来的总是列表或文字）：ChatGLM3 取官方的
-    query_key_value；别的模型给所有线性层都加。写了就照写的；含 query_key_value 时共用 A。
+    没有写 target_modules 时（缺省值是元组）：ChatGLM3 取官方的 query_key_value，别的模型给所有线性层都加。
     """
     targets = section.target_modules
     if isinstance(targets, tuple):
@@ -162,37 +161,15 @@ class Config:
     def as_dict(self) -> dict[str, Any]:
         """只含配置项的嵌套字典（不含 path 与 notes），写进 run.json 供续训时比较。"""
         values = dataclasses.asdict(self)
-        return {key: value for key, value in values.items() if key not in ("path", "notes")}
+        del values["path"], values["notes"]
+        return values
 
 
-REFUSED = {
-    "deepspeed": "LoRA 用不到 DeepSpeed；多卡请用 accelerate launch 和 configs/accelerate/ 里的文件",
-    "fp16": "半精度训练没有损失缩放会得到 0 或 nan；请用顶层的 dtype: bf16",
-    "bf16": "精度写在顶层：dtype: auto、fp32 或 bf16",
-    "fsdp": "FSDP 的设置写在 configs/accelerate/ 里，用 accelerate launch 启动",
-    "fsdp_config": "FSDP 的设置写在 configs/accelerate/ 里，用 accelerate launch 启动",
-    "load_in_4bit": "请用顶层的 quantization: 4bit",
-    "load_in_8bit": "只支持 4 位：顶层的 quantization: 4bit",
-    "debug": "调试开关不在课程范围内",
-    "load_best_model_at_end": "小数据上验证集损失最低的检查点不等于答得最准；结果取最后一个检查点",
-    "push_to_hub": "本实验不向任何网站上传",
-    "report_to": "本实验不向任何网站上报；日志在 training_log.jsonl",
-    "num_virtual_tokens": "P-Tuning v2 在原生 GLM 上不受支持；请用 peft_type: LORA",
-}
-IDLE = {
-    "test_file": "测试留给 labutils compare，训练时不读",
-    "num_proc": "几百条数据在主进程里编码只要几毫秒，不开多进程",
-    "predict_with_generate": "生成式评测在 labutils compare 里做",
-    "max_new_tokens": "训练中不生成，见 labutils compare",
-}
+REFUSED, IDLE = read_yaml(Path(__file__).with_name("keys.yaml")).values()  # 不照办的键 → 原因
 
 
 def load_config(path: str | Path) -> Config:
-    """读一份 YAML 配置。
-
-    引发 LabError：文件不存在、不是 UTF-8、YAML 语法错（带行号）、键不认识（给出最相近的键）、
-    类型或范围不对、要求了本实验不支持的功能。
-    """
+    """读一份 YAML 配置；打不开、语法错（带行号）、键不认识或不支持、类型或范围不对时引发 LabError。"""
     path = files.resolve(path)
     where, content = f"配置 {files.rel(path)}", read_yaml(path)
     notes = _sort_out(content, where)

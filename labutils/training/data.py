@@ -55,8 +55,8 @@ def find_file(name: str, data_dir: Path) -> Path:
 def read_training(config: Config, data_dir: Path) -> list[Source]:
     """读训练用的各个来源，问答在最前面；比例为 0 的来源不读。空文件引发 LabError。"""
     data = config.data_config
-    wanted = [("qa", data.train_file, 1.0), ("unanswerable", data.unanswerable_file,
-              data.unanswerable_ratio), ("general", data.general_file, data.general_ratio)]
+    wanted = [("qa", data.train_file, 1), ("unanswerable", data.unanswerable_file, data.unanswerable_ratio),
+              ("general", data.general_file, data.general_ratio)]
     return [_source(name, find_file(file, data_dir)) for name, file, ratio in wanted if ratio > 0]
 
 
@@ -74,8 +74,8 @@ def _read_questions(path: Path) -> list[dict]:
     """读 {"question", "answer"} 的 JSON Lines，变成单轮对话；错误说出第几行。"""
     rows = []
     for where, row in files.read_rows(path):
-        texts = [row.get(key) for key in ("question", "answer")] if isinstance(row, dict) else []
-        if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        texts = [row.get(key) for key in ("question", "answer")] if isinstance(row, dict) else [None]
+        if not all(isinstance(text, str) and text.strip() for text in texts):
             raise LabError(f"{files.rel(path)} {where}应当有不空的 question 和 answer，请改正")
         rows.append({"question": texts[0], "answer": texts[1]})
     if not rows:
@@ -95,8 +95,7 @@ def data_digest(sources: list[Source]) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
 
-def encode_source(tokenizer, source: Source, max_length: int
-                  ) -> tuple[list[list[dict]], list[dict[str, list[int]]], int]:
+def encode_source(tokenizer, source: Source, max_length: int) -> tuple[list[list[dict]], list[dict], int]:
     """一个来源的全部样本：(各自到回答为止的消息, 编成的 {"input_ids", "labels"}, 多少段对话被截断)。
 
     每个要学的回答是一个样本；超过 max_length 的从右边截断，回答整个在外面的不要。
@@ -121,8 +120,7 @@ def encode_source(tokenizer, source: Source, max_length: int
 def schedule(sizes: list[int], counts: list[int], total: int, seed: int) -> list[tuple[int, int, int]]:
     """排课程表：total 个 (轮次, 来源号, 行号)；sizes 是各来源的行数。
 
-    来源 k 每轮取 counts[k] 行，接着上一轮往下取，取完一遍重新洗牌，因此各行出现的次数最多差一。
-    每一轮内部打乱。
+    来源 k 每轮取 counts[k] 行，取完一遍重新洗牌，因此各行出现的次数最多差一；每一轮内部打乱。
     """
     streams = [_endless(size, f"{seed}-{k}") for k, size in enumerate(sizes)]
     plan: list[tuple[int, int, int]] = []
@@ -138,21 +136,20 @@ def _endless(size: int, seed: str):
     rng, order = random.Random(seed), list(range(size))
     while True:
         rng.shuffle(order)
-        yield from list(order)
+        yield from order
 
 
 def group_similar(plan: Sequence, lengths: Sequence[int], batch: int, seed: int) -> list:
     """把长短相近的样本放进同一批，少算填充；lengths 是 plan 里各样本的词元数。
 
-    每 8 批为一块，块内按长度排序，再打乱批的次序。块再大填充更少，但一批里的样本太相像
-    （比较见 benchmarks/LOG.md）。
+    每 8 批一块，块内按长度排，再打乱批的次序；块再大，一批里的样本太相像（benchmarks/LOG.md）。
     """
     rng, grouped = random.Random(f"{seed}-group"), []
     for start in range(0, len(plan), 8 * batch):
-        block = sorted(range(start, min(start + 8 * batch, len(plan))), key=lengths.__getitem__)
+        block = sorted(range(len(plan))[start:start + 8 * batch], key=lengths.__getitem__)
         batches = [block[i:i + batch] for i in range(0, len(block), batch)]
         rng.shuffle(batches)
-        grouped += [plan[number] for one in batches for number in one]
+        grouped += map(plan.__getitem__, itertools.chain(*batches))
     return grouped
 
 
@@ -168,28 +165,26 @@ class Sample(NamedTuple):
 class PlannedDataset(torch.utils.data.Dataset):
     """按课程表取样本：第 n 项 → {"input_ids", "labels"}，两个等长的列表。
 
-    total：一共多少个样本，None 表示按配置的 num_train_epochs 轮，凑成整批。
-    held_out 是验证集的问题（questions 的结果）：改写出来碰巧与它们相同或只差一两个字的不用，免得泄漏。
-    per_epoch 是一轮的样本数，truncated 是各来源被截断的对话数。
+    total：一共多少个样本，None 表示按配置的 num_train_epochs 轮，凑成整批；per_epoch 是一轮的样本数。
+    truncated 是各来源被截断的对话数。改写出来与 held_out（验证集的问题）相同或只差一两个字的不用，免得泄漏。
     """
 
     def __init__(self, tokenizer, sources: list[Source], config: Config, total: int | None,
                  batch: int, seed: int, held_out: frozenset[str] = frozenset()):
         self.tokenizer, self.sources, self.max_length = tokenizer, sources, config.max_length
-        self.data_config, self.held_out = config.data_config, [grams(q) for q in held_out]
+        self.data_config, self.held_out = config.data_config, list(map(grams, held_out))
         self.messages, self.encoded, self.truncated = zip(
             *(encode_source(tokenizer, source, config.max_length) for source in sources), strict=True)
-        sizes = [len(samples) for samples in self.encoded]
-        table = {"qa": 1.0, "general": self.data_config.general_ratio,
-                 "unanswerable": self.data_config.unanswerable_ratio}
-        counts = [round(table[source.name] * sizes[0]) for source in sources]
+        sizes = list(map(len, self.encoded))
+        ratios = (getattr(self.data_config, f"{source.name}_ratio", 1.0) for source in sources)  # 问答总是 1
+        counts = [round(ratio * sizes[0]) for ratio in ratios]
         self.per_epoch = sum(counts)
         if total is None:
             total = math.ceil(config.training_args.num_train_epochs * self.per_epoch / batch) * batch
         entries = schedule(sizes, counts, total, seed)
         self.plan = [Sample(*entry, self._new_question(*entry, seed)) for entry in entries]
         if config.training_args.group_by_length:
-            self.plan = group_similar(self.plan, [self._length(sample) for sample in self.plan], batch, seed)
+            self.plan = group_similar(self.plan, list(map(self._length, self.plan)), batch, seed)
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -243,10 +238,8 @@ def takes_positions(model) -> bool:
 
 
 class LeftCollator:
-    """把样本拼成一批，左边填充；只在批里有标签的那一段计算输出层。
-
-    左填充使所有回答都靠右对齐，于是只要最后 keep 个位置的 logits（批里最靠前的标签到末尾的长度 + 1）。
-    词表很大时输出层最费时间和显存，问题部分的 logits 又没有用。positions 为真时还给出位置，填充不算。
+    """把样本拼成一批，左边填充，使回答都靠右；只在最后 keep 个位置（从最靠前的标签到末尾，再加一）算 logits：
+    词表很大时输出层最费时间和显存，问题部分的又没有用。positions 为真时还给出位置，填充不算。
     """
 
     def __init__(self, pad_id: int, positions: bool = False):
@@ -255,10 +248,12 @@ class LeftCollator:
     def __call__(self, rows: list[dict[str, list[int]]]) -> dict:
         padded = partial(pad_sequence, batch_first=True, padding_side="left")
         ids, labels = ([torch.tensor(row[key]) for row in rows] for key in ("input_ids", "labels"))
-        mask = padded([torch.ones_like(row) for row in ids])
+        mask = padded(list(map(torch.ones_like, ids)))
         ids, labels = padded(ids, padding_value=self.pad_id), padded(labels, padding_value=chat.IGNORE)
         first = int((labels != chat.IGNORE).any(dim=0).nonzero()[0])
         keep = min(labels.shape[1], labels.shape[1] - first + 1)
-        extra = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if self.positions else {}
-        return {"input_ids": ids, "attention_mask": mask, "labels": labels[:, -keep:], "logits_to_keep": keep,
-                **extra}
+        labels = labels[:, -keep:]
+        batch = {"input_ids": ids, "attention_mask": mask, "labels": labels, "logits_to_keep": keep}
+        if self.positions:
+            batch["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+        return batch

@@ -1,7 +1,6 @@
 """LoRA 微调：一个函数 run() 从数据、基座和配置到适配器；中断后再调用一次就接着训练。
 
-训练循环用 transformers.Trainer，LoRA（Hu 等 2021，arXiv:2106.09685）用 peft；这里把它们接起来。
-讲解在 notebooks/02_lora_finetune.ipynb。
+训练循环用 transformers.Trainer，LoRA（Hu 等 2021，arXiv:2106.09685）用 peft。讲解在 notebook 02。
 """
 
 from __future__ import annotations
@@ -93,10 +92,7 @@ def run(data_dir: str | Path, model_name: str, config_path: str | Path, output_d
 
 
 def find_or_train(adapter: str, folder: str | Path, data_dir: str | Path, model_name: str, seed: int) -> Path:
-    """可用的适配器文件夹：点名的 adapter，或 folder 里最新的检查点；都没有就现在训练一个。
-
-    点名要的适配器不能用时引发 LabError，不悄悄换成别的。notebook 03、04 单独运行时用它。
-    """
+    """可用的适配器文件夹：点名的 adapter（不能用就引发 LabError），或 folder 里最新的；都没有就现在训练。"""
     if adapter:
         return find_adapter(files.resolve(adapter))
     try:
@@ -134,16 +130,14 @@ def training_arguments(config: Config, folder: Path, use_cpu: bool) -> TrainingA
     """把配置换成 TrainingArguments；数据次序由课程表定，所以按顺序取（sequential）。"""
     ours = ("output_dir", "num_train_epochs", "gradient_checkpointing", "group_by_length",
             "predict_with_generate", "generation_config", "use_cpu")
-    values = {f.name: getattr(config.training_args, f.name)
-              for f in dataclasses.fields(config.training_args) if f.name not in ours}
-    if config.training_args.gradient_checkpointing:
-        values |= {"activation_checkpointing": True,
-                   "activation_checkpointing_kwargs": {"use_reentrant": False}}
+    written = dataclasses.asdict(config.training_args)
+    values = {key: value for key, value in written.items() if key not in ours}
     args = TrainingArguments(
         output_dir=str(folder), use_cpu=use_cpu, train_sampling_strategy="sequential",
         label_names=["labels"], logging_nan_inf_filter=False, disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available() and not use_cpu,
-        ddp_find_unused_parameters=False, **values)
+        activation_checkpointing=config.training_args.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False}, ddp_find_unused_parameters=False, **values)
     if args.n_gpu > 1:
         args._n_gpu = 1  # 否则 Trainer 会用过时的 DataParallel；多卡请用 accelerate launch
     return args
@@ -267,11 +261,8 @@ def on_main_process(args: TrainingArguments, work: Callable[..., Any], folder: P
 
 def _starting_point(folder: Path, resume: str | bool | int, identity: dict[str, Any]) -> Path | None:
     """决定从哪个检查点开始（None：从头），并写好 run.json，内容是 identity。"""
-    steps, last = identity["max_steps"], None
     checkpoints.refuse_foreign(folder)
-    if resume is not False and folder.is_dir():
-        by_number = type(resume) is int  # bool 也是 int 的子类
-        last = checkpoints.at_step(folder, resume) if by_number else checkpoints.last_valid(folder, steps)
+    last = _where_it_stopped(folder, resume, identity["max_steps"])
     if last is None:
         if resume not in ("auto", "yes", False):
             raise LabError(f"{files.rel(folder)} 里没有可以接着训练的检查点；要从头训练，命令末尾写 auto，"
@@ -281,22 +272,35 @@ def _starting_point(folder: Path, resume: str | bool | int, identity: dict[str, 
         folder.mkdir(parents=True, exist_ok=True)
         checkpoints.clear(folder)
     else:
-        step = checkpoints.step_of(last)
-        changed = checkpoints.differences(folder, identity)
-        if resume != "auto" and steps > step and changed.pop("max_steps", None):
-            print("max_steps 改大了：学习率按新的总步数安排，会比停下时高")
-        if changed:
-            shown = [f"{key}：{old} → {new}" for key, (old, new) in changed.items()]
-            raise LabError(f"{files.rel(folder)} 里是另一次训练（{'；'.join(shown[:4])}）；"
-                           "请换一个 output_dir，或清空后重新训练（命令末尾写 no，程序里写 resume=False）")
-        checkpoints.discard_after(folder, step)
-        if step >= steps:
-            print(f"{files.rel(last)} 已训练完，直接使用")
-        else:
-            print(f"从第 {step} 步接着训练")
-            (folder / checkpoints.RESULT).unlink(missing_ok=True)  # 上次的结果，训练完会重写
+        _continue_from(last, resume, identity)
     files.write_json(folder / checkpoints.RUN, identity)
     return last
+
+
+def _where_it_stopped(folder: Path, resume: str | bool | int, steps: int) -> Path | None:
+    """resume 要的那个检查点，或最后一个可用的；没有、或不要接着训练时是 None。"""
+    if resume is False or not folder.is_dir():
+        return None
+    by_number = type(resume) is int  # bool 也是 int 的子类
+    return checkpoints.at_step(folder, resume) if by_number else checkpoints.last_valid(folder, steps)
+
+
+def _continue_from(last: Path, resume: str | bool | int, identity: dict[str, Any]) -> None:
+    """从 last 接着训练之前：另一次训练的引发 LabError；last 之后的检查点与上次的结果删去。"""
+    folder, step, steps = last.parent, checkpoints.step_of(last), identity["max_steps"]
+    changed = checkpoints.differences(folder, identity)
+    if resume != "auto" and steps > step and changed.pop("max_steps", None):
+        print("max_steps 改大了：学习率按新的总步数安排，会比停下时高")
+    if changed:
+        shown = [f"{key}：{old} → {new}" for key, (old, new) in changed.items()]
+        raise LabError(f"{files.rel(folder)} 里是另一次训练（{'；'.join(shown[:4])}）；"
+                       "请换一个 output_dir，或清空后重新训练（命令末尾写 no，程序里写 resume=False）")
+    checkpoints.discard_after(folder, step)
+    if step >= steps:
+        print(f"{files.rel(last)} 已训练完，直接使用")
+    else:
+        print(f"从第 {step} 步接着训练")
+        (folder / checkpoints.RESULT).unlink(missing_ok=True)  # 上次的结果，训练完会重写
 
 
 class LabTrainer(Trainer):

@@ -1,14 +1,16 @@
 """训练之前估算内存：在 meta 设备上把一步训练真的走一遍，只记账，不算数，也不占内存。
 
-meta 张量只有形状没有内容（PyTorch 文档 torch.device("meta")）。账本记下每个算子新产生的存储块，
-释放时划去，余额的最大值就是峰值；所以任何结构、用不用梯度检查点，都按真实的代码计算。
-估算只需要模型的 config.json 与微调配置。后半把估算说成话：放不放得下，放不下改哪几项。讲解见 notebook 00。
+meta 张量只有形状没有内容。账本记下每个算子新产生的存储块，释放时划去，余额的最大值就是峰值；所以任何结构、
+用不用梯度检查点，都按真实的代码计算，只要 config.json 与微调配置。后半把估算说成话。讲解见 notebook 00。
 """
 
 import contextlib
 import copy
 import io
+import itertools
+import operator
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ import psutil
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
+from torch.utils._pytree import tree_map_only
 from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -52,10 +54,7 @@ GPU = Allocator(0, 1.1)  # CUDA 的分配器把大块切开来用；一成是约
 
 @dataclass(frozen=True)
 class Estimate:
-    """一次微调要用的内存，单位字节。
-
-    activations 是一步训练里激活与临时张量的峰值，evaluation 是评测时的峰值，两者不同时出现。
-    """
+    """一次微调要用的内存，单位字节；activations 是一步训练、evaluation 是一步评测的峰值，两者不同时出现。"""
 
     weights: int
     adapter: int
@@ -73,10 +72,7 @@ class Estimate:
 
 def estimate_memory(model_config, config: Config, dtype: torch.dtype, length: int = 0,
                     allocator: Allocator = CPU) -> Estimate:
-    """按模型的配置与微调配置估算内存；length 是样本的 token 数，见 clipped。
-
-    只改动 model_config 的副本，不读权重。
-    """
+    """估算内存（字节），不读权重，只改动 model_config 的副本；length 是样本的 token 数，见 clipped。"""
     training, length = config.training_args, clipped(length, config)
     keep = min(length, config.max_output_length + 1)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -143,16 +139,13 @@ class _Ledger(TorchDispatchMode):
 
     def __init__(self, model: nn.Module, kept: int):
         super().__init__()
-        self.kept = kept
-        self.now, self.high = {True: 0, False: 0}, {True: 0, False: 0}
+        self.kept, self.now, self.high = kept, Counter(), Counter()
         resident = [*model.parameters(), *model.buffers()]  # 已在别处计算，它们的视图不再记
         self.held = {tensor.untyped_storage()._cdata for tensor in resident}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        for tensor in tree_iter(result):
-            if isinstance(tensor, torch.Tensor):
-                self._enter(tensor.untyped_storage())
+        tree_map_only(torch.Tensor, lambda tensor: self._enter(tensor.untyped_storage()), result)
         return result
 
     def _enter(self, storage: torch.UntypedStorage) -> None:
@@ -199,17 +192,16 @@ AttentionInterface.register(ATTENTION, _fused_attention)
 
 
 def memory_report(name: str, config_path: str | Path, length: int = 0, gpu: float = 0) -> list[Check]:
-    """估算 name 这个模型按配置微调要多少内存，与这台机器（或 gpu GiB 的显卡）比较。
+    """估算 name 这个模型按配置微调要多少内存，与这台机器（或 gpu GiB 的显卡）比较；读不懂时引发 LabError。
 
-    length 是样本的 token 数，0 表示按配置允许的最长算。模型或配置读不懂时引发 LabError。
+    length 是样本的 token 数，0 表示按配置允许的最长算。
     """
     config, model_config = load_config(config_path), loader.read_config(name)
     device, dtype, _ = loader.pick_device_dtype(
         DTYPES[config.dtype] or (torch.bfloat16 if gpu else None),
         "cpu" if config.training_args.use_cpu and not gpu else None)
     place, room = (f"{gpu:g} GiB 的显卡", int(gpu * GIB - CUDA_ITSELF)) if gpu else room_on(device)
-    on_gpu = bool(gpu) or device.type == "cuda"
-    allocator = GPU if on_gpu else CPU
+    allocator = GPU if gpu or device.type == "cuda" else CPU
     try:
         guess = estimate_memory(model_config, config, dtype, length, allocator)
     except (RuntimeError, ValueError, TypeError, KeyError) as error:  # 有的算子看内容才走得下去
@@ -223,7 +215,7 @@ def memory_report(name: str, config_path: str | Path, length: int = 0, gpu: floa
 
     if guess.total <= room:
         return [*checks, Check(place, OK, f"能用 {size(room)}，放得下" + _spare(config, total, room))]
-    todo = _cheaper(remedies(config, on_gpu), total, guess.total, room)
+    todo = _cheaper(remedies(config, allocator is GPU), total, guess.total, room)
     return [*checks, Check(place, WARN, f"只能用 {size(room)}，放不下", todo)]
 
 
@@ -254,29 +246,17 @@ def room_on(device: torch.device) -> tuple[str, int]:
 
 def remedies(config: Config, on_gpu: bool) -> Iterator[dict[str, Any]]:
     """由轻到重的改法，后一种包含前一种：先是不影响结果的，再是精度，最后是截短。"""
-    training = config.training_args
-    changes: dict[str, Any] = {}
-    batch = training.per_device_train_batch_size
-    if not training.gradient_checkpointing:
-        changes["gradient_checkpointing"] = True
-        yield dict(changes)
-    if training.per_device_eval_batch_size > batch:
-        changes["per_device_eval_batch_size"] = batch
-        yield dict(changes)
-    accumulate = training.gradient_accumulation_steps
-    while batch > 1:
-        batch, accumulate = batch // 2, accumulate * 2
-        changes |= {"per_device_train_batch_size": batch, "per_device_eval_batch_size": batch,
-                    "gradient_accumulation_steps": accumulate}
-        yield dict(changes)
-    if on_gpu and config.dtype == "fp32":
-        changes["dtype"] = "bf16"
-        yield dict(changes)
-    if on_gpu and config.quantization is None:
-        changes["quantization"] = "4bit"
-        yield dict(changes)
-    if config.max_length > 2 * SHORT:
-        yield changes | {"max_input_length": SHORT, "max_output_length": SHORT}
+    training, batch = config.training_args, config.training_args.per_device_train_batch_size
+    halved = [{"per_device_train_batch_size": batch >> times, "per_device_eval_batch_size": batch >> times,
+               "gradient_accumulation_steps": training.gradient_accumulation_steps << times}
+              for times in range(1, batch.bit_length())]
+    ways = [(not training.gradient_checkpointing, {"gradient_checkpointing": True}),
+            (training.per_device_eval_batch_size > batch, {"per_device_eval_batch_size": batch}),
+            *((True, change) for change in halved),
+            (on_gpu and config.dtype == "fp32", {"dtype": "bf16"}),
+            (on_gpu and config.quantization is None, {"quantization": "4bit"}),
+            (config.max_length > 2 * SHORT, {"max_input_length": SHORT, "max_output_length": SHORT})]
+    return itertools.accumulate((change for useful, change in ways if useful), operator.or_)
 
 
 def _describe(guess: Estimate, config: Config, dtype: torch.dtype, length: int) -> str:

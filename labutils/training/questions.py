@@ -1,13 +1,13 @@
-"""换一种说法，意思不变：先是同义词替换，后是问法的组合文法（同一个属性有成百上千种问法，答案的句式却固定）。
+"""换一种说法，意思不变：同义词替换（同 EDA，Wei 与 Zou，2019，arXiv:1901.11196）与问法的组合文法。
 
-小模型微调之后能不能听懂没见过的问法，取决于它在预训练时见过多少“不同说法、同一意思”；预训练语料（tools/tiny_base）
-与微调时的问题改写用的是同一份。同义词替换的做法同 EDA（Wei 与 Zou，2019，arXiv:1901.11196）。
-词都在旁边的文本文件里。讲解见 notebook 02。
+小模型能不能听懂没见过的问法，取决于预训练时见过多少“不同说法、同一意思”；预训练语料（tools/tiny_base）与微调时的
+问题改写用的是同一份。词都在旁边的文本文件里。讲解见 notebook 02。
 """
 
 import re
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from random import Random
 
@@ -23,25 +23,18 @@ def _lines(name: str) -> list[str]:
 @cache
 def synonym_table() -> dict[str, tuple[str, ...]]:
     """词 → 可以换成的词；一个词出现在几组里时合在一起。"""
-    found: dict[str, list[str]] = {}
-    for line in _lines("synonyms.txt"):
-        words = line.split()
+    found: dict[str, dict[str, None]] = {}
+    for words in map(str.split, _lines("synonyms.txt")):
         for word in words:
-            found.setdefault(word, []).extend(other for other in words if other != word)
-    return {word: tuple(dict.fromkeys(others)) for word, others in found.items()}
+            found.setdefault(word, {}).update(dict.fromkeys(other for other in words if other != word))
+    return {word: tuple(others) for word, others in found.items()}
 
 
 @cache
-def _longest() -> int:
-    return max(map(len, synonym_table()))
-
-
-def _word_at(text: str, start: int, shortest: int) -> str:
-    """从 start 开始能在表里找到的最长的词（至少 shortest 个字）；没有就是空串。"""
-    for length in range(min(_longest(), len(text) - start), shortest - 1, -1):
-        if text[start : start + length] in synonym_table():
-            return text[start : start + length]
-    return ""
+def _any_word(shortest: int) -> re.Pattern[str]:
+    """匹配表里至少 shortest 个字的词，长的优先。"""
+    words = sorted(synonym_table(), key=len, reverse=True)
+    return re.compile("|".join(re.escape(word) for word in words if len(word) >= shortest))
 
 
 def replace(text: str, rng: Random, probability: float = 0.4, shortest: int = 1) -> str:
@@ -49,29 +42,23 @@ def replace(text: str, rng: Random, probability: float = 0.4, shortest: int = 1)
 
     少于 shortest 个字的词不换：单字常是别的词的一部分，如“创新”里的“新”。
     """
-    pieces, place = [], 0
-    while place < len(text):
-        word = _word_at(text, place, shortest)
-        swap = word and rng.random() < probability
-        pieces.append(rng.choice(synonym_table()[word]) if swap else word or text[place])
-        place += len(word) or 1
-    return "".join(pieces)
+    return _any_word(shortest).sub(lambda word: rng.choice(synonym_table()[word[0]])
+                                   if rng.random() < probability else word[0], text)
 
 
-def _words() -> dict[str, list[str]]:
-    found = {}
-    for line in _lines("wordings.txt"):
-        name, words = line.split(": ")
-        found[name] = ["" if word == "_" else word for word in words.split(" ")]
-    return found
-
-
-WORDS = _words()  # 类名 → 词；每一类是什么，见 wordings.txt 的注释
+# 类名 → 词；每一类是什么，见 wordings.txt 的注释
+WORDS = {name: ["" if word == "_" else word for word in words.split(" ")]
+         for name, words in (line.split(": ") for line in _lines("wordings.txt"))}
 
 
 def draw(rng: Random, name: str) -> str:
     """name 一类里随机的一个词。"""
     return rng.choice(WORDS[name])
+
+
+def _sometimes(rng: Random, share: float, name: str) -> str:
+    """以 share 的概率取 name 一类里的一个词，否则是空串。"""
+    return draw(rng, name) if rng.random() < share else ""
 
 
 @dataclass(frozen=True)
@@ -88,13 +75,10 @@ class Attribute:
 @cache
 def attributes() -> tuple[Attribute, ...]:
     """读 attributes_*.txt；一行一个属性，字段用竖线分隔。"""
-    found = []
-    for path in sorted(Path(__file__).parent.glob("attributes_*.txt")):
-        for line in _lines(path.name):
-            name, kind, nouns, asks, says = line.split("|")
-            found.append(Attribute(name, kind, (name, *nouns.split()), tuple(asks.split("；")),
-                                   tuple(says.split("；"))))
-    return tuple(found)
+    files = sorted(Path(__file__).parent.glob("attributes_*.txt"))
+    rows = [line.split("|") for path in files for line in _lines(path.name)]
+    return tuple(Attribute(name, kind, (name, *nouns.split()), *(tuple(part.split("；")) for part in said))
+                 for name, kind, nouns, *said in rows)
 
 
 def _question_word(rng: Random, kind: str) -> str:
@@ -108,7 +92,7 @@ def _question_word(rng: Random, kind: str) -> str:
 
 def alias(rng: Random, subject: str) -> str:
     """主体的另一种叫法：去掉后缀、换成“那个”“那份文件”。人们提到同一份文件时很少用全称。"""
-    short = subject.removesuffix(subject[-2:]) if len(subject) > 4 else subject
+    short = subject[:-2] if len(subject) > 4 else subject
     return rng.choice([subject, short]) + draw(rng, "alias_tails")
 
 
@@ -118,7 +102,7 @@ def _shown(rng: Random, subject: str, nickname: bool) -> str:
     if nickname and rng.random() < 0.35:
         shown = alias(rng, subject)
     if rng.random() < 0.12:
-        shown = draw(rng, "modifiers").replace("Y", str(rng.randint(2031, 2069))) + shown
+        shown = draw(rng, "modifiers").replace("Y", draw(rng, "years")) + shown
     return shown
 
 
@@ -152,10 +136,7 @@ def ask(rng: Random, attribute: Attribute, subject: str, pronoun: bool = False, 
         other = rng.choice(attributes())
         if other != attribute:
             text = draw(rng, "distractions").replace("N", other.name) + text
-    if rng.random() < 0.3:
-        text = draw(rng, "openings") + text
-    if rng.random() < 0.2:
-        text += draw(rng, "closings")
+    text = _sometimes(rng, 0.3, "openings") + text + _sometimes(rng, 0.2, "closings")
     return text + rng.choice(["？", "？", "？", "?", ""])
 
 
@@ -175,31 +156,17 @@ def place(rng: Random) -> str:
 def regular_subject(rng: Random) -> str:
     """由词库拼成的主体名称，例如“第二批晨光计划”“星河省写作课程教师组”。"""
     topic = draw(rng, "topics")
-    forms = [
-        lambda: fancy(rng) + draw(rng, "kinds"),
-        lambda: draw(rng, "batches") + fancy(rng) + draw(rng, "kinds"),
-        lambda: place(rng) + topic + draw(rng, "kinds"),
-        lambda: fancy(rng) + draw(rng, "kinds") + draw(rng, "groups"),
-        lambda: topic + rng.choice(["课程", "课", "类课程", "班", "项目", "大赛"]),
-        lambda: fancy(rng) + topic + rng.choice(["课程", "课", "项目", "计划", "通知"]),
-        lambda: draw(rng, "batches") + topic + rng.choice(["课程", "项目", "评选", "认定", "通知"]),
-        lambda: f"{rng.randint(2031, 2069)}年{fancy(rng)}{draw(rng, 'kinds')}",
-        lambda: f"{fancy(rng)}{draw(rng, 'kinds')}的{topic}{rng.choice(['课程', '项目', '部分'])}",
-    ]
-    return rng.choice(forms)()
+    form = draw(rng, "subject_forms").replace("T", topic)
+    return re.sub(r"<(\w+)>", lambda blank: draw(rng, blank[1]), form)
 
 
 # 改写训练问题：小模型见过的问法少，每次把同一个问题换个样子问，它学到的是意思，不是字面
-POLITE_OPENINGS = ("请问，", "您好，请问", "老师，", "麻烦问一下，", "想了解一下：", "你好！")
-ENDINGS = ("谢谢！", "请回答。", "请简要回答。", "麻烦说一下。", "拜托了。", "我想知道。")
 SYNONYMS_SHARE = 0.4  # 多大比例的改写会换同义词
 QUOTED = re.compile(r"(《[^》]*》|〔[^〕]*〕|“[^”]*”)")
 
 SUBJECT = re.compile(r"[^，。；是]{2,20}")
 ATTRIBUTE = re.compile(r"(.{2,24}?的[^，。；是]{2,16})(?:(?<![不都就])是|" + NOT_STATED + ")")
-KEPT = set("一二三四五六七八九十百千不没无非未否勿免")  # 漏掉一个，意思就变了
-FORMS = ("{}是什么？", "{}是多少？", "{}是啥？", "{}？", "说说{}。", "告诉我{}。", "{}怎么说的？",
-         "{}，材料里怎么写？")
+DROPPABLE = re.compile("(?![一二三四五六七八九十百千不没无非未否勿免])[一-龥]")  # 漏掉排除的字，意思就变了
 
 
 def augment(question: str, rng: Random) -> str:
@@ -210,9 +177,9 @@ def augment(question: str, rng: Random) -> str:
             return question
     way = rng.choice(("opening", "ending", "drop"))
     if way == "opening":
-        return rng.choice(POLITE_OPENINGS) + question
+        return draw(rng, "polite_openings") + question
     if way == "ending":
-        return question + rng.choice(ENDINGS)
+        return question + draw(rng, "endings")
     return drop_characters(question, rng)
 
 
@@ -224,12 +191,8 @@ def swap_synonyms(question: str, rng: Random) -> str:
 
 def drop_characters(question: str, rng: Random) -> str:
     """漏掉一两个汉字。数字、否定词、字母、书名号内的字和第一个字不漏：漏了就成了另一个问题。"""
-    depth, droppable = 0, []
-    for place, char in enumerate(question):
-        depth += (char in "《〔“") - (char in "》〕”")
-        plain = "一" <= char <= "龥" and char not in KEPT
-        if place > 0 and depth == 0 and plain:
-            droppable.append(place)
+    depths = list(accumulate((char in "《〔“") - (char in "》〕”") for char in question))
+    droppable = [found.start() for found in DROPPABLE.finditer(question, 1) if depths[found.start()] == 0]
     if len(droppable) < 8:  # 太短的问题漏字就看不懂了
         return question
     gone = set(rng.sample(droppable, rng.choice((1, 2))))
@@ -239,7 +202,7 @@ def drop_characters(question: str, rng: Random) -> str:
 def question_from_answer(answer: str, rng: Random) -> str | None:
     """由“主语的属性是值”或“主语的属性，材料没有写明”反过来出题，只问主语的属性；别的句式返回 None。
 
-    属性在预训练的问法文法（py）里有，就用文法随机造一种问法；没有，就套 FORMS。
+    属性在预训练的问法文法（py）里有，就用文法随机造一种问法；没有，就套固定的几种。
     """
     for middle, attribute in _answer_frames():
         subject, found, _ = answer.partition(middle)
@@ -248,15 +211,13 @@ def question_from_answer(answer: str, rng: Random) -> str | None:
     found = ATTRIBUTE.match(answer)
     if found is None:
         return None
-    question = rng.choice(FORMS).format(found.group(1))
+    question = draw(rng, "forms").format(found.group(1))
     return swap_synonyms(question, rng) if rng.random() < SYNONYMS_SHARE else question
 
 
 @cache
 def _answer_frames() -> list[tuple[str, Attribute]]:
     """(标准回答里主语与值之间的字, 属性)，长的在前，免得“数量”抢了“计划数量”。"""
-    frames = []
-    for attribute in attributes():
-        opening = restated(attribute, "")
-        frames += [(opening + "是", attribute), (opening + NOT_STATED, attribute)]
+    frames = [(restated(attribute, "") + end, attribute)
+              for attribute in attributes() for end in ("是", NOT_STATED)]
     return sorted(frames, key=lambda frame: -len(frame[0]))
