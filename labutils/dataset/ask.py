@@ -1,8 +1,7 @@
 """怎么问：一次请求从发出到拿到回复（重试、等待、“服务器不认识的参数”），几个线程一起问，Ctrl-C 怎么停。
 
-重试只在这里做（openai 客户端自己的重试关着）：429、5xx、超时、断线、空回复都再试几次，
-等多久先听服务器的 Retry-After，没有就按次数加倍；等也没有用的（余额、审核……）不再试。
-讲解见 notebooks/01_build_dataset.ipynb。
+重试只在这里做：429、5xx、超时、断线、空回复都再试几次，等多久先听服务器的 Retry-After，没有就按次数加倍；
+等也没有用的（余额、审核……）不再试。讲解见 notebook 01。
 """
 
 import itertools
@@ -44,8 +43,8 @@ STOPPED = {"length": "回复到了服务器的长度上限，一条也没写完�
 def together(work: Callable[[], None], threads: int, stop: threading.Event) -> None:
     """threads 个线程各做一遍 work，都做完才返回；哪个引发了异常，就让别的收工，再原样引发。
 
-    Ctrl-C（notebook 里是 ■）按一次：设置 stop，等大家做完手上的，再引发 KeyboardInterrupt；
-    再按一次立刻引发。用守护线程而不用 ThreadPoolExecutor：后者的线程不做完，程序退不出去。
+    Ctrl-C 按一次：设置 stop，等大家做完手上的，再引发 KeyboardInterrupt；再按一次立刻引发。
+    用守护线程而不用 ThreadPoolExecutor：后者的线程不做完，程序退不出去。
     """
     ended: list[BaseException | None] = []  # 每个线程做完时放进一个：它引发的异常，没有就是 None
 
@@ -75,7 +74,7 @@ def together(work: Callable[[], None], threads: int, stop: threading.Event) -> N
 
 
 class CallFailed(Exception):
-    """这一次没有问成；fatal：再问别的块也一样（密钥、余额、模型名），应当停下。"""
+    """这一次没有问成，reason 是一句中文；fatal：再问别的块也一样（密钥、余额、模型名），应当停下。"""
 
     def __init__(self, reason: str, fatal: bool = False):
         super().__init__(reason)
@@ -112,10 +111,7 @@ class Caller:
         self.answered = False  # 问通过没有
 
     def ask(self, request: Request) -> Reply | None:
-        """问到有回复为止；等着重试时要求停下，返回 None。
-
-        重试用完、或重试没有用时引发 CallFailed，里面是一句中文。
-        """
+        """问到有回复为止；等着重试时要求停下，返回 None。重试用完、或没有用时引发 CallFailed。"""
         for attempt in itertools.count(1):
             reply, error = self._try(request)
             if reply is not None:
@@ -207,11 +203,11 @@ class Caller:
 
     def _failed(self, error: Exception, attempts: int) -> CallFailed:
         times = f"（试了 {attempts} 次）" if attempts > 1 else ""
+        model, where, key = self.service.model, self.service.where, self.service.key_env
         if isinstance(error, BadAnswer):
             host = urlsplit(str(self.client.base_url)).hostname
-            return CallFailed(f"{host} 没有按 OpenAI 的格式回答{times}，请检查模型名和{self.service.where}")
-        reason = explain(error, self.service.model, self.client, self.service.where,
-                         self.service.key_env or "（这个服务没有设密钥）")
+            return CallFailed(f"{host} 没有按 OpenAI 的格式回答{times}，请检查模型名和{where}")
+        reason = explain(error, model, self.client, where, key or "（这个服务没有设密钥）")
         return CallFailed(reason + times, cause(error) in HOPELESS)
 
 
@@ -221,8 +217,9 @@ def _refused_part(error: openai.APIError, parts: dict[str, dict]) -> str:
     if code in (401, 402, 403, 408, 429):
         return ""
     named = [part for part in parts if re.search(PARTS[part], told)]
-    vague = [form for form in FORMATS if form in parts and code in (400, 422) and not cause(error)]
-    return next(iter(named + vague), "")
+    if code in (400, 422) and not cause(error):
+        named += filter(parts.__contains__, FORMATS)
+    return next(iter(named), "")
 
 
 def _wait(error: Exception, attempt: int) -> float | None:

@@ -35,8 +35,7 @@ def build_dataset(
 ) -> dict:
     """写出 out_dir/data/ 下的 qa.jsonl、train.json、dev.json、rejected.jsonl 和数据集报告。
 
-    api_model 或 api 里的 preset 不空：调用大模型出题（回复存 out_dir/responses/，断了接着做）；
-    api 是 generate 的其余参数：preset、concurrency、max_cost、retry_failed、unanswerable……
+    api_model 或 api（generate 的其余参数）里的 preset 不空：调用大模型出题，断了接着做。
     为空且是课程 PDF：回放样例回复；给了 qa_file 就用它，并说明两者一致的条数。
     为空且是别的 PDF：必须给 qa_file，逐条对着这份 PDF 检查后使用。
     feedback 是网页存下的评价与改正，合格的作为新问答接在后面。
@@ -48,10 +47,8 @@ def build_dataset(
     pages = read_pages(pdf)
     report: dict = {"pages": len(pages), "seed": seed}
     rejected: list[dict] = []
-    if api_model or api.get("preset"):
-        rows = _asked_rows(out_dir, {"model": api_model, **api}, pages, report, rejected)
-    else:
-        rows = _given_rows(pdf, qa_file, pages, report, rejected)
+    rows = (_asked_rows(out_dir, {"model": api_model, **api}, pages, report, rejected)
+            if api_model or api.get("preset") else _given_rows(pdf, qa_file, pages, report, rejected))
     if not rows:
         raise LabError(_nothing_passed(qa_file, out_dir, report["source"], rejected))
     if feedback:
@@ -89,7 +86,7 @@ def _given_rows(
     rows: list[dict] = []
     if is_course_document(pages):
         report["source"] = "replay"
-        rows = collect([path.read_text(encoding="utf-8") for path in replay()], pages, report, rejected)
+        rows = collect(_texts(replay()), pages, report, rejected)
     elif not qa_file:
         raise LabError(
             f"{rel(pdf)} 没有配套的问答：请用 --preset 或 --api-model 请大模型出题（要先设置它的密钥），"
@@ -106,22 +103,22 @@ def _asked_rows(
     pieces = chunks(pages, prompts.chunk_size, prompts.chunk_overlap)
     result = generate(pieces, out_dir=out_dir, prompts=prompts, **api)
     report["failed_chunks"] = len(result.failures)
-    texts = [path.read_text(encoding="utf-8") for path in result.files]
-    rows = collect(texts, pages, report, rejected, result.chunks)
+    rows = collect(_texts(result.files), pages, report, rejected, result.chunks)
     if count := api.get("unanswerable"):
-        texts = [path.read_text(encoding="utf-8") for path in result.unanswerable_files]
+        texts = _texts(result.unanswerable_files)
         report["unanswerable"] = save_unanswerable(texts, rows, out_dir / "data", count, pages)
     return rows
+
+
+def _texts(paths: list[Path]) -> list[str]:
+    return [path.read_text(encoding="utf-8") for path in paths]
 
 
 def collect(
     responses: list[str], pages: list[Page], report: dict | None = None,
     rejected: list[dict] | None = None, pieces: list[Chunk] | None = None,
 ) -> list[dict]:
-    """一批原始回复 → 解析、检查、去重后的问答；数目记进 report，不合格的加进 rejected。
-
-    pieces 是每份回复对应的文本块，给了就由证据定页码（见 locate_pages）。
-    """
+    """一批原始回复 → 合格的问答；数目记进 report，不合格的加进 rejected；给了每份的文本块就由证据定页码。"""
     report = {} if report is None else report
     rejected = [] if rejected is None else rejected
     pairs, lost, repaired = _parsed(responses)
@@ -139,7 +136,7 @@ def collect(
 def _parsed(responses: list[str]) -> tuple[list[list[dict]], list[dict], int]:
     """逐份解析：(每份的问答, 读不出来的, 修好了几处)。"""
     parsed = list(map(parse_response, responses))
-    problems = [problem for _, found in parsed for problem in found]
+    problems = list(chain.from_iterable(found for _, found in parsed))
     lost = [{"stage": "解析", "reason": p["reason"], "text": p["text"]} for p in problems if not p["fixed"]]
     return [pairs for pairs, _ in parsed], lost, len(problems) - len(lost)
 
@@ -147,51 +144,38 @@ def _parsed(responses: list[str]) -> tuple[list[list[dict]], list[dict], int]:
 def locate_pages(pairs: list[dict], chunk: Chunk, pages: list[Page]) -> list[dict]:
     """一块文字跨两页时，模型分不清哪句在哪页；按证据所在改成这块里的那一页（跨页的是开头那页）。"""
     inside = {page.number: page.text for page in pages if page.number in chunk.pages}
-
-    def page_of(pair: dict) -> object:
-        evidence = _evidence(pair)
+    located = []
+    for pair in pairs:
+        evidence = str(pair.get("evidence") or "")  # 还没有检查：模型可能写了别的类型
         found = (number for number in inside if evidence and begins_on(evidence, number, inside))
-        return next(found, pair.get("page"))
-
-    return [{**pair, "page": page_of(pair)} for pair in pairs]
-
-
-def _evidence(pair: dict) -> str:
-    return str(pair.get("evidence") or "")  # 还没有检查：模型可能写了别的类型
+        located.append({**pair, "page": next(found, pair.get("page"))})
+    return located
 
 
 def name_facts(responses: list[list[dict]]) -> list[dict]:
-    """统一事实的编号：各次回复都从 F01 编起，同号不一定同事；相邻块重叠，同事不一定同号。
-
-    同一份回复里同号的算一个事实；页码、证据、要点都相同的也算一个。没有编号的交给 validate 补。
-    """
-    names: dict[tuple, str] = {}
-    numbered = [(number, pair) for number, pairs in enumerate(responses) for pair in pairs]
-    return [_with_fact(pair, _fact_keys(number, pair), names) for number, pair in numbered]
+    """统一事实的编号：各次回复都从 F01 编起，同号不一定同事；相邻块重叠，同事不一定同号。没有编号的不动。"""
+    names: dict[tuple, str] = {}  # 认得出事实的键 → 统一的编号
+    named = []
+    for number, pair in ((number, pair) for number, pairs in enumerate(responses) for pair in pairs):
+        if keys := _fact_keys(number, pair):
+            given, used = str(pair["fact_id"]), {*names.values()}
+            new = next(free_facts(used)) if given in used else given
+            pair = {**pair, "fact_id": next(filter(None, map(names.get, keys)), new)}
+            for key in keys:
+                names.setdefault(key, pair["fact_id"])
+        named.append(pair)
+    return named
 
 
 def _fact_keys(number: int, pair: dict) -> list[tuple]:
-    """凭什么认出是同一个事实：第 number 份回复里的编号，页码、证据和要点；没有编号的是空列表。"""
-    given, points = pair.get("fact_id"), pair.get("key_points")
+    """凭什么认出是同一个事实：第 number 份回复里的编号；页码、证据和要点。没有编号的是空列表。"""
+    given, points, evidence = map(pair.get, ("fact_id", "key_points", "evidence"))
     if not isinstance(given, str | int) or given == "":
         return []
     if not isinstance(points, list) or not points:
         return [(number, str(given))]
-    told = sorted(normalize(str(point)) for point in points)
-    return [(number, str(given)), (str(pair.get("page")), normalize(_evidence(pair)), *told)]
-
-
-def _with_fact(pair: dict, keys: list[tuple], names: dict[tuple, str]) -> dict:
-    """换上统一的编号，并记进 names（认得出事实的键 → 编号）。"""
-    if not keys:
-        return pair
-    name = next(filter(None, map(names.get, keys)), None)
-    if name is None:
-        given, used = str(pair["fact_id"]), {*names.values()}
-        name = next(free_facts(used)) if given in used else given
-    for key in keys:
-        names.setdefault(key, name)
-    return {**pair, "fact_id": name}
+    told = [normalize(str(evidence or "")), *sorted(normalize(str(point)) for point in points)]
+    return [(number, str(given)), (str(pair.get("page")), *told)]
 
 
 def _rows_from_file(
@@ -223,9 +207,8 @@ def save_unanswerable(
 ) -> int:
     """一批回复 → folder 里的 unanswerable_train.jsonl（至多 limit 条）和 …_rejected.jsonl；返回合格的条数。
 
-    它们教模型不知道就说不知道，所以不进 qa.jsonl，也不参加划分。没有证据可对，别的检查（格式、长度、语言、
-    指代）与问答相同；另外，答案里没有“没有写明”、与前面的问题重复，或与 answerable（文件里答得出的）
-    问的是一回事，都不合格。模型只看得到一块文字，所以别处也许有答案：用之前请人看一遍。
+    它们教模型不知道就说不知道，不进 qa.jsonl，也不参加划分。没有证据可对，别的检查与问答相同；
+    与 answerable（文件里答得出的）问的是一回事也不合格。
     """
     good: list[dict] = []
     bad: list[dict] = []
@@ -278,13 +261,11 @@ def read_pairs(path: str | Path = FEEDBACK) -> list[tuple[str, dict]]:
 def _with_feedback(
     path: Path, voted: list[tuple[str, dict]], rows: list[dict], pages: list[Page], rejected: list[dict]
 ) -> list[dict]:
-    """rows 后面接上反馈里合格的新问答；不要求页码和证据。voted 是 read_pairs(path) 的结果。
+    """rows 后面接上反馈里合格的新问答；voted 是 read_pairs(path) 的结果，不合格的加进 rejected 并打印行号。
 
     写反馈的可能是任何人，所以和自己的问答文件一样逐条检查；与原有问答矛盾的以原有的为准。
-    答案与某个事实相同的归到那个事实，其余各算新的事实。不合格的加进 rejected 并打印文件和行号。
     """
-    document = document_of(pages)
-    fresh, refused = [], []
+    document, fresh, refused = document_of(pages), [], []
     for where, pair in voted:
         row, problem = recheck(pair, document, require_evidence=False)
         row["source"] = f"{rel(path)} {where}"
@@ -309,10 +290,9 @@ def finish(
     folder: str | Path, rows: list[dict], rejected: list[dict], pages: list[Page], seed: int,
     funnel: list[tuple[str, int]],
 ) -> dict:
-    """划分并写出 folder 里的全部文件；和训练集几乎一样的验证题加进 rejected。审阅之后也走这里。
+    """划分并写出 folder 里的全部文件；和训练集几乎一样的验证题加进 rejected。
 
-    返回 {"train", "dev", "dev_facts", "dev_facts_in_train", "pairs", "facts", "funnel",
-    "summary"}：前几项是条数和事实数，summary 是几行文字的摘要。
+    返回 check_no_leak 的条数，另有 {"pairs", "facts", "funnel", "summary"}；summary 是几行文字的摘要。
     """
     folder = Path(folder)
     train, dev = qa.split(rows, seed=seed)
@@ -354,16 +334,11 @@ def apply_review(
     folder = Path(folder)
     rows, rejected = load_rows(folder)
     review = apply(table or folder / REVIEW, rows, pages, rejected)
-    steps = _funnel_before(folder) or [("审阅之前", len(rows))]
+    record = folder / f"{NAME}.json"  # 里面有自动检查的漏斗；上一次审阅的不算，再审一次就换掉它
+    old = json.loads(record.read_text(encoding="utf-8"))["funnel"] if record.is_file() else []
+    steps = [tuple(step) for step in old if step[0] != REVIEWED] or [("审阅之前", len(rows))]
     steps.append((REVIEWED, len(review.rows)))
     report = finish(folder, review.rows, review.rejected, pages, seed, steps)
     print("审阅：" + "，".join(f"{name or '没看'} {count}" for name, count in review.counts.items())
           + f"；{rel(folder)} 现有 {report['pairs']} 对问答。")
     return report | {"counts": review.counts}
-
-
-def _funnel_before(folder: Path) -> list[tuple[str, int]]:
-    """自动检查的漏斗，后面会接上“人工审阅之后”；上一次审阅的不算，再审一次就换掉它。"""
-    record = folder / f"{NAME}.json"
-    old = json.loads(record.read_text(encoding="utf-8"))["funnel"] if record.is_file() else []
-    return [(stage, count) for stage, count in old if stage != REVIEWED]

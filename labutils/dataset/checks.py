@@ -1,13 +1,10 @@
-"""问答对的质检：格式、长度、语言、指代、答案、证据，每条不合格的都写明关口和原因。
-
-大模型写的问答对看着都像样，不逐条核对，编造的数字就会混进训练集。讲解见 notebook 01。
-"""
+"""问答对的质检：格式、长度、语言、指代、答案、证据，每条不合格的都写明关口和原因。讲解见 notebook 01。"""
 
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator
-from itertools import count, filterfalse, product
+from collections.abc import Container, Iterable, Iterator
+from itertools import accumulate, count, filterfalse, product
 from typing import NamedTuple
 
 from rapidfuzz import fuzz
@@ -48,9 +45,8 @@ def validate(
 ) -> tuple[list[dict], list[Rejected]]:
     """逐条检查，返回 (合格的, 不合格的)；不合格的是 {"stage", "reason", "row"}。
 
-    给了 pages 就核对语言和证据：evidence 要在第 page 页（可以从这一页跨到下一页），
-    抄错几个字的改回原话，原来写的留在 evidence_original。
-    require_evidence=False 用于用户自己的问答文件：没写页码和证据也收，写了仍要对得上。
+    给了 pages 就核对语言和证据：evidence 要在第 page 页（可以跨到下一页），抄错几个字的改回原话，
+    原来写的留在 evidence_original；require_evidence=False：没写页码和证据也收，写了仍要对得上。
     缺 key_points 时用整个答案代替；缺 fact_id 时，答案相同的算同一个事实。
     """
     good: list[dict] = []
@@ -63,29 +59,34 @@ def validate(
             problem = Problem("格式", "id", f"id {clean['id']} 与前面的重复")
         if problem:
             rejected.append({"stage": problem.stage, "reason": problem.reason, "row": row})
-            continue
-        seen_ids.add(clean.get("id"))
-        good.append(clean)
+        else:
+            seen_ids.add(clean.get("id"))
+            good.append(clean)
     return name_rows(good), rejected
 
 
 def recheck(row: object, document: Document, require_evidence: bool) -> tuple[dict, Problem | None]:
     """整理一条、修正证据，再按 STAGES 的顺序检查：(整理后的, 第一个问题或 None)。"""
-    page_text, chinese = document
     clean = tidy(row)
     if problem := _format_problem(clean):
         return clean, Problem("格式", *problem)
-    checks: list[tuple[str, Callable[[dict], Found]]] = [("长度", _length_problem)]
-    if chinese:
-        checks.append(("语言", _language_problem))
-    checks += [("指代", _reference_problem), ("答案", _answer_problem)]
-    if page_text is not None:
-        clean = _repair_evidence(clean, page_text)
-        checks.append(("证据", lambda row: _evidence_problem(row, page_text, require_evidence)))
-    return clean, next((Problem(stage, *found) for stage, check in checks if (found := check(clean))), None)
+    if document.page_text is not None:
+        clean = _repair_evidence(clean, document.page_text)
+    found = _later_problems(clean, document, require_evidence)
+    return clean, next((Problem(stage, *problem) for stage, problem in found if problem), None)
 
 
-_TEXTS = ("id", "fact_id", "question", "answer", "evidence")
+def _later_problems(row: dict, document: Document, require_evidence: bool) -> Iterator[tuple[str, Found]]:
+    yield "长度", _length_problem(row)
+    if document.chinese:
+        yield "语言", _language_problem(row)
+    yield "指代", _reference_problem(row)
+    yield "答案", _answer_problem(row)
+    if document.page_text is not None:
+        yield "证据", _evidence_problem(row, document.page_text, require_evidence)
+
+
+_TEXTS = {"id", "fact_id", "question", "answer", "evidence"}
 _PAGE = re.compile(r"(?:第|p|page)?(\d{1,9})页?")  # 几千位的 int() 会引发异常
 
 
@@ -93,8 +94,8 @@ def tidy(row: object) -> object:
     """去掉首尾空白、把写成数的编号等变成文字、补上默认要点；不改动传进来的那条。"""
     if not isinstance(row, dict):
         return row
-    clean = {k: _as_text(v) if k in _TEXTS else v for k, v in row.items()}
-    clean = {k: v for k, v in clean.items() if v not in (None, "", [])}
+    clean = row | {key: _as_text(row[key]) for key in row.keys() & _TEXTS}
+    clean = {key: value for key, value in clean.items() if value not in (None, "", [])}
     points = clean.get("key_points", clean.get("answer"))
     clean["key_points"] = [_as_text(p) for p in (points if isinstance(points, list) else [points])]
     if "page" in clean:
@@ -127,9 +128,9 @@ def name_rows(rows: list[dict]) -> list[dict]:
 
 
 def _name_facts(rows: list[dict]) -> None:
-    named = [row for row in rows if "fact_id" in row]
-    free = free_facts({row["fact_id"] for row in named})
-    by_answer = defaultdict(free.__next__, {normalize(row["answer"]): row["fact_id"] for row in named})
+    free = free_facts({row.get("fact_id") for row in rows})
+    known = {normalize(row["answer"]): row["fact_id"] for row in rows if "fact_id" in row}
+    by_answer = defaultdict(free.__next__, known)
     for row in rows:
         row.setdefault("fact_id", by_answer[normalize(row["answer"])])
 
@@ -140,18 +141,12 @@ def free_facts(used: Container[str]) -> Iterator[str]:
 
 
 def funnel(first: str, total: int, rejected: list[Rejected]) -> list[tuple[str, int]]:
-    """每过一道关口还剩多少条：[(first, total), (关口通过之后的说法, 条数), …]。
-
-    没有经过“解析”的（现成的问答文件）不列那一关。
-    """
+    """每过一道关口还剩多少条：[(first, total), (通过之后的说法, 条数), …]；没有经过“解析”的不列那一关。"""
     lost = Counter(item["stage"] for item in rejected)
-    rows, left = [(first, total)], total
-    for stage, name in STAGES.items():
-        if stage == "解析" and not lost[stage]:
-            continue
-        left -= lost[stage]
-        rows.append((name, left))
-    return rows
+    names = [first, *STAGES.values()]
+    left = accumulate(map(lost.__getitem__, STAGES), int.__sub__, initial=total)
+    return [(name, count) for name, count in zip(names, left, strict=True)
+            if name != STAGES["解析"] or lost["解析"]]
 
 
 LENGTHS = {"question": ("问题", 4, 200), "answer": ("答案", 1, 500), "evidence": ("证据", 1, 500)}
@@ -166,13 +161,9 @@ def _format_problem(row: object) -> Found:
             return field, f"缺少{name}（{field}）"
         if not isinstance(row[field], str):
             return field, f"{name}（{field}）不是文字"
-    return _points_format_problem(row["key_points"]) or _optional_format_problem(row)
-
-
-def _points_format_problem(points: object) -> Found:
-    if isinstance(points, list) and all(isinstance(p, str) and p.strip() for p in points):
-        return None
-    return "key_points", "要点（key_points）应是一组不空的文字"
+    if not all(isinstance(point, str) and point for point in row["key_points"]):
+        return "key_points", "要点（key_points）应是一组不空的文字"
+    return _optional_format_problem(row)
 
 
 def _optional_format_problem(row: dict) -> Found:
@@ -242,16 +233,12 @@ def _reference_problem(row: dict) -> Found:
 
 
 def outside_reference(text: str, known: str = "") -> str:
-    """找出离开原文就不知所指的词，如“本文”“上述”；没有就是空串。
-
-    “该通知”“这份文件”前面说过是哪个通知、哪份文件的不算；known 是读者已经看到的话。
-    """
+    """离开原文就不知所指的词，如“本文”“上述”，没有就是空串；“该通知”在前文或 known 里说过是哪个的不算。"""
     if found := _SELF.search(text):
         return found[0]
-    for found in _POINTING.finditer(text):
-        if found[1] not in known + text[: found.start()]:
-            return found[0]
-    return ""
+    pointing = (found[0] for found in _POINTING.finditer(text)
+                if found[1] not in known + text[: found.start()])
+    return next(pointing, "")
 
 
 def _answer_problem(row: dict) -> Found:
@@ -298,7 +285,7 @@ def _point_problem(row: dict, text: str) -> Found:
 
 
 def on_page(evidence: str, text: str) -> bool:
-    """证据是不是一字不差地在这页文字里；空白和换行不算，它们是排版留下的。"""
+    """证据是不是一字不差地在这页文字里；排版留下的空白和换行不算。"""
     return without_spaces(evidence) in without_spaces(text)
 
 
@@ -313,7 +300,7 @@ def begins_on(evidence: str, page: int, page_text: dict[int, str]) -> bool:
 
 
 def with_next_page(page: int, page_text: dict[int, str]) -> str:
-    """第 page 页连着下一页的文字；空白页、只有图的页跳过。"""
+    """第 page 页连着下一个有字的页的文字。"""
     text = page_text.get(page, "").rstrip()
     following = min((n for n in page_text if n > page and page_text[n].strip()), default=0)
     after = page_text.get(following, "").lstrip()
@@ -342,8 +329,7 @@ _DECISIVE = set("不没无未非否免勿除上下内外前后左右大小多少
 def nearest_span(evidence: str, text: str) -> str | None:
     """text 里与 evidence 说同一件事的那段原话；没有就是 None。
 
-    只差空白、标点、全半角、数字写法的一定算；另差几个字的，相似度要够，
-    数字要全同，差的字里不能有会改变意思的（见 _DECISIVE）。
+    只差空白、标点、全半角、数字写法的一定算；另差几个字的，相似度要够，数字要全同，不差在 _DECISIVE 的字上。
     """
     places = [i for i, char in enumerate(text) if not char.isspace()]
     wanted, flat = without_spaces(evidence), without_spaces(text)
@@ -359,16 +345,14 @@ def nearest_span(evidence: str, text: str) -> str | None:
 
 def _align(wanted: str, flat: str, start: int, end: int) -> tuple[int, int]:
     """粗找的位置两头可能多几个字或少几个字，逐一试过，取最像的。"""
-    target = normalize(wanted)
-    moves = range(-_MARGIN, _MARGIN + 1)
-    spans = [(start + a, end + b) for a, b in product(moves, moves)]
-    inside = [(a, b) for a, b in spans if 0 <= a < b <= len(flat)]
+    target, moves = normalize(wanted), range(-_MARGIN, _MARGIN + 1)
 
     def score(span: tuple[int, int]) -> tuple[float, float]:
-        piece = flat[span[0] : span[1]]
+        piece = flat[slice(*span)]
         return fuzz.ratio(target, normalize(piece)), fuzz.ratio(wanted, piece)
 
-    return max(inside, key=score)
+    spans = ((start + a, end + b) for a, b in product(moves, moves))
+    return max(((a, b) for a, b in spans if 0 <= a < b <= len(flat)), key=score)
 
 
 def _same_meaning(left: str, right: str) -> bool:

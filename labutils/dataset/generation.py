@@ -1,7 +1,6 @@
 """请大模型根据文档出题：同时问几块，回复立刻存盘，断了再运行会接着做，不重复花钱。
 
-没有 API 密钥也能走完全程：replay 读出随仓库附带的样例回复，走同一条解析、检查的路。
-在 notebooks/01_build_dataset.ipynb 讲解。一次请求怎么发见 ask，进度文件见 progress。
+没有 API 密钥时 replay 读出附带的样例回复，走同一条解析、检查的路。一次请求怎么发见 ask，讲解见 notebook 01。
 """
 
 from collections.abc import Callable
@@ -39,9 +38,8 @@ def generate(
     """每块问一次，回复追加到 out_dir/responses/progress.jsonl，另写成 NNN.txt 供人看。
 
     preset 是 configs/api_presets.yaml 里的名字；不写就用 OPENAI_BASE_URL、OPENAI_API_KEY。
-    concurrency：同时几个请求。max_cost：最多花多少（预设写的币种），估算或实际超过就停下；
-    给了 confirm（如命令行里的“继续吗”）就先问它。unanswerable：另要几个“没有写明”的问题。
-    再次运行时，已有回复的块不再调用；retry_failed 只再问上次失败的块。
+    concurrency：同时几个请求。max_cost：最多花多少（预设的币种），估算或实际超过就停下，有 confirm 就先问它。
+    unanswerable：另要几个“没有写明”的问题。已有回复的块不再调用；retry_failed 只再问上次失败的块。
     密钥、模型名、余额、磁盘有问题，超过花费上限，或一块也没问成时抛 LabError，已收到的都还在。
     """
     if concurrency < 1 or unanswerable < 0:
@@ -67,9 +65,17 @@ def generate(
     if halted:
         raise LabError(f"{halted}；已收到的回复都在 {rel(folder)}，改好后再运行会接着做。")
     if not result.files:
-        reason = result.failures[0]["reason"] if result.failures else "没有可问的文字"
-        raise LabError(f"一块也没有问成：{reason}；改好后加上 --retry-failed 再运行。")
+        raise LabError(_nothing_asked(result.failures, retry_failed))
     return result
+
+
+def _nothing_asked(failures: list[dict], retry_failed: bool) -> str:
+    if failures:
+        return f"一块也没有问成：{failures[0]['reason']}；改好后加上 --retry-failed 再运行。"
+    if retry_failed:
+        return ("以前没有失败的块，这次一块也没有问；请去掉 --retry-failed"
+                "（notebook 里 retry_failed=True）再运行。")
+    return "一块也没有问成：文档里没有可问的文字，请换一份文档。"
 
 
 def _todo(requests: list[Request], progress: Progress, retry_failed: bool) -> list[Request]:
@@ -129,11 +135,7 @@ class Workers:
             try:
                 reply = None if self.caller.stop.is_set() else self.caller.ask(request)
             except CallFailed as failure:
-                with self.progress.lock:
-                    self.progress.fail(request, failure.reason)
-                    self.failures_in_a_row += 1
-                    if failure.fatal or self.failures_in_a_row >= FAILURES_IN_A_ROW:
-                        self._halt(failure.reason)
+                self._fail(request, failure)
                 return True
             if reply is None:
                 return False
@@ -141,6 +143,13 @@ class Workers:
                 if not self._keep(request, reply, entry):
                     return True
         return True
+
+    def _fail(self, request: Request, failure: CallFailed) -> None:
+        with self.progress.lock:
+            self.progress.fail(request, failure.reason)
+            self.failures_in_a_row += 1
+            if failure.fatal or self.failures_in_a_row >= FAILURES_IN_A_ROW:
+                self._halt(failure.reason)
 
     def _keep(self, request: Request, reply: Reply, entry: Entry) -> bool:
         """存下一份回复并记账；返回假表示问够了次数，一条也用不了。"""
@@ -166,14 +175,16 @@ class Workers:
 def _write(folder: Path, requests: list[Request], progress: Progress, bill: Bill) -> Generation:
     """把最好的回复写成一个个文件，失败的写进 failures.jsonl；都由进度文件得来，可以随时重写。"""
     result = Generation(bill=bill)
+    kinds = {"qa": ("", result.files, result.chunks),
+             "unanswerable": ("unanswerable-", result.unanswerable_files, [])}
     for request in requests:
-        entry, answerable = progress.entry(request), request.kind == "qa"
+        entry, (prefix, files, chunks) = progress.entry(request), kinds[request.kind]
         if entry.best is not None:
-            path = folder / f"{'' if answerable else 'unanswerable-'}{request.number:03d}.txt"
+            path = folder / f"{prefix}{request.number:03d}.txt"
             with one_sentence(path, KEPT):
                 write(path, entry.best.encode("utf-8", errors="replace"))
-            (result.files if answerable else result.unanswerable_files).append(path)
-            result.chunks += [request.chunk] if answerable else []
+            files.append(path)
+            chunks.append(request.chunk)
         if entry.failure:
             result.failures.append({"kind": request.kind, "chunk": request.number,
                                     "pages": list(request.chunk.pages), "reason": entry.failure})

@@ -51,10 +51,7 @@ class Entry:
 
 
 class Progress:
-    """用 with 打开：锁住文件，别的程序就不会同时对同一批块付钱；几个线程一起用时，谁写谁先拿 lock。
-
-    同一个文件夹正被使用、磁盘满了、没有写权限时抛 LabError。
-    """
+    """用 with 打开：锁住文件（正被使用、写不进去时抛 LabError）；几个线程一起用时，谁写谁先拿 lock。"""
 
     def __init__(self, path: str | Path, model: str):
         self.path, self.model = Path(path), model
@@ -67,8 +64,8 @@ class Progress:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file_lock.acquire()
-            self._load()
             self._file = open(self.path, "ab", buffering=0)  # 在 __exit__ 里关
+            self._load()
         except filelock.Timeout:
             busy = f"另一个程序正在往 {rel(self.path)} 里写，请等它结束或换一个输出文件夹。"
             raise LabError(busy) from None
@@ -109,18 +106,17 @@ class Progress:
         for record in records:
             key = (record["chunk"], record["prompt"], record["model"])
             self.entries.setdefault(key, Entry()).note(record)
-        data = self.path.read_bytes() if self.path.exists() else b""
+        data = self.path.read_bytes()
         self.torn = sum(bool(line.strip()) for line in data.split(b"\n")) - len(records)
-        if data and not data.endswith(b"\n"):  # 补上换行，新的一行才不会接在半行后面
-            with open(self.path, "ab") as file:
-                file.write(b"\n")
+        if data[-1:] not in (b"", b"\n"):  # 补上换行，新的一行才不会接在半行后面
+            self._file.write(b"\n")
+
+
+_NAMES = ("chunk", "prompt", "model", "event")  # 都是文字
+_REST = {"reply": {"text", "pairs", "final", "usage"}, "failed": {"reason", "unusable"}}
 
 
 def _is_record(row: Any) -> bool:
     """是不是一条完整的记录（别的程序写的、缺了键的不是）。"""
-    kinds = {"reply": ("text", "pairs", "final", "usage"), "failed": ("reason", "unusable")}
-    if not isinstance(row, dict):
-        return False
-    names = [row.get(key) for key in ("chunk", "prompt", "model", "event")]
-    return (all(isinstance(name, str) for name in names) and row["event"] in kinds
-            and all(key in row for key in kinds[row["event"]]))
+    return (isinstance(row, dict) and all(isinstance(row.get(name), str) for name in _NAMES)
+            and row.keys() >= _REST.get(row["event"], {None}))

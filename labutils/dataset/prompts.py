@@ -1,7 +1,4 @@
-"""问什么：读提示词，按块的长短定题数，拼成一次次请求，说明要什么样的回复。
-
-讲解见 notebooks/01_build_dataset.ipynb；怎么发出去见 ask，怎么读回复见 replies，怎么记账见 service。
-"""
+"""问什么：读提示词，按块的长短定题数，拼成一次次请求，说明要什么样的回复。讲解见 notebook 01。"""
 
 import hashlib
 import json
@@ -81,7 +78,7 @@ def _check_template(where: str, text: object, key: str) -> None:
 
 
 def _check_number(where: str, value: object, key: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if type(value) not in (int, float):  # True 也是 int
         raise LabError(f"{where} 应是数字，现在是 {value!r}。")
     if value < 0 or (value == 0 and key not in ("temperature", "chunk_overlap")):
         raise LabError(f"{where} 应大于 0，现在是 {value}。")
@@ -91,7 +88,7 @@ def _check_number(where: str, value: object, key: str) -> None:
 
 def fill(template: str, values: dict[str, object]) -> str:
     """把 {{名字}} 换成值。只扫一遍，所以文档里自带的花括号、{{…}} 都原样保留。"""
-    return _MARKER.sub(lambda m: str(values[m[1]]) if m[1] in values else m[0], template)
+    return _MARKER.sub(lambda m: str(values.get(m[1], m[0])), template)
 
 
 def fact_count(chunk: Chunk, prompts: Prompts) -> int:

@@ -1,7 +1,6 @@
 """数据集的报告：哪里有题、哪里没有、长短如何、划分干不干净。写成 JSON、HTML 和 PNG。讲解见 notebook 01。
 
-大模型爱在开头和数字多的地方出题，没有题的段落微调时学不到，答不出来不怪模型。
-报告里的数字都由问答和文档现数，没有估计；画图的函数返回图对象，放在笔记本格子的最后一行就会显示。
+大模型爱在开头和数字多的地方出题，没有题的段落微调时学不到，答不出来不怪模型。画图的函数返回图对象。
 """
 
 from __future__ import annotations
@@ -9,10 +8,10 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import accumulate, zip_longest
+from itertools import accumulate, groupby, islice, pairwise, zip_longest
 from pathlib import Path
 from statistics import median
 
@@ -33,10 +32,7 @@ def write(
     folder: Path, rows: list[dict], train: list[dict], dev: list[dict], pages: list[Page],
     rejected: Iterable[dict] = (), funnel: Iterable[tuple[str, int]] = (),
 ) -> dict:
-    """在 folder 里写 dataset_report.json、.png、.html，返回报告的内容。
-
-    funnel 是每一关剩余的条数（checks.funnel 的结果），画进 HTML。folder 要已经存在。
-    """
+    """在 folder（要已经存在）里写 dataset_report.json、.png、.html，返回报告的内容；funnel 画进 HTML。"""
     report = describe(rows, train, dev, pages, rejected)
     text = json.dumps(report | {"funnel": funnel}, ensure_ascii=False, indent=1)
     files.write(folder / f"{NAME}.json", text + "\n")
@@ -63,8 +59,8 @@ def describe(
         "pages": len(pages),
         "repaired_evidence": sum("evidence_original" in row for row in rows),
         "without_source": [row["id"] for row in lost],
-        "coverage": {"paragraphs": len(found), "covered": len(found) - len(bare),
-                     "characters": round(1 - _characters(bare) / max(1, _characters(found)), 3)},
+        "coverage": {**_counts(found),
+                     "characters": round(1 - len(_text(bare)) / max(1, len(_text(found))), 3)},
         "sections": _by_section(found),
         "by_page": _by_page(found, pages, train, dev),
         "notes": _notes(pages),
@@ -92,8 +88,8 @@ def _facts(rows: list[dict]) -> set[str]:
     return {row["fact_id"] for row in rows}
 
 
-def _characters(found: list[Paragraph]) -> int:
-    return sum(len(paragraph.text) for paragraph in found)
+def _text(found: list[Paragraph]) -> str:
+    return "".join(paragraph.text for paragraph in found)
 
 
 def _lengths(rows: list[dict], key: str) -> dict:
@@ -103,18 +99,20 @@ def _lengths(rows: list[dict], key: str) -> dict:
 
 def _by_section(found: list[Paragraph]) -> list[dict]:
     """各章节的段落数、有题的段落数、题数；一题的证据跨两段时只算一次。"""
-    return [{"section": section, "pages": sorted({paragraph.page for paragraph in group}),
-             "paragraphs": len(group), "covered": sum(bool(paragraph.questions) for paragraph in group),
+    return [{"section": section, "pages": sorted({paragraph.page for paragraph in group}), **_counts(group),
              "pairs": len({name for paragraph in group for name in paragraph.questions})}
             for section, group in _grouped(found, "section").items()]
 
 
 def _by_page(found: list[Paragraph], pages: list[Page], train: list[dict], dev: list[dict]) -> list[dict]:
     in_train, in_dev = (Counter(row.get("page") for row in part) for part in (train, dev))
-    total = Counter(paragraph.page for paragraph in found)
-    covered = Counter(paragraph.page for paragraph in found if paragraph.questions)
-    return [{"page": (n := page.number), "paragraphs": total[n], "covered": covered[n],
-             "train": in_train[n], "dev": in_dev[n]} for page in pages]
+    by_page = _grouped(found, "page")
+    return [{"page": (n := page.number), **_counts(by_page[n]), "train": in_train[n], "dev": in_dev[n]}
+            for page in pages]
+
+
+def _counts(found: list[Paragraph]) -> dict:
+    return {"paragraphs": len(found), "covered": sum(bool(paragraph.questions) for paragraph in found)}
 
 
 FRONT = "（开头）"
@@ -132,10 +130,7 @@ class Paragraph:
 
 
 def paragraphs(pages: list[Page]) -> list[Paragraph]:
-    """按出现的顺序列出段落；标题不算段落，表格、列表里不成句的几行合成一段。
-
-    跨页的段落在两页各算一段。
-    """
+    """按出现的顺序列出段落；标题不算段落，跨页的在两页各算一段，表格、列表里不成句的几行合成一段。"""
     found: list[Paragraph] = []
     chapter = section = FRONT
     for number, lines, heading in _headed_blocks([page for page in pages if page.text.strip()]):
@@ -160,25 +155,21 @@ def _headed_blocks(pages: list[Page]) -> Iterator[tuple[int, list[str], str]]:
 def _blocks(text: str) -> list[list[str]]:
     """一行一段；连着几行都不成句的（表格）合成一段，编了号的标题总是单独一行。"""
     blocks: list[list[str]] = []
-    open_run = False
-    for line in map(str.strip, text.split("\n")):
-        loose = bool(line) and not _ends_sentence(line) and not _is_numbered(line)
-        if loose and open_run:
-            blocks[-1].append(line)
-        elif line:
-            blocks.append([line])
-        open_run = loose
+    for loose, run in groupby(map(str.strip, text.split("\n")), _is_loose):
+        lines = list(filter(None, run))
+        blocks += [lines] if loose else [[line] for line in lines]
     return blocks
 
 
-def _is_numbered(line: str) -> bool:
-    return _is_short(line) and bool(_CHAPTER.match(line) or _SECTION.match(line))
+def _is_loose(line: str) -> bool:
+    numbered = _is_short(line) and (_CHAPTER.match(line) or _SECTION.match(line))
+    return bool(line) and not _ends_sentence(line) and not numbered
 
 
 def _heading(lines: list[str]) -> str:
     """只有一行、短、末尾不是句号的是标题，返回它；不是标题返回空串。"""
-    alone = len(lines) == 1 and _is_short(lines[0])
-    return lines[0].lstrip("# ") if alone and "|" not in lines[0] else ""
+    line, *more = lines
+    return "" if more or "|" in line or not _is_short(line) else line.lstrip("# ")
 
 
 def _is_short(line: str) -> bool:
@@ -204,9 +195,9 @@ def mark(found: list[Paragraph], rows: list[dict]) -> list[dict]:
 
 
 def _grouped(found: list[Paragraph], key: str) -> dict:
-    groups: dict = {}
+    groups = defaultdict(list)
     for paragraph in found:
-        groups.setdefault(getattr(paragraph, key), []).append(paragraph)
+        groups[getattr(paragraph, key)].append(paragraph)
     return groups
 
 
@@ -224,10 +215,9 @@ def _touched(mine: list[Paragraph], evidence: str) -> list[Paragraph]:
 def split_problems(report: dict) -> list[str]:
     """划分里不该有的事，一条一句；没有就是空列表。"""
     problems = []
-    if report["leaks"]:
-        first = report["leaks"][0]
-        problems.append(f"验证集有 {len(report['leaks'])} 题和训练集几乎一样，"
-                        f"例如 {first['dev']} 与 {first['train']}：“{first['question']}”")
+    if leaks := report["leaks"]:
+        problems.append(f"验证集有 {len(leaks)} 题和训练集几乎一样，"
+                        "例如 {dev} 与 {train}：“{question}”".format(**leaks[0]))
     if unknown := report["split"]["dev_facts_not_in_train"]:
         problems.append(f"{len(unknown)} 个事实只在验证集考、训练集没学：{'、'.join(unknown[:5])}"
                         f"{' 等' if len(unknown) > 5 else ''}")
@@ -238,12 +228,10 @@ def summary(report: dict) -> str:
     """几行文字的摘要，命令行和笔记本都可以直接打印。"""
     seen, split = report["coverage"], report["split"]
     question, answer = report["lengths"]["question"], report["lengths"]["answer"]
-    lines = [
-        f"问答 {report['pairs']} 对，{report['facts']} 个事实；"
-        f"训练集 {split['train']}，验证集 {split['dev']}。",
-        f"覆盖 {seen['covered']}/{seen['paragraphs']} 段（按字数 {seen['characters']:.0%}）；"
-        f"问题 {question['min']}–{question['max']} 字，答案 {answer['min']}–{answer['max']} 字。",
-    ]
+    lines = [f"问答 {report['pairs']} 对，{report['facts']} 个事实；"
+             f"训练集 {split['train']}，验证集 {split['dev']}。",
+             f"覆盖 {seen['covered']}/{seen['paragraphs']} 段（按字数 {seen['characters']:.0%}）；"
+             f"问题 {question['min']}–{question['max']} 字，答案 {answer['min']}–{answer['max']} 字。"]
     if report["repaired_evidence"]:
         lines.append(f"{report['repaired_evidence']} 条证据抄错了几个字，已改成原文的原话。")
     if report["without_source"]:
@@ -255,15 +243,15 @@ def summary(report: dict) -> str:
 def uncovered_text(report: dict, limit: int = 10) -> str:
     """没有出过题的段落，一段一行，至多 limit 行，每行至多 60 个字的原文。"""
     lines = [f"第 {p['page']} 页 {p['section']}：{p['text'][:60]}" for p in report["uncovered"]]
-    more = [f"……还有 {len(lines) - limit} 段，见 {NAME}.html。"] if len(lines) > limit else []
-    return "\n".join([*lines[:limit], *more]) or "每一段都出过题。"
+    lines[limit:] = [f"……还有 {len(lines) - limit} 段，见 {NAME}.html。"] * (len(lines) > limit)
+    return "\n".join(lines) or "每一段都出过题。"
 
 
 _LONGEST_NAME, _MOST_CHAPTERS = 18, 25  # 章节名的字数、画出的章数；再多就看不清了，全部在报告的表里
 
 
 def funnel_plot(counts: list[tuple[str, int]], path: str | Path | None = None) -> Figure:
-    """数据每过一关还剩多少：蓝色是剩下的，红色是这一关拦下的；给了 path 就另存为 PNG。
+    """数据每过一关还剩多少（蓝）、拦下多少（红）；给了 path 就另存为 PNG。
 
     counts 是 build_dataset 报告里的 funnel，即 [(关口, 剩余条数)]；为空时抛出 LabError。
     """
@@ -272,9 +260,9 @@ def funnel_plot(counts: list[tuple[str, int]], path: str | Path | None = None) -
     figure = _figure(7.0, 0.42 * len(counts) + 0.9)
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
-    names = [data_label(name, f"step {i}") for i, (name, _) in enumerate(counts, 1)]
-    left = [count for _, count in counts]
-    lost = [0, *(before - after for before, after in zip(left, left[1:], strict=False))]
+    stages, left = zip(*counts, strict=True)
+    names = [data_label(name, f"step {i}") for i, name in enumerate(stages, 1)]
+    lost = [0, *(before - after for before, after in pairwise(left))]
     places = range(len(counts))
     axes.barh(places, left, color=figures.AFTER, height=0.62)
     axes.barh(places, lost, left=left, color=figures.WRONG, height=0.62)
@@ -288,10 +276,7 @@ def funnel_plot(counts: list[tuple[str, int]], path: str | Path | None = None) -
 
 
 def overview_plot(report: dict, path: str | Path | None = None) -> Figure:
-    """一张图看数据集：各章的覆盖、每页的题数、问题与答案的长短；给了 path 就另存为 PNG。
-
-    report 是 describe 的结果。
-    """
+    """各章的覆盖、每页的题数、问题与答案的长短；report 是 describe 的结果，给了 path 就另存为 PNG。"""
     chapters = _chapters(report["sections"])
     figure = _figure(10.5, max(5.2, 0.32 * min(len(chapters), _MOST_CHAPTERS) + 1.6))
     wide, narrow = figure.subfigures(1, 2, width_ratios=[1.2, 1])
@@ -307,25 +292,26 @@ def _figure(width: float, height: float) -> LabFigure:
     return LabFigure(figsize=(width, height), dpi=100, layout="constrained")
 
 
-def _chapters(sections: list[dict]) -> list[tuple[str, int, int, int]]:
-    """小节并到所在的章：[(章名, 段落数, 出过题的段落数, 题数)]。"""
-    totals: dict[str, Counter] = {}
+def _chapters(sections: list[dict]) -> dict[str, Counter]:
+    """小节并到所在的章：章名 → 段落数、出过题的段落数、题数。"""
+    totals: dict[str, Counter] = defaultdict(Counter)
     for section in sections:
-        total = totals.setdefault(section["section"].split(" › ")[0], Counter())
-        total.update({key: section[key] for key in ("paragraphs", "covered", "pairs")})
-    return [(name, total["paragraphs"], total["covered"], total["pairs"]) for name, total in totals.items()]
+        chapter = totals[section["section"].split(" › ")[0]]
+        chapter.update({key: section[key] for key in ("paragraphs", "covered", "pairs")})
+    return totals
 
 
-def _coverage_bars(axes: Axes, chapters: list[tuple[str, int, int, int]]) -> None:
-    shown = chapters[:_MOST_CHAPTERS]
-    places, covered = range(len(shown)), [asked for _, _, asked, _ in shown]
-    bare = [total - asked for _, total, asked, _ in shown]
+def _coverage_bars(axes: Axes, chapters: dict[str, Counter]) -> None:
+    shown = dict(islice(chapters.items(), _MOST_CHAPTERS))
+    places, covered = range(len(shown)), [chapter["covered"] for chapter in shown.values()]
+    bare = [chapter["paragraphs"] - chapter["covered"] for chapter in shown.values()]
     axes.barh(places, covered, color=figures.RIGHT, height=0.66, label=label("出过题", "asked"))
     not_asked = label("没有题", "not asked")
     axes.barh(places, bare, left=covered, color=figures.WRONG, height=0.66, label=not_asked)
-    for place, (_, total, _, pairs) in enumerate(shown):
-        axes.text(total, place, label(f" {pairs} 题", f" {pairs}"), va="center", fontsize=8)
-    axes.set_yticks(places, [_short(name, i) for i, (name, *_) in enumerate(shown, 1)], fontsize=8)
+    for place, chapter in enumerate(shown.values()):
+        text = label(f" {chapter['pairs']} 题", f" {chapter['pairs']}")
+        axes.text(chapter["paragraphs"], place, text, va="center", fontsize=8)
+    axes.set_yticks(places, [_short(name, i) for i, name in enumerate(shown, 1)], fontsize=8)
     more = label(f"（前 {len(shown)} 章，共 {len(chapters)} 章）", f" ({len(shown)} of {len(chapters)})")
     title = label("各章的段落", "paragraphs by chapter") + (more if len(shown) < len(chapters) else "")
     axes.margins(x=0.12, y=0.02)

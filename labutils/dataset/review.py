@@ -1,7 +1,6 @@
 """人工审阅：把问答导出成 Excel 表，人写下“接受、拒绝、修改”，读回来检查后生效。讲解见 notebook 01。
 
-自动检查只能看字面，题好不好还得人来看。被自动检查拦下的也列在表里，改好了可以救回来；
-但谁也不能让没通过检查的题直接进数据集。
+被自动检查拦下的也列在表里，改好了可以救回来；但谁也不能让没通过检查的题直接进数据集。
 """
 
 import contextlib
@@ -10,7 +9,7 @@ import io
 import json
 import re
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -53,9 +52,10 @@ class Candidate(NamedTuple):
 def candidates(rows: list[dict], rejected: Iterable[dict]) -> dict[str, Candidate]:
     """编号 → 问答。没有编号或编号重复的，用内容算一个：内容不变，编号就不变。"""
     found: dict[str, Candidate] = {}
-    refused = [Candidate(item["row"], item) for item in rejected if _has_row(item)]
+    refused = [Candidate(item["row"], item) for item in filter(_has_row, rejected)]
     for item in [*map(Candidate, rows), *refused]:
-        name = _given_name(item.row)
+        given = item.row.get("id")
+        name = _cell(given) if isinstance(given, str) else ""
         if not name or name in found:
             source = json.dumps(item.row, ensure_ascii=False, sort_keys=True)
             name = "X" + hashlib.sha256(source.encode("utf-8", "replace")).hexdigest()[:8]
@@ -65,10 +65,6 @@ def candidates(rows: list[dict], rejected: Iterable[dict]) -> dict[str, Candidat
 
 def _has_row(item: dict) -> bool:
     return isinstance(item.get("row"), dict)  # 读不出来的回复没有问答
-
-
-def _given_name(row: dict) -> str:
-    return _cell(row["id"]) if isinstance(row.get("id"), str) else ""
 
 
 def cells(row: dict) -> dict[str, str]:
@@ -95,15 +91,11 @@ def check_result(item: Candidate) -> tuple[str, str]:
 
 
 def export(rows: list[dict], path: Path, rejected: Iterable[dict] = ()) -> Path:
-    """写出审阅表（.xlsx），返回它的路径；“决定”一列留给人填。
-
-    rows 是通过检查的问答，rejected 是被拦下的（validate 等返回的样子），排在后面。
-    """
-    records = [
-        {ID: name, DECISION: UNREVIEWED, **{EDITABLE[field]: text for field, text in cells(item.row).items()},
-         CHECK: _cell(check_result(item)[1]), NOTE: ""}
-        for name, item in candidates(rows, rejected).items()
-    ]
+    """写出审阅表（.xlsx），返回它的路径；rejected 是被拦下的（validate 等返回的样子），排在后面。"""
+    records = []
+    for name, item in candidates(rows, rejected).items():
+        line = (name, UNREVIEWED, *cells(item.row).values(), _cell(check_result(item)[1]), "")
+        records.append(dict(zip(COLUMNS, line, strict=True)))
     write_table(records, path)
     print(f"写好 {rel(path)}：{len(records)} 行。在“决定”一列填 {ACCEPT}、{REJECT} 或 {EDIT}，"
           "空着算没看过，照自动检查的结果办。")
@@ -119,19 +111,15 @@ def write_table(records: list[dict[str, str]], path: Path) -> None:
         with contextlib.suppress(LabError):  # 读不出的也留着
             if [record for _, record in read_table(path)] == records:
                 return
-        _set_aside(path)
+        names = (path.with_name(f"{path.stem}-旧{i}{path.suffix}") for i in count(1))
+        kept = path.rename(next(filterfalse(Path.exists, names)))
+        print(f"原来的 {rel(path)} 改名为 {kept.name}，没有覆盖。")
     book = openpyxl.Workbook()
     _fill(book.active, records)
     data = io.BytesIO()
     book.save(data)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write(path, data.getvalue())
-
-
-def _set_aside(path: Path) -> None:
-    names = (path.with_name(f"{path.stem}-旧{i}{path.suffix}") for i in count(1))
-    kept = path.rename(next(filterfalse(Path.exists, names)))
-    print(f"原来的 {rel(path)} 改名为 {kept.name}，没有覆盖。")
 
 
 def _fill(sheet: Worksheet, records: list[dict[str, str]]) -> None:
@@ -156,10 +144,7 @@ def _fill_cell(cell: Cell, text: str, is_page: bool) -> None:
 
 
 def read_table(path: str | Path) -> list[tuple[int, dict[str, str]]]:
-    """读回审阅表，返回 [(Excel 里的行号, {列名: 文字})]；空行跳过，列的顺序不限。
-
-    文件打不开、不是 .xlsx、缺少必需的列、列名重复时抛 LabError。
-    """
+    """读回审阅表，返回 [(Excel 里的行号, {列名: 文字})]，空行跳过；打不开、表头不对时抛 LabError。"""
     name = rel(path)
     sheet = _sheet(Path(path), name)
     header, *rows = [[_cell(_seen(cell)) for cell in row] for row in sheet.iter_rows()] or [[]]
@@ -205,29 +190,29 @@ def _seen(cell: Cell) -> object:
 
 
 class Review(NamedTuple):
-    """审阅的结果。rows 是留下的，rejected 是没留下的，counts 是 {决定: 行数}。"""
+    """审阅的结果。"""
 
-    rows: list[dict]
-    rejected: list[dict]
-    counts: dict[str, int]
+    rows: list[dict]  # 留下的
+    rejected: list[dict]  # 没留下的
+    counts: dict[str, int]  # 决定 → 行数
 
 
 def apply(
     path: str | Path, rows: list[dict], pages: list[Page] | None = None, rejected: Iterable[dict] = ()
 ) -> Review:
-    """读回审阅表，让决定生效。rows、rejected 与导出时的相同；同一张表再用一次结果不变。
+    """读回审阅表，让决定生效，改过的重新检查；rows、rejected 与导出时的相同，同一张表再用一次结果不变。
 
-    改过的重新检查。有一处不对就抛 LabError，逐处写明行和列，这时什么也没有改。
+    有一处不对就抛 LabError，逐处写明行和列，这时什么也没有改。
     """
     known = candidates(rows, rejected)
     decided, problems = _decide(path, known)
     kept, lost = _edit(known, decided)
     touched = {name: decided[name][0] for name in kept if kept[name] is not known[name].row}  # 编号 → 行号
-    strict = all("evidence" in row for row in rows)  # 个个有证据的数据集，不收没有证据的
-    must_cite = {name for name, item in known.items() if strict or "evidence" in item.row}
-    problems += _recheck(kept, touched, must_cite, pages)
+    problems += _recheck(kept, touched, known, pages)
     if problems := problems or _repeated(kept, touched):
-        raise LabError(f"{rel(path)} 有要改的地方：{_listed(problems)}。改好保存后再读一次。")
+        shown = [f"第 {number} 行“{column}”列：{reason}" for number, column, reason in problems[:_SHOWN]]
+        shown += [f"等共 {len(problems)} 处"] * (len(problems) > _SHOWN)
+        raise LabError(f"{rel(path)} 有要改的地方：{'；'.join(shown)}。改好保存后再读一次。")
     _remind_other_phrasings(kept, touched)
     lost += filterfalse(_has_row, rejected)
     counts = Counter(record[DECISION] for _, record in decided.values())
@@ -238,11 +223,6 @@ Decided = dict[str, tuple[int, dict[str, str]]]  # 编号 → (行号, 那一行
 Problems = list[tuple[int, str, str]]  # (行号, 列名, 哪里不对)
 
 
-def _listed(problems: Problems) -> str:
-    shown = [f"第 {number} 行“{column}”列：{reason}" for number, column, reason in problems[:_SHOWN]]
-    return "；".join(shown) + (f"；等共 {len(problems)} 处" if len(problems) > _SHOWN else "")
-
-
 def _decide(path: str | Path, known: dict[str, Candidate]) -> tuple[Decided, Problems]:
     """读出表里的决定；返回 (决定, 行里不对的地方)。"""
     decided: Decided = {name: (0, {DECISION: UNREVIEWED}) for name in known}
@@ -251,12 +231,11 @@ def _decide(path: str | Path, known: dict[str, Candidate]) -> tuple[Decided, Pro
         name = record[ID]
         if name not in known:
             problems.append((number, ID, f"{name or '空的'}，数据里没有这个编号"))
-            continue
-        if decided[name][0]:
+        elif decided[name][0]:
             problems.append((number, ID, f"{name} 与第 {decided[name][0]} 行重复"))
-            continue
-        decided[name] = number, record
-        problems += _decision_problems(number, record, known[name].row)
+        else:
+            decided[name] = number, record
+            problems += _decision_problems(number, record, known[name].row)
     return decided, problems
 
 
@@ -270,8 +249,10 @@ def _decision_problems(number: int, record: dict[str, str], row: dict) -> Proble
     return [(number, EDITABLE[field], reason) for field in _changed(row, record)]
 
 
-def _changed(row: dict, record: dict[str, str]) -> list[str]:
-    return [field for field, text in cells(row).items() if record.get(EDITABLE[field], text) != text]
+def _changed(row: dict, record: dict[str, str]) -> dict[str, str]:
+    """表里改过的格子：键 → 新的文字。"""
+    return {field: record[EDITABLE[field]] for field, text in cells(row).items()
+            if record.get(EDITABLE[field], text) != text}
 
 
 def _edit(known: dict[str, Candidate], decided: Decided) -> tuple[dict[str, dict], list[dict]]:
@@ -296,24 +277,24 @@ def _edit(known: dict[str, Candidate], decided: Decided) -> tuple[dict[str, dict
 
 def _edited(row: dict, record: dict[str, str]) -> dict:
     """换上表里改过的格子；没改的保持原样，改了证据就不再是“修正过的证据”。"""
-    new = dict(row)
-    for field in _changed(row, record):
-        text = record[EDITABLE[field]]
-        points = [line.strip() for line in text.split("\n") if line.strip()]
-        new[field] = points if field == "key_points" else text
-        if field == "evidence":
-            new.pop("evidence_original", None)
+    changed = _changed(row, record)
+    new = row | changed
+    if "key_points" in changed:
+        new["key_points"] = list(filter(str.strip, changed["key_points"].split("\n")))
+    if "evidence" in changed:
+        new.pop("evidence_original", None)
     return tidy(new)
 
 
 def _recheck(
-    kept: dict[str, dict], touched: dict[str, int], must_cite: set[str], pages: list[Page] | None
+    kept: dict[str, dict], touched: dict[str, int], known: dict[str, Candidate], pages: list[Page] | None
 ) -> Problems:
     """重新检查动过的，证据抄错几个字的就地改成原话；返回不合格的。"""
     problems: Problems = []
     document = document_of(pages)
+    strict = all("evidence" in item.row for item in known.values() if not item.rejected)  # 个个有证据的数据集
     for name, number in touched.items():
-        kept[name], problem = recheck(kept[name], document, name in must_cite)
+        kept[name], problem = recheck(kept[name], document, strict or "evidence" in known[name].row)
         if problem:
             problems.append((number, EDITABLE.get(problem.field, ID), problem.reason))
     return problems
@@ -330,14 +311,13 @@ def _repeated(kept: dict[str, dict], touched: dict[str, int]) -> Problems:
 
 def _remind_other_phrasings(kept: dict[str, dict], touched: dict[str, int]) -> None:
     """一个事实有几种问法，只改一种的答案，另几种就和它矛盾了。"""
+    by_fact = defaultdict(list)
+    for row in kept.values():
+        by_fact[row.get("fact_id", id(row))].append(row)
     for row in map(kept.get, touched):
-        if others := [other["id"] for other in kept.values() if _disagree(row, other)]:
+        mates = by_fact[row.get("fact_id", id(row))]
+        if others := [mate["id"] for mate in mates if mate["answer"] != row["answer"]]:
             print(f"提醒：{row['id']} 的答案和同一事实的 {'、'.join(others)} 不一样了，请核对。")
-
-
-def _disagree(row: dict, other: dict) -> bool:
-    same_fact = "fact_id" in row and row["fact_id"] == other.get("fact_id")
-    return same_fact and row["answer"] != other["answer"]
 
 
 LEVELS = ("failed", "noted", "passed")
@@ -362,9 +342,7 @@ class ReviewTable:
 
 def review_table(rows: list[dict], rejected: Iterable[dict] = (), limit: int = 10) -> ReviewTable:
     """并排看问答与检查结果，最多 limit 条：未通过的、证据改过或没有证据的排在前面。"""
-    found = []
-    for name, item in candidates(rows, rejected).items():
-        level, check = check_result(item)
-        found.append({"name": name, "cells": cells(item.row), "check": check, "level": level})
+    found = [dict(zip(("level", "check"), check_result(item), strict=True), name=name, cells=cells(item.row))
+             for name, item in candidates(rows, rejected).items()]
     found.sort(key=lambda row: LEVELS.index(row["level"]))
     return ReviewTable(found[:limit], len(found), sum(row["level"] != "failed" for row in found))

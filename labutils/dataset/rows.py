@@ -1,12 +1,14 @@
 """问答与对话两种数据：读写、互换，去掉重复的问题，按事实划分，检查泄漏。讲解见 notebook 01。
 
-qa.jsonl 一行一条问答，带要点、页码、证据，供检查和评测；train.json、dev.json 是 ChatGLM3 官方
-微调程序要的对话格式：``conversations`` 是消息列表，可以另有 ``tools``。
+qa.jsonl 一行一条问答，带要点、页码、证据；train.json、dev.json 是 ChatGLM3 官方微调程序要的对话格式：
+``conversations`` 是消息列表，可以另有 ``tools``。
 """
 
 import json
 import random
 import re
+from collections import defaultdict
+from itertools import chain
 from pathlib import Path
 
 from labutils.base.errors import LabError
@@ -17,10 +19,7 @@ NOT_STATED = "没有写明"  # 文件答不出的问题，回答里都有这几�
 
 
 def load_qa(path: str | Path) -> list[dict]:
-    """读问答文件；也认对话格式（两条消息的 conversations），摊平成 question、answer。
-
-    内容好坏由 validate 判断；这里只要求每条是 JSON 对象，否则 LabError 指出第几行。
-    """
+    """读问答文件，两条消息的 conversations 摊平成问答；哪条不是 JSON 对象，LabError 指出第几行。"""
     rows = []
     for where, item in read_rows(path):
         if not isinstance(item, dict):
@@ -39,12 +38,13 @@ def flatten(item: dict) -> dict:
         return item
     if len(messages) != 2:
         return item
-    rest = {key: value for key, value in item.items() if key != "conversations"}
-    return {**rest, "question": messages[0]["content"], "answer": messages[1]["content"]}
+    pair = item | {"question": messages[0]["content"], "answer": messages[1]["content"]}
+    del pair["conversations"]
+    return pair
 
 
 def to_conversations(rows: list[dict]) -> list[dict]:
-    """问答 → 官方格式，只留 conversations：多余的键官方程序不认。已经是对话的也只留这一个键。"""
+    """问答或对话 → 官方格式，只留 conversations：多余的键官方程序不认。"""
     return [{"conversations": row["conversations"] if "conversations" in row else [
         {"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]},
     ]} for row in rows]
@@ -58,10 +58,7 @@ def save_conversations(rows: list[dict], path: str | Path) -> Path:
 
 
 def load_conversations(path: str | Path) -> list[dict]:
-    """读官方格式（JSON Lines 或 JSON 数组），逐条检查；LabError 指出文件和第几行。
-
-    官方的 tools 与 tool 消息换成渲染器认识的写法，见 to_messages。
-    """
+    """读官方格式（JSON Lines 或 JSON 数组），每条都过一遍 to_messages；LabError 指出文件和第几行。"""
     items = []
     for where, item in read_rows(path):
         if not isinstance(item, dict) or not isinstance(item.get("conversations"), list):
@@ -82,9 +79,8 @@ ORDER = re.compile(r"s?(ua(o+a)*)+")
 def to_messages(item: dict) -> list[dict]:
     """官方的一条数据 → 渲染器认识的消息列表；写得不对时抛 LabError，说出第几条消息。
 
-    返回的消息是 ``{"role", "content"}``，可带 ``loss``。官方的 ``tool`` 消息写着函数名、参数和返回值，
-    这里拆成“调用”与“结果”两条，写法同 transformers：system 的 ``tools``、assistant 的 ``tool_calls``，
-    结果的角色是 tool 或 observation。
+    返回的消息是 ``{"role", "content"}``，可带 ``loss``。官方的 ``tool`` 消息拆成“调用”与“结果”两条，写法同
+    transformers：system 的 ``tools``、assistant 的 ``tool_calls``，结果的角色是 tool 或 observation。
     """
     messages = _rendered(item["conversations"])
     roles = "".join(LETTERS.get(message["role"], "?") for message in messages)
@@ -102,12 +98,10 @@ def _rendered(conversations: list) -> list[dict]:
         thought = messages[-1] if messages and messages[-1]["role"] == "assistant" else None
         if problem := _problem(message, thought):
             raise LabError(f"第 {number} 条消息{problem}")
-        if not _is_call(message):
+        if _is_call(message):
+            messages[len(messages) - bool(thought):] = _call_and_result(message, thought)
+        else:
             messages.append(message)
-            continue
-        if thought:
-            messages.pop()
-        messages += _call_and_result(message, thought)
     return messages
 
 
@@ -131,7 +125,7 @@ def _problem(message: object, thought: dict | None) -> str:
     if not isinstance(message["role"], str):
         return (f"的 role 应是文字，现在是 {message['role']!r}；"
                 "角色应是 user、assistant 轮流并以 assistant 结尾")
-    said = _call_problem(message) if _is_call(message) else _text_problem(message)
+    said = _call_problem(message) if _is_call(message) else _text_problem(message.get("content", ...))
     return said or _loss_problem(message, thought)
 
 
@@ -141,23 +135,22 @@ def _call_problem(message: dict) -> str:
     return "" if "observation" in message else "是工具调用，应有 observation（工具返回的结果）"
 
 
-def _text_problem(message: dict) -> str:
-    if "content" not in message:
-        return "应有 role 和 content"
-    content = message["content"]
-    return "" if isinstance(content, str) and content.strip() else "的 content 应是不空的文字"
+def _text_problem(content: object) -> str:
+    if isinstance(content, str) and content.strip():
+        return ""
+    return "应有 role 和 content" if content is ... else "的 content 应是不空的文字"
 
 
 def _loss_problem(message: dict, thought: dict | None) -> str:
-    loss, metadata = message.get("loss", True), message.get("metadata", "")
-    if not isinstance(metadata, str):
-        return f"的 metadata 应是文字，现在是 {metadata!r}"
-    if not isinstance(loss, bool):
-        return f"的 loss 应是 true 或 false，现在是 {loss!r}"
-    if message.get("loss") and message["role"] not in ("assistant", "tool"):
-        return f"的 loss 不能是 true：只学助手的回答，不学 {message['role']}"
-    differs = thought and _is_call(message) and thought.get("loss", True) != loss
-    return "的 loss 应与它前面那条 assistant 的一致" if differs else ""
+    loss, metadata, role = message.get("loss", True), message.get("metadata", ""), message["role"]
+    wrong = {
+        f"的 metadata 应是文字，现在是 {metadata!r}": not isinstance(metadata, str),
+        f"的 loss 应是 true 或 false，现在是 {loss!r}": not isinstance(loss, bool),
+        f"的 loss 不能是 true：只学助手的回答，不学 {role}":
+            "loss" in message and loss and role not in ("assistant", "tool"),
+        "的 loss 应与它前面那条 assistant 的一致":
+            thought and _is_call(message) and thought.get("loss", True) != loss}
+    return next(filter(wrong.get, wrong), "")
 
 
 def _call_and_result(message: dict, thought: dict | None) -> list[dict]:
@@ -175,10 +168,7 @@ STAGE = "去重"
 
 
 def similarity(left: str, right: str, n: int = 3) -> float:
-    """两句话的 n 字组 Jaccard 相似度：共有的字组数 ÷ 全部字组数，0–1。
-
-    来源：Broder (1997), On the resemblance and containment of documents。
-    """
+    """两句话的 n 字组 Jaccard 相似度：共有的字组数 ÷ 全部字组数，0–1（Broder, 1997）。"""
     return overlap(grams(left, n), grams(right, n))
 
 
@@ -196,25 +186,26 @@ def overlap(a: set[str], b: set[str]) -> float:
 def drop_near_duplicates(rows: list[dict]) -> tuple[list[dict], list[dict]]:
     """去掉重复的问题，保留先出现的；返回 (留下的, 去掉的)，去掉的是 {"stage", "reason", "row"}。
 
-    问题完全相同（标点、全半角不算）就算重复；答案要点不同的另报“矛盾”。
-    差一两个字的，只有要点也相同才算重复：“线上”和“线下”只差一字，问的却是两件事。
+    问题相同就算重复，答案要点不同的另报“矛盾”；只差一两个字的，要点也相同才算：“线上”和“线下”问的是两件事。
     """
     kept: list[dict] = []
     dropped: list[dict] = []
     by_question: dict[str, dict] = {}
-    by_points: dict[frozenset, list[dict]] = {}
+    by_points: dict[frozenset, list[dict]] = defaultdict(list)
     for row in rows:
         question, points = normalize(row["question"]), _points(row)
-        close = by_question.get(question) or closest(row, by_points.get(points, []))
-        if close is None:
+        if close := by_question.get(question) or closest(row, by_points[points]):
+            what = "的问题重复" if points == _points(close) else "问题相同、答案矛盾"
+            dropped.append({"stage": STAGE, "reason": f"与 {_name(close)} {what}", "row": row})
+        else:
             kept.append(row)
             by_question[question] = row
-            by_points.setdefault(points, []).append(row)
-            continue
-        what = "与 {} 的问题重复" if points == _points(close) else "与 {} 问题相同、答案矛盾"
-        reason = what.format(close.get("id", close["question"]))
-        dropped.append({"stage": STAGE, "reason": reason, "row": row})
+            by_points[points].append(row)
     return kept, dropped
+
+
+def _name(row: dict) -> str:
+    return row.get("id", row["question"])
 
 
 def _points(row: dict) -> frozenset:
@@ -230,19 +221,18 @@ def closest(row: dict, others: list[dict]) -> dict | None:
 def leaked(train: list[dict], dev: list[dict]) -> list[tuple[dict, dict]]:
     """验证集里和训练集几乎一样的题：[(验证集的, 训练集的)]。
 
-    问题相同就算；同一个事实（编号、要点或答案相同）里只差一两个字的也算，
-    比 drop_near_duplicates 严：多留一道相近的训练题无妨，考学过的原题就不公平了。
+    问题相同就算；同一个事实（编号、要点或答案相同）里只差一两个字的也算，比 drop_near_duplicates 严。
     """
-    by_key: dict[object, list[dict]] = {}
+    by_key: dict[object, list[dict]] = defaultdict(list)
     for row in train:
         for key in _leak_keys(row):
-            by_key.setdefault(key, []).append(row)
+            by_key[key].append(row)
     return [(row, twin) for row in dev if (twin := _twin(row, by_key))]
 
 
 def _twin(row: dict, by_key: dict[object, list[dict]]) -> dict | None:
     asked = normalize(row["question"])
-    alike = [old for key in _leak_keys(row) for old in by_key.get(key, [])]
+    alike = list(chain.from_iterable(map(by_key.__getitem__, _leak_keys(row))))
     return next((old for old in alike if normalize(old["question"]) == asked), None) or closest(row, alike)
 
 
@@ -255,27 +245,27 @@ def drop_leaked(train: list[dict], dev: list[dict]) -> tuple[list[dict], list[di
     """从验证集去掉和训练集几乎一样的题；返回 (留下的验证集, 去掉的)。"""
     pairs = leaked(train, dev)
     twins = {id(row) for row, _ in pairs}
-    dropped = [{"stage": STAGE, "reason": f"与训练集的 {twin.get('id', twin['question'])} 几乎一样，"
-                "留在验证集会让分数虚高", "row": row} for row, twin in pairs]
+    reason = "与训练集的 {} 几乎一样，留在验证集会让分数虚高"
+    dropped = [{"stage": STAGE, "reason": reason.format(_name(twin)), "row": row} for row, twin in pairs]
     return [row for row in dev if id(row) not in twins], dropped
 
 
 def split(rows: list[dict], seed: int = 42, by: str = "fact") -> tuple[list[dict], list[dict]]:
     """按 2:1 分成 (训练集, 验证集)，同一个 seed 结果相同。
 
-    by="fact"：每个事实的问法里约 1/3 进验证集，其余进训练集，事实都学过、问法没见过。
+    by="fact"：每个事实的问法里约 1/3 进验证集，只有一种问法的全进训练集；全都只有一种时抽 1/10，并打印提醒。
     by="random"：不看事实，随机抽 1/3，只用来说明为什么不该这样分。
-    只有一种问法的事实全进训练集；全都只有一种问法时抽 1/10 作验证集，并打印提醒。
     """
     if by not in ("fact", "random"):
         raise LabError(f"划分方式 by={by!r} 不认识，请用 \"fact\" 或 \"random\"。")
     if len(rows) < 2:
         raise LabError(f"只有 {len(rows)} 条问答，分不出训练集和验证集，请至少准备 2 条。")
-    facts: dict[str, list[int]] = {}
+    facts: dict[object, list[int]] = defaultdict(list)
     for i, row in enumerate(rows):
-        facts.setdefault(row["fact_id"] if by == "fact" else "", []).append(i)
-    in_dev = _drawn(list(facts.values()), len(rows), random.Random(seed))
-    return ([rows[i] for i in sorted({*range(len(rows))} - in_dev)], [rows[i] for i in sorted(in_dev)])
+        facts[by == "fact" and row["fact_id"]].append(i)
+    dev = _drawn(list(facts.values()), len(rows), random.Random(seed))
+    train = {*range(len(rows))} - dev
+    return [rows[i] for i in sorted(train)], [rows[i] for i in sorted(dev)]
 
 
 def _drawn(groups: list[list[int]], total: int, rng: random.Random) -> set[int]:
@@ -297,18 +287,13 @@ def check_no_leak(train: list[dict], dev: list[dict]) -> dict:
     for name, rows in (("训练集", train), ("验证集", dev)):
         if not rows:
             raise LabError(f"{name}是空的，请检查划分之前的问答数据。")
-    _check_unseen(train, dev)
+    asked = set(map(normalize, map(_question, train)))
+    if repeated := [q for q in map(_question, dev) if normalize(q) in asked]:
+        raise LabError(f"验证集有 {len(repeated)} 个问题在训练集里出现过，例如“{repeated[0]}”，"
+                       "请去重后重新划分。")
     learned, tested = ({row.get("fact_id") for row in rows} - {None} for rows in (train, dev))
     return {"train": len(train), "dev": len(dev), "dev_facts": len(tested),
             "dev_facts_in_train": len(tested & learned)}
-
-
-def _check_unseen(train: list[dict], dev: list[dict]) -> None:
-    asked = {normalize(_question(row)) for row in train}
-    repeated = [q for row in dev if normalize(q := _question(row)) in asked]
-    if repeated:
-        raise LabError(f"验证集有 {len(repeated)} 个问题在训练集里出现过，例如“{repeated[0]}”，"
-                       "请去重后重新划分。")
 
 
 def _question(row: dict) -> str:

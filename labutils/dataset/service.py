@@ -1,7 +1,6 @@
 """问哪台服务器、密钥在哪、出错怎么说、要花多少钱。讲解见 notebooks/01_build_dataset.ipynb。
 
-密钥只从环境变量取，只交给 openai 的客户端，不存进这里的任何对象。服务器的原话可能带着密钥的一部分，
-所以出错时只说自己的话。
+密钥只从环境变量取，只交给 openai 的客户端；服务器的原话可能带着密钥的一部分，所以出错时只说自己的话。
 """
 
 import math
@@ -290,10 +289,7 @@ def estimate_cost(requests: list[Request], price: Price | None) -> Bill:
 
 def spending_cap(service: Service, expected: Bill, max_cost: float | None,
                  confirm: Callable[[str], bool] | None = None) -> float | None:
-    """这次运行最多花多少（与价格同一币种）；None 表示不设上限。
-
-    估算超过 max_cost 时：给了 confirm 就用它问用户；没有给、或用户不同意就抛 LabError，一次也不调用。
-    """
+    """这次运行最多花多少（与价格同一币种），None 表示不设上限；估算超了、confirm 也不同意就抛 LabError。"""
     if max_cost is None or (expected.money is not None and expected.money <= max_cost):
         return max_cost
     problem, advice = f"估算 {expected.cost}，超过上限 {max_cost:g}", "请加大上限、减少题数或换便宜的模型"

@@ -173,6 +173,13 @@ def test_retry_failed_asks_nothing_else(tmp_path, monkeypatch, capsys):
     saved = (tmp_path / "responses" / "failures.jsonl").read_text(encoding="utf-8")
     assert saved == ""
 
+def test_retry_failed_with_nothing_failed_before_says_so(tmp_path, monkeypatch):
+    with serve(monkeypatch) as server:
+        with pytest.raises(LabError, match="没有失败的块.*请去掉 --retry-failed.*再运行"):
+            generate(ONE, "m", tmp_path, PROMPTS, retry_failed=True)
+        assert len(server.calls) == 0
+        assert len(generate(ONE, "m", tmp_path, PROMPTS).files) == 1
+
 
 # ---- 钱 ----
 
