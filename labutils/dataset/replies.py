@@ -18,7 +18,7 @@ from labutils.dataset.rows import flatten
 # finish_reason 各家写法不同；一直没有给就是断了
 ENDINGS = {"length": "length|max_?tokens|context_window", "broken": "error|resource|abort|^$",
            "filter": "filter|content|safety|sensitive|prohibited|blocklist|recitation", "refusal": "refusal"}
-ERROR_KEYS = ("code", "message", "msg", "detail", "errors", "base_resp", "promptFeedback")  # HTTP 200 里的错误
+ERROR_KEYS = ("code", "message", "msg", "detail", "errors", "base_resp", "promptFeedback")  # HTTP 200 里的错
 DONE = {"choices": [{"finish_reason": "stop"}]}
 
 
