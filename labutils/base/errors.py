@@ -4,10 +4,7 @@ from typing import NamedTuple
 
 
 class LabError(Exception):
-    """一句话说清楚：哪里错了、错在哪个文件（行、页）、下一步做什么。
-
-    命令行只打印这一句话并以非零状态退出，不显示调用栈。
-    """
+    """一句话说清楚：哪里错了、在哪个文件（行、页）、下一步做什么。命令行只打印它，不显示调用栈。"""
 
 
 def first_line(error: Exception) -> str:

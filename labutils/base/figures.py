@@ -105,15 +105,13 @@ def save(figure: Figure, path: str | Path | None) -> Figure:
 def loss_curve(log: Iterable[dict], path: str | Path | None = None) -> Figure:
     """训练集与验证集的损失随步数的变化
 
-    log 的每一项有 step，以及 loss（训练）或 eval_loss（验证）；其余的项跳过。
-    一项损失也没有时抛出 LabError。
+    log 的项有 step 与 loss（训练）或 eval_loss（验证），其余跳过；一项损失也没有时抛出 LabError。
     """
-    rows = list(log)
+    rows = [row for row in log if "step" in row]
     figure, axes = new_axes(6.4, 3.8)
     for key, zh, en, colour, marker in (("loss", "训练损失", "train loss", AFTER, ""),
                                         ("eval_loss", "验证损失", "dev loss", BASELINE, "o")):
-        points = [(row["step"], row[key]) for row in rows if key in row and "step" in row]
-        if points:
+        if points := [(row["step"], row[key]) for row in rows if key in row]:
             name = f"{label(zh, en)} {points[-1][1]:.3f}"
             axes.plot(*zip(*points, strict=True), color=colour, marker=marker, ms=4, label=name)
     if not axes.lines:

@@ -50,16 +50,16 @@ def is_hub_name(name: str) -> bool:
     return bool(_HUB_NAME.fullmatch(name)) and first not in _FOLDERS and not resolve(first).is_dir()
 
 
-def rel(path: str | Path) -> str:
-    """打印用的短路径：仓库里的相对仓库根目录，仓库外的只留最后两级，不暴露机器路径。"""
-    path = Path(path).resolve()
-    return from_root(path) if path.is_relative_to(ROOT.resolve()) else "/".join(path.parts[-2:])
-
-
 def short(path: str | Path) -> str:
     """交给 notebook 的参数：仓库里的相对仓库根目录，仓库外的是绝对路径。"""
     path = Path(path).resolve()
     return from_root(path) if path.is_relative_to(ROOT.resolve()) else path.as_posix()
+
+
+def rel(path: str | Path) -> str:
+    """打印用的短路径：仓库里的相对仓库根目录，仓库外的只留最后两级，不暴露机器路径。"""
+    path = Path(short(path))
+    return "/".join(path.parts[-2:]) if path.is_absolute() else path.as_posix()
 
 
 def from_root(path: Path) -> str:
@@ -171,9 +171,8 @@ def decode(data: bytes, name: str, advice: str) -> str:
 
 
 def _looks_chinese(text: str) -> bool:
-    wide = [c for c in text if not c.isascii()]
-    common = sum(bool(c.encode("gb2312", "ignore")) for c in wide)
-    return common >= 0.9 * len(wide)
+    wide = "".join(c for c in text if not c.isascii())
+    return len(wide.encode("gb2312", "ignore")) / 2 >= 0.9 * len(wide)  # 一个汉字两个字节
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT)  # 课程的服务器常给每人一个限额，用完了与磁盘满一样

@@ -78,8 +78,7 @@ def _unknown(loc: tuple[Any, ...], sections: list[Any], where: str) -> LabError:
         sections = [getattr(part, step) for part in sections]
     known = sorted(".".join([*path, name]) for part in sections for name in _keys(part))
     wrong = ".".join([*path, key])
-    near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.6)
-    hint = f"是不是想写 {near[0]}？" if near else ""
+    hint = "".join(f"是不是想写 {near}？" for near in difflib.get_close_matches(wrong, known, n=1))
     return LabError(f"{where} 不认识 {wrong}。{hint}可用的键：{'、'.join(known)}")
 
 

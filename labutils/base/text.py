@@ -43,11 +43,9 @@ def normalize(text: str) -> str:
     反复做到不再变化为止，所以结果再做一次仍是它自己（幂等）。
     小数点保留在数字之间；别的标点若隔开两个数字，留一个“、”，免得 1、2 变成 12。
     """
-    while True:
-        new = _one_pass(text)
-        if new == text:
-            return new
+    while (new := _one_pass(text)) != text:
         text = new
+    return text
 
 
 def without_spaces(text: str) -> str:

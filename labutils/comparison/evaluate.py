@@ -38,8 +38,7 @@ def load_groups(qa_file: str | Path, data_dir: str | Path, probes_dir: str | Pat
     """
     known = {}
     for number, row in enumerate(load_qa(qa_file), 1):
-        question = row.get("question", "")
-        if not isinstance(question, str):
+        if not isinstance(question := row.get("question", ""), str):
             raise LabError(f"{rel(qa_file)} 第 {number} 条的 question 不是文字，请改成一句问题。")
         known[question.strip()] = row
     return {"train": _rejoin(Path(data_dir) / "train.json", known, qa_file),
@@ -52,11 +51,10 @@ def _rejoin(path: Path, known: dict[str, dict], qa_file: str | Path) -> list[dic
     rows = []
     for number, item in enumerate(load_conversations(path), 1):
         asked = [m["content"] for m in item["conversations"] if m["role"] == "user"]
-        row = known.get("\n".join(asked).strip())
-        if row is None:
+        if (question := "\n".join(asked).strip()) not in known:
             raise LabError(f"{rel(path)} 第 {number} 条的问题“{asked[0]}”不在 {rel(qa_file)} 里，"
                            "请用同一次 notebook 01 的 qa.jsonl、train.json 和 dev.json。")
-        rows.append(row)
+        rows.append(known[question])
     return rows
 
 
@@ -116,8 +114,8 @@ class KeptAnswers:
         with self.path.open("a", encoding="utf-8") as file:
             for prompt, reply in answered:
                 self._known[stage, _key(prompt)] = reply
-                row = {"stage": stage, "prompt": _key(prompt), "reply": reply}
-                row["cut"] = isinstance(reply, Unfinished)
+                row = {"stage": stage, "prompt": _key(prompt), "reply": reply,
+                       "cut": isinstance(reply, Unfinished)}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     @one_sentence()
@@ -151,10 +149,8 @@ def fingerprint(model: Any, generation: dict) -> str:
 class Comparison:
     """一次对比的全部结果
 
-    before、after：{组: {"accuracy", "interval", "rouge_l", "bleu_4", "n"}}，分数都是 0–1，
-    空组的分数是 None。
-    rows：逐题结果；lexical_baseline：{"unseen": {"accuracy", "n"}}；notes：值得提醒的话；
-    files：写出的文件，{名字: 路径}。
+    before、after：{组: {"accuracy", "interval", "rouge_l", "bleu_4", "n"}}，分数都是 0–1，空组的是 None。
+    rows：逐题结果；lexical_baseline：{"unseen": {"accuracy", "n"}}；files：写出的 {名字: 路径}。
     """
 
     before: dict[str, dict]
@@ -174,12 +170,12 @@ class Comparison:
         lines = []
         for group in (g for g in self.before if self.before[g]["n"]):
             old, new = self.before[group], self.after[group]
-            line = {"问题组": results.group_name(group), "题数": new["n"]}
-            line |= {"微调前": f"{old['accuracy']:.0%}", "微调后": f"{new['accuracy']:.0%}"}
-            line["95% 区间（后）"] = "–".join(f"{edge:.0%}" for edge in new["interval"])
-            for name, key in (("ROUGE-L", "rouge_l"), ("BLEU-4", "bleu_4")):
-                line[name] = f"{old[key]:.2f} → {new[key]:.2f}"
-            lines.append(line)
+            lines.append({
+                "问题组": results.group_name(group), "题数": new["n"],
+                "微调前": f"{old['accuracy']:.0%}", "微调后": f"{new['accuracy']:.0%}",
+                "95% 区间（后）": "–".join(f"{edge:.0%}" for edge in new["interval"]),
+                "ROUGE-L": f"{old['rouge_l']:.2f} → {new['rouge_l']:.2f}",
+                "BLEU-4": f"{old['bleu_4']:.2f} → {new['bleu_4']:.2f}"})
         return pd.DataFrame(lines).set_index("问题组")
 
     def changes(self) -> pd.DataFrame:
@@ -195,9 +191,8 @@ def compare(model: Any, tokenizer: Any, groups: dict[str, list[dict]], out_dir: 
             report: Callable[[str], None] = print, **generation: Any) -> Comparison:
     """让 groups 里的每道题在微调前后各答一次，打分，并把结果写进 out_dir
 
-    groups：{组: 题}，每题有 question 或 messages（多轮，以 user 结尾）、answer、key_points。
-    写出 comparison.json、.csv、.html 与 PNG；每答完一组用 report 报一行进度。
-    答完一批存一批：中途停下再运行，答过的题不再答；结果写好之后才删掉存的回答。
+    groups：{组: 题}，每题有 question 或 messages（多轮，以 user 结尾）、answer、key_points。每答完一组用
+    report 报一行进度；答完一批存一批，中途停下再运行，答过的题不再答。
     模型没有适配器、关掉适配器不是基座、题目缺项、out_dir 写不进去时，在回答之前抛出 LabError。
     """
     if not hasattr(model, "disable_adapter"):
@@ -255,7 +250,7 @@ def _score_row(group: str, item: dict, before: str, after: str) -> dict:
         "question": item.get("question") or " / ".join(turns), "reference": item["answer"],
         "key_points": item["key_points"], "page": item.get("page"), "kind": item.get("kind"),
     }
-    for stage, reply in (("before", before), ("after", after)):
+    for stage, reply in zip(STAGES, (before, after), strict=True):
         row |= {stage: reply, f"{stage}_cut": isinstance(reply, Unfinished)}
         row[f"{stage}_correct"] = fact_correct(reply, item["key_points"])
         row[f"{stage}_rouge_l"] = round(rouge_l(reply, item["answer"]), 4)
@@ -277,11 +272,9 @@ def _add_baseline(rows: list[dict], groups: dict[str, list[dict]]) -> dict[str, 
 def _scores(rows: list[dict], group: str, stage: str) -> dict:
     """一组题的正确率与两个指标的平均"""
     chosen = [row for row in rows if row["group"] == group]
-    result = _accuracy([row[f"{stage}_correct"] for row in chosen])
-    for metric in ("rouge_l", "bleu_4"):
-        total = sum(row[f"{stage}_{metric}"] for row in chosen)
-        result[metric] = round(total / len(chosen), 4) if chosen else None
-    return result
+    means = {metric: round(sum(row[f"{stage}_{metric}"] for row in chosen) / len(chosen), 4)
+             if chosen else None for metric in ("rouge_l", "bleu_4")}
+    return _accuracy([row[f"{stage}_correct"] for row in chosen]) | means
 
 
 def _accuracy(marks: list[bool]) -> dict:
@@ -296,8 +289,7 @@ def wilson_interval(right: int, n: int) -> list[float]:
     z, share = 1.96, right / n
     centre = share + z * z / (2 * n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    low, high = ((centre + sign * half) / (1 + z * z / n) for sign in (-1, 1))
-    return [round(max(0.0, low), 4), round(min(1.0, high), 4)]
+    return [round(min(max(0.0, edge / (1 + z * z / n)), 1.0), 4) for edge in (centre - half, centre + half)]
 
 
 def _notes(rows: list[dict]) -> list[str]:

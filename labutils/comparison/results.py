@@ -7,7 +7,6 @@ import base64
 import csv
 import io
 import json
-import math
 import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jinja2 import Template
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
@@ -40,8 +40,8 @@ FORMULA_STARTS = tuple("=+-@＝＋－＠\t\r\n")
 
 def change(row: dict) -> str:
     """这道题微调前后的变化，CHANGES 的键之一"""
-    return {(False, True): "better", (True, False): "worse", (True, True): "right",
-            (False, False): "wrong"}[row["before_correct"], row["after_correct"]]
+    before, after = row["before_correct"], row["after_correct"]
+    return ("right" if before else "better") if after else "worse" if before else "wrong"
 
 
 def group_name(group: str) -> str:
@@ -73,8 +73,7 @@ def write_all(comparison: Any, out_dir: Path) -> dict[str, Path]:
     images = {"正确率": out_dir / "accuracy.png"}
     accuracy_bars(comparison.before, comparison.after, comparison.lexical_baseline, images["正确率"])
     if any(row["fact_id"] for row in comparison.rows):
-        images["逐个事实的对错"] = out_dir / "facts.png"
-        fact_strip(comparison.rows, images["逐个事实的对错"])
+        fact_strip(comparison.rows, images.setdefault("逐个事实的对错", out_dir / "facts.png"))
     write(files["html"], page(comparison, images))
     return files | images
 
@@ -90,15 +89,11 @@ def write_csv(rows: list[dict], path: Path) -> None:
 
 def cell(value: Any) -> Any:
     """CSV 一格的内容；模型答出 “=1+1” 这样的文字时前面加单引号，表格软件就不会当公式执行"""
-    if value is None:
-        return ""
     if isinstance(value, bool):
         return "✓" if value else "✗"
-    if isinstance(value, list):
-        value = "；".join(value)
-    if isinstance(value, str) and value.lstrip(" \u3000").startswith(FORMULA_STARTS):
-        return "'" + value
-    return value
+    text = "；".join(value) if isinstance(value, list) else value
+    guarded = isinstance(text, str) and text.lstrip(" \u3000").startswith(FORMULA_STARTS)
+    return "'" + text if guarded else text
 
 
 # —— 网页与笔记本里的表格 ——
@@ -135,7 +130,7 @@ class AnswerTable:
             lines.append(f"{row['id']} {row['question']}")
             for stage, name in (("before", "前"), ("after", "后")):
                 cut = "（没有说完）" if row.get(f"{stage}_cut") else ""
-                lines.append(f"  {'✓' if row[f'{stage}_correct'] else '✗'} {name}：{row[stage]}{cut}")
+                lines.append(f"  {cell(row[f'{stage}_correct'])} {name}：{row[stage]}{cut}")
         return "\n".join(lines) or "（没有符合条件的题）"
 
 
@@ -195,26 +190,21 @@ def fact_strip(rows: list[dict], path: str | Path | None = None) -> Figure:
     rows 是 evaluate.compare 的逐题结果，用到 group、fact_id、before_correct、after_correct；
     一个事实在一组里有几种问法时，全对、部分对、全错三种颜色。没有带 fact_id 的行时抛出 LabError。
     """
-    rows = [r for r in rows if r.get("fact_id")]
-    if not rows:
+    table = pd.DataFrame([r for r in rows if r.get("fact_id")])
+    if table.empty:
         raise LabError("画不出逐事实色块图：结果里没有 fact_id，请检查问答文件是否带有事实编号。")
-    facts = sorted({r["fact_id"] for r in rows})
-    lines = [(g, s) for g in dict.fromkeys(r["group"] for r in rows) for s in ("before", "after")]
-    grid = [[_mark(rows, fact, *line) for fact in facts] for line in lines]
-    figure, axes = figures.new_axes(max(5.0, 0.17 * len(facts) + 1.8), 0.38 * len(lines) + 1.5)
+    correct = table.groupby(["group", "fact_id"], sort=False)[["before_correct", "after_correct"]]
+    # 0 全错，0.5 部分对，1 全对；这一组没有问到这个事实时是 nan（画成浅灰）
+    marks = ((correct.any().astype(int) + correct.all()) / 2).stack().unstack("fact_id").sort_index(axis=1)
+    height, width = marks.shape
+    figure, axes = figures.new_axes(max(5.0, 0.17 * width + 1.8), 0.38 * height + 1.5)
     colours = ListedColormap([figures.WRONG, "#c9cf8e", figures.RIGHT]).with_extremes(bad=figures.EMPTY)
-    image = axes.pcolormesh(grid, cmap=colours, vmin=0, vmax=1, edgecolors="white", linewidth=1)
-    axes.set_xticks(np.arange(len(facts)) + 0.5, [data_label(f, "?") for f in facts], rotation=90, fontsize=7)
-    stages = {"before": label("微调前", "before"), "after": label("微调后", "after")}
-    axes.set_yticks(np.arange(len(lines)) + 0.5, [f"{group_label(g)} · {stages[s]}" for g, s in lines])
+    image = axes.pcolormesh(marks, cmap=colours, vmin=0, vmax=1, edgecolors="white", linewidth=1)
+    axes.set_xticks(np.arange(width) + 0.5, [data_label(f, "?") for f in marks], rotation=90, fontsize=7)
+    stages = {"before_correct": label("微调前", "before"), "after_correct": label("微调后", "after")}
+    axes.set_yticks(np.arange(height) + 0.5, [f"{group_label(g)} · {stages[s]}" for g, s in marks.index])
     axes.invert_yaxis()
     axes.tick_params(length=0)
     bar = figure.colorbar(image, ax=axes, ticks=[1 / 6, 0.5, 5 / 6], aspect=8, pad=0.01)
     bar.ax.set_yticklabels([label("错", "wrong"), label("部分对", "partly"), label("对", "right")])
     return figures.save(figure, path)
-
-
-def _mark(rows: list[dict], fact: str, group: str, stage: str) -> float:
-    """0 全错，0.5 部分对，1 全对；这一组没有问到这个事实时是 nan（画成浅灰）"""
-    marks = [r[f"{stage}_correct"] for r in rows if r["fact_id"] == fact and r["group"] == group]
-    return (any(marks) + all(marks)) / 2 if marks else math.nan

@@ -1,8 +1,7 @@
 """连续拼批：每一步同时算出所有人的下一个词元，谁来了下一步就加入，谁说完了就离开。讲解见 notebook 04。
 
-算法：Yu et al., "Orca", OSDI 2022。一人一行：自己的提示、抽样设置、停止信号；微调前与微调后也能在同一批里，
-由 peft 按行决定用不用适配器。transformers 自带的连续拼批不用，是因为它不能按行开关适配器，还要换掉整个
-模型的注意力实现。
+算法：Yu et al., "Orca", OSDI 2022。一人一行：自己的提示、抽样设置、停止信号；用不用适配器也由 peft 按行决定，
+transformers 自带的连续拼批做不到这一点，还要换掉整个模型的注意力实现。
 """
 
 import logging
@@ -100,10 +99,9 @@ class Batcher(Line):
         """下一步要接的新人；没有人要答时返回 None，线程随之结束。"""
         with self.lock:
             newcomers = self.turn(JOIN_AT_ONCE)
-            if not self.replies:
-                self._thread = None
-                return None
-            return newcomers
+            if self.replies:
+                return newcomers
+            self._thread = None
 
     def _join(self, table: "Table", rows: "list[Row]") -> None:
         """一起接进来；出了错就一个一个地接，只让接不进来的那个人收到错误。"""
@@ -146,9 +144,7 @@ class Row(Reply):
     def pick(self, scores: torch.Tensor) -> int:
         """按这一行的设置选下一个词元；scores 形状 (1, 词表)。"""
         scores = self.steps(torch.tensor([self.prompt.ids + self.said], device=scores.device), scores)
-        if self.sampled:
-            return int(torch.multinomial(scores.softmax(-1), 1))
-        return int(scores.argmax())
+        return int(torch.multinomial(scores.softmax(-1), 1) if self.sampled else scores.argmax())
 
     def add(self, token: int) -> None:
         self.said.append(token)
@@ -193,22 +189,20 @@ class Table:
 
         中途出错时表不变，新人也没有多出词元，可以再接一次。
         """
-        if not rows:
-            return
-        batch = left_pad([row.prompt.ids + row.said for row in rows], 0, self.model.device)
-        cache, mask = DynamicCache(), batch["attention_mask"]
-        scores = self._forward(batch["input_ids"], mask, cache, rows)
-        self._merge(rows, cache, mask)
-        self._choose(rows, scores)
+        if rows:
+            batch = left_pad([row.prompt.ids + row.said for row in rows], 0, self.model.device)
+            cache, mask = DynamicCache(), batch["attention_mask"]
+            scores = self._forward(batch["input_ids"], mask, cache, rows)
+            self._merge(rows, cache, mask)
+            self._choose(rows, scores)
 
     def step(self) -> None:
         """说完的、被停止的离开，其余各前进一个词元。"""
         self._leave()
-        if not self.rows:
-            return
-        ids = torch.tensor([[row.said[-1]] for row in self.rows], device=self.model.device)
-        self.mask = pad(self.mask, (0, 1), value=1)
-        self._choose(self.rows, self._forward(ids, self.mask, self.cache, self.rows))
+        if self.rows:
+            ids = torch.tensor([[row.said[-1]] for row in self.rows], device=self.model.device)
+            self.mask = pad(self.mask, (0, 1), value=1)
+            self._choose(self.rows, self._forward(ids, self.mask, self.cache, self.rows))
 
     def _forward(self, ids, mask, cache, rows) -> torch.Tensor:
         """最后一个位置的分数，形状 (行, 词表)，float32。"""
@@ -228,19 +222,16 @@ class Table:
         best = scores.argmax(-1).tolist()
         for i, row in enumerate(rows):
             try:
-                token = row.pick(scores[i : i + 1]) if row.steps else best[i]
+                row.add(row.pick(scores[i : i + 1]) if row.steps else best[i])
             except Exception as error:
                 row.fail(error)
-            else:
-                row.add(token)
 
     def _merge(self, rows: list[Row], cache: DynamicCache, mask: torch.Tensor) -> None:
         """新人接在下面，短的在左边补齐；全算好了才换上去，内存不够时原来的表还在。"""
         if self.rows:
             width = max(mask.shape[1], self.mask.shape[1])
-            pairs = list(zip(self.cache.layers, cache.layers, strict=True))
             states = [(_stack(old.keys, new.keys, width), _stack(old.values, new.values, width))
-                      for old, new in pairs]
+                      for old, new in zip(self.cache.layers, cache.layers, strict=True)]
             mask = torch.cat([pad(m, (width - m.shape[1], 0)) for m in (self.mask, mask)])
             for layer, (keys, values) in zip(self.cache.layers, states, strict=True):
                 layer.keys, layer.values = keys, values
@@ -253,17 +244,13 @@ class Table:
             if row.stop.is_set() and not row.over.is_set():
                 row.end()
         kept = [i for i, row in enumerate(self.rows) if not row.over.is_set()]
-        if not kept:
-            self.rows, self.cache, self.mask = [], None, None
         if len(kept) == len(self.rows):
             return
-        index = torch.tensor(kept, device=self.mask.device)
-        mask = self.mask[index]
-        first = int(mask.argmax(1).min())  # 左边谁也用不到的几列裁掉
+        self.rows, mask = [self.rows[i] for i in kept], self.mask[kept]
+        first = int(mask.argmax(1).min()) if kept else 0  # 左边谁也用不到的几列裁掉
+        self.mask = mask[:, first:]
         for layer in self.cache.layers:
-            layer.keys = layer.keys[index, :, first:]
-            layer.values = layer.values[index, :, first:]
-        self.rows, self.mask = [self.rows[i] for i in kept], mask[:, first:]
+            layer.keys, layer.values = layer.keys[kept, :, first:], layer.values[kept, :, first:]
 
 
 def _unhook(model) -> None:

@@ -76,8 +76,7 @@ class Endpoint:
             raise self._failure(error, bool(said.text.strip())) from None
         if said.best and not said.text.strip():
             yield said.best
-        cut = CUTS.get(said.why, "" if said.best else "（模型什么也没有回答）")
-        if cut:
+        if cut := CUTS.get(said.why, "" if said.best else "（模型什么也没有回答）"):
             yield Cut(cut.format(limit=limit))
 
     def _failure(self, error: Exception, begun: bool = False) -> LabError:

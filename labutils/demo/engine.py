@@ -10,7 +10,10 @@ import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import NamedTuple
+from itertools import accumulate, count, pairwise
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError
 
 from labutils.base.errors import LabError
 from labutils.base.text import Cut
@@ -34,9 +37,8 @@ def check_question(text: str) -> str:
     """去掉首尾空白与看不见的控制字符；空问题和过长的问题抛出 LabError。"""
     if not isinstance(text or "", str):
         raise LabError("问题应当是文字，请改正后再发送。")
-    text = "".join(c for c in text or "" if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs"))
-    text = text.strip()
-    if not text:
+    kept = (c for c in text or "" if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs"))
+    if not (text := "".join(kept).strip()):
         raise LabError("请先输入问题再发送。")
     if len(text) > MAX_CHARACTERS:
         raise LabError(f"问题有 {len(text)} 个字，超过上限 {MAX_CHARACTERS} 个字，请缩短后再发送。")
@@ -58,40 +60,47 @@ def generation_options(*settings: float) -> dict:
 def _within(name: str, number: float) -> float:
     low, high = RANGES[name]
     try:
-        number = float(number)
+        return min(max(low, float(number)), high)  # nan 与什么比都不成立，算最小
     except (TypeError, ValueError):
         raise LabError(f"生成设置 {name} 应当是数，请改成 {low} 到 {high} 之间的数。") from None
-    return min(number, high) if number >= low else low  # nan 与什么比都不成立，算最小
 
 
 def complete_turns(messages: list[dict]) -> list[dict]:
     """只留下一问一答都齐的轮次：出错或没有内容的轮次不再送给模型。"""
     kept = []
-    for question, answer in zip(messages, messages[1:], strict=False):
+    for question, answer in pairwise(messages):
         if (question["role"], answer["role"]) == ("user", "assistant") and answer["content"]:
             kept += [question, answer]
     return kept
 
 
+def _joined(content: object) -> object:
+    """片段列表里的文字接起来，图片一类的片段不要；别的形状原样返回。"""
+    if isinstance(content, list) and all(isinstance(part, dict) for part in content):
+        return "".join(part["text"] for part in content if isinstance(part.get("text"), str))
+    return content
+
+
+class _Message(BaseModel):
+    role: Literal["user", "assistant"]
+    content: Annotated[str, BeforeValidator(_joined)]
+
+
 def plain_messages(history: list[dict] | None) -> list[dict]:
-    """把两种形状的历史对话统一成 ``[{"role": …, "content": 字符串}]``。
+    """历史对话 → ``[{"role": …, "content": 字符串}]``；形状不对时抛出 LabError，指出是第几条。
 
     浏览器送来的 content 是片段列表 ``[{"type": "text", "text": …}]``，程序接口送来的是字符串。
-    形状不对时抛出 LabError，指出是第几条。
     """
-    if not isinstance(history or [], list):
+    try:
+        checked = TypeAdapter(list[_Message]).validate_python(history or [], strict=True)
+        return [message.model_dump() for message in checked]
+    except ValidationError as error:
+        place = error.errors()[0]["loc"]
+    if not place:
         raise LabError("历史对话应当是消息列表，每条是有 role 和 content 的字典，请改正后再发送。")
-    plain = []
-    for number, message in enumerate(history or [], start=1):
-        if not isinstance(message, dict) or message.get("role") not in ("user", "assistant"):
-            raise LabError(f"历史对话第 {number} 条不对：要有 role（user 或 assistant）和 content。")
-        content = message.get("content")
-        if isinstance(content, list) and all(isinstance(part, dict) for part in content):
-            content = "".join(part["text"] for part in content if isinstance(part.get("text"), str))
-        if not isinstance(content, str):
-            raise LabError(f"历史对话第 {number} 条的 content 应当是文字，请改成字符串。")
-        plain.append({"role": message["role"], "content": content})
-    return plain
+    wrong = ("的 content 应当是文字，请改成字符串" if "content" in place else
+             "不对：要有 role（user 或 assistant）和 content")
+    raise LabError(f"历史对话第 {place[0] + 1} 条{wrong}。")
 
 
 class Prompt(NamedTuple):
@@ -134,15 +143,14 @@ class ChatEngine:
     def fit(self, messages: list[dict], max_new_tokens: int) -> Prompt:
         """去掉最早的轮次直到放得下。messages 的最后一条是这次的问题；只剩它还放不下时抛出 LabError。"""
         turns, limit = complete_turns(messages[:-1])[-2 * MAX_TURNS:] + messages[-1:], self.limit()
-        dropped = 0
-        while True:
-            ids = [] if self.tokenizer is None else chat.prompt_ids(self.tokenizer, turns)
+        for dropped in count():
+            kept = turns[2 * dropped:]
+            ids = [] if self.tokenizer is None else chat.prompt_ids(self.tokenizer, kept)
             if limit is None or len(ids) + max_new_tokens <= limit:
-                return Prompt(turns, ids, dropped)
-            if len(turns) == 1:
+                return Prompt(kept, ids, dropped)
+            if len(kept) == 1:
                 raise LabError(f"问题有 {len(ids)} 个词元，再生成 {max_new_tokens} 个就超过模型的上限 "
                                f"{limit} 个，请缩短问题或调小“最多生成词元数”。")
-            turns, dropped = turns[2:], dropped + 1
 
     def together(self, asked: dict[str, Prompt], stop: "Stop", **options) -> Iterator[Snapshot]:
         """asked 里的几边同时回答；有了新东西就给一个快照，长时间没有时重复给同一个。
@@ -153,14 +161,12 @@ class ChatEngine:
         try:
             replies = {side: self.line.start(prompt, side != BEFORE, stop, options)
                        for side, prompt in asked.items()}
-            while True:
+            rest = list(replies.values())
+            while rest:
                 woken = stop.news.wait(TICK)
                 stop.news.clear()
-                rest = [reply for reply in replies.values() if not reply.over.is_set()]
-                waits = [self.line.ahead(reply) for reply in rest]
-                now = Snapshot({side: shown.texts[side] + reply.read() for side, reply in replies.items()},
-                               None if None in waits else min(waits, default=None),
-                               {side: reply.cut for side, reply in replies.items() if reply.cut})
+                rest = [reply for reply in rest if not reply.over.is_set()]  # 先看，再取
+                now = self._look(replies, rest, shown.texts)
                 if now != shown or now.ahead is not None:
                     heard = time.monotonic()
                 elif time.monotonic() - heard > self.line.quiet:
@@ -169,11 +175,17 @@ class ChatEngine:
                 elif woken and rest:
                     continue  # 新来的词元还不成字
                 yield (shown := now)
-                if not rest:
-                    return
-                rest[0].over.wait(max(PACE, SHARE * self.line.busy))
+                if rest:
+                    rest[0].over.wait(max(PACE, SHARE * self.line.busy))
         finally:
             stop.set()
+
+    def _look(self, replies: dict[str, "Reply"], rest: "list[Reply]", texts: dict[str, str]) -> Snapshot:
+        """此刻的快照；有一边在答就不算排队。"""
+        waits = [self.line.ahead(reply) for reply in rest]
+        return Snapshot({side: texts[side] + reply.read() for side, reply in replies.items()},
+                        None if None in waits else min(waits, default=None),
+                        {side: reply.cut for side, reply in replies.items() if reply.cut})
 
 
 class Stop(threading.Event):
@@ -194,9 +206,7 @@ class Reply:
     def __init__(self, prompt: Prompt, adapter: bool, stop: Stop, options: dict):
         self.prompt, self.adapter, self.stop, self.options = prompt, adapter, stop, options
         self.taken, self.over = False, threading.Event()  # 轮到了；不会再有新内容
-        self.cut: Cut | None = None  # 为什么没有说完
-        self._failure: Exception | None = None
-        self._items: deque = deque()
+        self.cut, self._failure, self._items = None, None, deque()  # cut：为什么没有说完
 
     def put(self, item) -> None:
         if isinstance(item, Cut):
@@ -248,8 +258,8 @@ class Line:
         """前面还有几个人在排队；在答、答完了的是 None。"""
         with self.lock:
             self._tidy()
-            place = self.replies.index(reply) - self.width if reply in self.replies else -1
-        return None if place < 0 else place
+            waiting = self.replies[self.width:]
+        return waiting.index(reply) if reply in waiting else None
 
     @property
     def busy(self) -> int:
@@ -290,15 +300,14 @@ class Streams(Line):
 
     def _work(self, reply: Reply) -> None:
         off = {} if reply.adapter else {"adapter": False}
-        failure = None
         try:
             with closing(self.stream(reply.prompt.messages, stop=reply.stop, **off,
                                      **reply.options)) as pieces:
                 for piece in pieces:
                     reply.put(piece)
+            reply.end()
         except Exception as error:  # 由网页的线程引发
-            failure = error
-        reply.end(failure)
+            reply.end(error)
         self.serve()
 
 
@@ -325,11 +334,10 @@ def show_answer(text: str) -> str:
     """
     # 不画 mermaid 图：画图库会执行图里的指令。多一个空格就按普通代码显示。
     text = text.replace("```mermaid", "``` mermaid")
-    lines, fence = [], ""
-    for line in re.split(r"\r\n?|\n", text):  # 渲染时单独的 \r 也是换行
-        before, fence = fence, _fence_after(line, fence)
-        lines.append(line if before and fence is not None else _MARKUP.sub(rf"\g<0>{GUARD}", line))
-    return "\n".join(lines)
+    lines = re.split(r"\r\n?|\n", text)  # 渲染时单独的 \r 也是换行
+    fences = accumulate(lines, lambda fence, line: _fence_after(line, fence), initial="")
+    return "\n".join(line if before and after is not None else _MARKUP.sub(rf"\g<0>{GUARD}", line)
+                     for line, (before, after) in zip(lines, pairwise(fences), strict=True))
 
 
 def _fence_after(line: str, fence: str | None) -> str | None:

@@ -66,8 +66,8 @@ class Page:
             self._start(request)
         kept = {side: complete_turns(conversations[side]) for side in SIDES}
         for side in sides:
-            asked = [i for i, m in enumerate(conversations[side]) if m["role"] == "user"]
-            kept[side] = conversations[side][: asked[-1] + 1]
+            last = max(i for i, m in enumerate(conversations[side], 1) if m["role"] == "user")
+            kept[side] = conversations[side][:last]
         return kept, *boxes(kept), THINKING, ""
 
     def _start(self, request: gr.Request) -> None:

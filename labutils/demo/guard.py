@@ -81,12 +81,12 @@ class Visitors:
 
     def check(self, session: str | None, address: str | None) -> None:
         """记一次提问；太频繁时引发 LabError，说明要等几秒。"""
-        asked = [(self.pages, session or address or "")]
+        address = address or ""
+        asked = [(self.pages, session or address)]
         if address not in LOOPBACK:  # 经反向代理或分享链接来的都是本机地址，只能按标签页算
-            asked.append((self.addresses, address or ""))
+            asked.append((self.addresses, address))
         with self._lock:
-            seconds = max(limit.wait(source) for limit, source in asked)
-            if seconds:
+            if seconds := max(limit.wait(source) for limit, source in asked):
                 raise LabError(f"太快了：一分钟最多 {self.pages.times} 次，请等 {seconds:.0f} 秒再试。")
             for limit, source in asked:
                 limit.count(source)
@@ -114,6 +114,12 @@ class Guard:
         counted = [(self.wrong, address), (self.wrong_in_all, "")] if login else []
         for limit, source in counted:  # 先记成输错，答对了再划掉：同时来一千次也只有头几次算数
             limit.count(source)
+        if 200 <= await self._pass_on(scope, receive, send) < 400:
+            for limit, source in counted:
+                limit.forgive(source)
+
+    async def _pass_on(self, scope, receive, send) -> int:
+        """交给网页，答复添上 HEADERS；返回状态码。"""
         status = 0
 
         async def answer(message):
@@ -126,18 +132,17 @@ class Guard:
         try:
             await self.app(scope, receive, answer)
         except Exception as error:  # 乱填的请求会让框架出错：回一句话，不断开、不外泄调用栈
+            path = scope["path"].removeprefix(self.root)
             _log.warning("框架处理不了的请求 %s：%s %s", path, type(error).__name__, error)
             if not status:
                 await _plain(400, "请求不合格。")(scope, receive, answer)
-        if 200 <= status < 400:
-            for limit, source in counted:
-                limit.forgive(source)
+        return status
 
     def _refusal(self, path: str, address: str, scope) -> PlainTextResponse | None:
         first, call = [*path.lstrip("/").split("/"), ""][:2]
         if first not in PAGES or (first == "gradio_api" and call not in CALLS):
             return _plain(404, "没有这个地址。")
-        free = first in NO_LOGIN or (first == "gradio_api" and call in NO_LOGIN_CALLS)
+        free = call in NO_LOGIN_CALLS if first == "gradio_api" else first in NO_LOGIN
         if not free and not _logged_in(scope):
             return _plain(401, "请先登录。")
         seconds = max(self.wrong.wait(address), self.wrong_in_all.wait(""))

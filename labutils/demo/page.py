@@ -52,16 +52,13 @@ def build(
     """搭好网页，返回还没有启动的 ``gr.Blocks``。
 
     model 是带 LoRA 适配器的 PeftModel（可切换微调前后），或普通模型（不显示开关，并说明原因）。
-    rows 是问答数据：给出处，也给例子；examples 另外指定例子。adapter 是显示在标题下的适配器名。
-    feedback 是存评价与改正的 JSONL。stream 代替本机的模型来回答（转给服务器，或测试），形状见
-    engine.Streams，这时一次答 parallel 个。
+    rows 是问答数据：给出处，也给例子；examples 另外指定例子。adapter 是标题下的适配器名，feedback 是存评价与
+    改正的 JSONL。stream 代替本机的模型来回答，形状见 engine.Streams，这时一次答 parallel 个。
     """
     if stream is None:
         from labutils.demo import batching  # 用到时才导入：转给服务器时不必等 torch 加载
 
-        line = batching.local(model, tokenizer)
-    else:
-        line = Streams(stream, parallel)
+    line = Streams(stream, parallel) if stream else batching.local(model, tokenizer)
     engine = ChatEngine(model, tokenizer, line)
     page = Page(engine, Sources(rows), Feedback(feedback))
     examples = pick_examples(rows) if examples is None else list(examples)

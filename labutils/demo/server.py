@@ -10,7 +10,7 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import gradio as gr
@@ -32,10 +32,7 @@ _current: "Demo | None" = None
 
 @dataclass
 class Demo:
-    """一个打开着的网页。auth 是 (用户名, 密码)，不设密码时为 None，打印时不显示。
-
-    写成 ``with launch(…) as demo:`` 就会在离开时自己关闭。
-    """
+    """一个打开着的网页；写成 ``with launch(…) as demo:`` 就会在离开时自己关闭。auth 打印时不显示。"""
 
     url: str
     share_url: str | None = None
@@ -78,26 +75,10 @@ def launch(
     ports = [check_port(server_name, port)] if port else free_ports(server_name, ports)
     local_without_proxy()
     blocks, said = build(model, tokenizer, **page), io.StringIO()
-    hub, outside = os.environ.get("JUPYTERHUB_SERVICE_PREFIX"), root_path
-    for port in ports:
-        if outside is None:
-            root_path = f"/{hub.strip('/')}/proxy/{port}" if hub else ""
-        # 同一台机器上几个人同时打开时，刚才还空着的端口可能已被占去
-        with (contextlib.suppress(OSError),
-              contextlib.redirect_stdout(said) if share else contextlib.nullcontext()):
-            blocks.launch(
-                share=share, server_port=port, server_name=server_name, auth=auth, root_path=root_path,
-                prevent_thread_lock=True, inline=False, quiet=True, theme=THEME, css=CSS, head=HEAD,
-                footer_links=[], run_history=False, ssr_mode=False, enable_monitoring=False,
-                max_file_size="1kb", max_threads=MAX_THREADS, state_session_capacity=CONVERSATIONS_KEPT,
-                app_kwargs={"middleware": [Middleware(Guard, root_path=root_path)]},
-                auth_message="请输入老师给的用户名和密码。")
-            break
-    else:
-        blocks.close(verbose=False)
-        raise Busy(server_name, port)
+    with contextlib.redirect_stdout(said) if share else contextlib.nullcontext():
+        port = _start(blocks, ports, root_path, share=share, server_name=server_name, auth=auth)
     demo = _current = Demo(blocks.local_url.rstrip("/"), blocks.share_url, auth, blocks)
-    forwarded = root_path if root_path.startswith("/user/") else ""
+    forwarded = blocks.root_path if blocks.root_path.startswith("/user/") else ""
     print(f"网页已打开：{demo.url}")
     if server_name not in LOOPBACK:
         print(f"同一局域网里的人访问：http://这台机器的IP地址:{port}")
@@ -114,9 +95,25 @@ def launch(
     return demo
 
 
-class Busy(LabError):
-    """端口打不开。"""
+def _start(blocks: gr.Blocks, ports: Iterable[int], root_path: str | None, **options) -> int:
+    """在 ports 里第一个打得开的端口上打开网页，返回端口；都打不开时引发 Busy。"""
+    hub = os.environ.get("JUPYTERHUB_SERVICE_PREFIX", "").strip("/")
+    for port in ports:
+        outside = f"/{hub}/proxy/{port}" if root_path is None and hub else root_path or ""
+        # 同一台机器上几个人同时打开时，刚才还空着的端口可能已被占去
+        with contextlib.suppress(OSError):
+            blocks.launch(
+                server_port=port, root_path=outside, **options, prevent_thread_lock=True, inline=False,
+                quiet=True, theme=THEME, css=CSS, head=HEAD, footer_links=[], run_history=False,
+                ssr_mode=False, enable_monitoring=False, max_file_size="1kb", max_threads=MAX_THREADS,
+                state_session_capacity=CONVERSATIONS_KEPT, auth_message="请输入老师给的用户名和密码。",
+                app_kwargs={"middleware": [Middleware(Guard, root_path=outside)]})
+            return port
+    blocks.close(verbose=False)
+    raise Busy(options["server_name"], port)
 
+
+class Busy(LabError):
     def __init__(self, host: str, port: int):
         super().__init__(f"{host} 的端口 {port} 打不开（多半是别的程序正在用）："
                          f"请换一个端口，例如 {port + 1}，或先关掉占用它的程序。")
@@ -157,9 +154,9 @@ def local_without_proxy() -> None:
 
 
 def _require_auth(auth, public: bool) -> tuple[str, str] | None:
-    if auth is None and not public:
-        return None
     if auth is None:
+        if not public:
+            return None
         auth = ("student", secrets.token_urlsafe(9))
         print(f"网页对外开放，登录信息只显示这一次：用户名 {auth[0]}，密码 {auth[1]}")
     if len(auth) != 2 or not all(auth):
@@ -168,8 +165,7 @@ def _require_auth(auth, public: bool) -> tuple[str, str] | None:
 
 
 def _share_failed(said: str, port: int) -> str:
-    reason = "连不上提供分享服务的外网服务器"
-    remedy = "等网络好了再运行一次"
+    reason, remedy = "连不上提供分享服务的外网服务器", "等网络好了再运行一次"
     if "Missing file" in said:
         reason = "分享要用的小程序 frpc 没有下载成功（外网不通，或被杀毒软件拦下）"
         remedy = (f"用别的办法下载 {tunneling.BINARY_URL}，改名为 {tunneling.BINARY_FILENAME}，"
@@ -199,9 +195,8 @@ def serve(
     """命令行 ``labutils demo``：载入模型，打开网页，一直运行到按 Ctrl+C。
 
     port 不写就用 8080，被占用就用下一个空的；写了却被占用时抛出 LabError。auth 不写就看环境变量
-    LAB_DEMO_AUTH（形如 ``用户名:密码``）。给了 endpoint（一个 Endpoint）就不载入模型，问题转给那台
-    服务器。qa 是给出处和例子的问答数据，没有这个文件就不显示；feedback 是存评价与改正的文件。
-    先查端口再载入模型，免得白等。
+    LAB_DEMO_AUTH（``用户名:密码``）。给了 endpoint（一个 Endpoint）就不载入模型。qa 是给出处和例子的
+    问答数据，没有就不显示；feedback 存评价与改正。先查端口再载入模型，免得白等。
     """
     auth = auth or parse_auth(os.environ.get("LAB_DEMO_AUTH", ""), "环境变量 LAB_DEMO_AUTH")
     _ = check_port(host, port) if port else next(free_ports(host, SHELL_PORTS))
@@ -210,7 +205,7 @@ def serve(
         from labutils.models import loader
 
         model, tokenizer = loader.load(model_path)
-        if tokenizer_path and tokenizer_path != model_path:
+        if tokenizer_path not in (None, "", model_path):
             _, tokenizer = loader.load(tokenizer_path)
         page["adapter"] = files.rel(files.resolve(model_path))
     else:
@@ -228,12 +223,10 @@ def serve(
 
 def parse_auth(text: str, where: str) -> tuple[str, str] | None:
     """``用户名:密码`` → (用户名, 密码)；空的是 None，写得不对时抛出 LabError。"""
-    if not text:
-        return None
     user, _, password = text.partition(":")
-    if not user or not password:
+    if text and not (user and password):
         raise LabError(f"{where} 要写成 用户名:密码，请改好后再运行。")
-    return user, password
+    return (user, password) if text else None
 
 
 def _rows(qa: str) -> list[dict]:

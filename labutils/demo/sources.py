@@ -44,8 +44,7 @@ class Sources:
         """出处的 HTML；没有可查的问答时是空字符串。"""
         if self._search is None:
             return ""
-        row = self.find(question, reply)
-        if row is None:
+        if (row := self.find(question, reply)) is None:
             return f"<p><b>出处</b>　{NONE}：没有找到与这个回答相近的原文，请不要当作依据。</p>"
         return (f"<p><b>出处</b>　第 {int(row['page'])} 页：“{html.escape(row['evidence'])}”<br>"
                 "<small>按字面找到的最相近的原文；回答与它不一致时，以原文为准。</small></p>")
@@ -56,17 +55,15 @@ def examples(rows: Sequence[dict], count: int = 5) -> list[str]:
     shortest: dict[str, str] = {}
     for row in rows:
         fact, question = row.get("fact_id") or row["question"], row["question"]
-        if fact not in shortest or len(question) < len(shortest[fact]):
-            shortest[fact] = question
-    questions = list(shortest.values())
-    step = max(1, len(questions) // count)
-    return questions[::step][:count]
+        shortest[fact] = min(shortest.get(fact, question), question, key=len)
+    step = max(1, len(shortest) // count)
+    return [*shortest.values()][::step][:count]
 
 
 class Feedback:
-    """一个反馈文件（JSONL）。每条立刻写进去，程序中断也不丢；以后可以变成新的问答对（dataset.build）。
+    """一个反馈文件（JSONL），每条立刻写进去；以后可以变成新的问答对（dataset.build），但要有人看过。
 
-    写的人可能是任何一个打开网页的人，所以只存文字、有大小上限；变成训练数据之前要有人看过。
+    写的人可能是任何一个打开网页的人，所以只存文字、有大小上限。
     """
 
     def __init__(self, path: str | Path):

@@ -72,9 +72,8 @@ def is_official(names: Iterable[str]) -> bool:
 
 
 def _refuse_unusual(settings: dict, weights: dict[str, torch.Tensor], folder: Path) -> None:
-    unusual = [key for key in ("use_dora", "use_rslora", "modules_to_save") if settings.get(key)]
-    if settings.get("bias", "none") != "none":
-        unusual.append("bias")
+    usual = {"use_dora": False, "use_rslora": False, "modules_to_save": None, "bias": "none"}
+    unusual = [key for key, value in usual.items() if (settings.get(key) or value) != value]
     if settings.get("peft_type") != "LORA":
         unusual.append("peft_type")
     unusual += [name for name in weights if not name.endswith((".lora_A.weight", ".lora_B.weight"))][:1]
@@ -92,10 +91,9 @@ def native_targets(targets: list[str], own: Container[str] = ()) -> list[str]:
 def native_settings(config: LoraConfig) -> LoraConfig:
     """官方适配器的设置换成原生层名；r、alpha 不变。"""
     config.target_modules = native_targets(sorted(config.target_modules))
-    for name in ("rank_pattern", "alpha_pattern"):
-        pattern = {native: value for key, value in getattr(config, name).items()
-                   for native in native_targets([key])}
-        setattr(config, name, pattern)
+    for pattern in (config.rank_pattern, config.alpha_pattern):
+        for key in list(pattern):
+            pattern |= dict.fromkeys(native_targets([key]), pattern.pop(key))
     return config
 
 
@@ -175,23 +173,23 @@ def official_settings(settings: dict, weights: dict[str, torch.Tensor], folder: 
     if settings.get("rank_pattern") or settings.get("alpha_pattern"):
         raise LabError(f"{rel(folder)} 各层的 r 不同（rank_pattern），没法换成官方写法。")
     modules = {name.split(".lora_")[0].rpartition(".")[2] for name in weights}
+    official = {key: settings[key] for key in KEPT} | {"target_modules": sorted(modules)}
     rank = next((len(t) for n, t in weights.items() if "query_key_value.lora_A" in n), settings["r"])
-    larger = rank // settings["r"]
-    patterns = {} if larger == 1 else {
-        "rank_pattern": {"query_key_value": rank},
-        "alpha_pattern": {"query_key_value": settings["lora_alpha"] * larger}}
-    return {key: settings[key] for key in KEPT} | {"target_modules": sorted(modules)} | patterns
+    if (larger := rank // settings["r"]) > 1:
+        official |= {"rank_pattern": {"query_key_value": rank},
+                     "alpha_pattern": {"query_key_value": settings["lora_alpha"] * larger}}
+    return official
 
 
 def check_adapter_alive(model, tokenizer, question: str) -> str:
-    """检查适配器：B 矩阵不全为零，而且开与关适配器时下一个词元的预测不同。
+    """检查适配器：B 矩阵不全为零，而且开与关适配器时下一个词元的预测不同；返回一段说明，不改变模型。
 
-    两项都通过就返回一段中文说明（含非零的层数与预测的变化）；否则引发 LabError，
-    说出最可能的原因。不改变模型。
+    有一项不通过就引发 LabError，说出最可能的原因。
     """
     if not isinstance(model, PeftModel):
         raise LabError("模型没有挂适配器；请用 models.load(检查点文件夹) 载入，而不是只载入基座")
-    alive, total = _nonzero_b(model)
+    matrices = [p for name, p in model.named_parameters() if "lora_B" in name]
+    alive, total = sum(bool(p.detach().abs().max() > 0) for p in matrices), len(matrices)
     if alive == 0:
         raise LabError(f"适配器没有起作用：{total} 个 B 矩阵全是零，等于没有训练；"
                        "多半是步数为 0、学习率为 0，或载入了训练之前的检查点")
@@ -204,12 +202,6 @@ def check_adapter_alive(model, tokenizer, question: str) -> str:
     top = f"最可能的仍是“{new}”" if old == new else f"最可能的由“{old}”变为“{new}”"
     return (f"适配器在工作：{total} 个 B 矩阵中 {alive} 个不为零；对“{question}”，"
             f"下一个词元的概率分布变化了 {change * 100:.2g}%，{top}")
-
-
-def _nonzero_b(model: PeftModel) -> tuple[int, int]:
-    """B 矩阵有几个不全为零、一共几个。"""
-    matrices = [p for name, p in model.named_parameters() if "lora_B" in name]
-    return sum(bool(p.detach().abs().max() > 0) for p in matrices), len(matrices)
 
 
 @torch.no_grad()

@@ -1,8 +1,7 @@
 """对话 → 词元编号与标签：训练、对比、演示的提示词都从这里来。讲解见 notebook 02。
 
-一个样本就是一段提示词和它的回答：提示词与推理时一模一样，只学回答与结束符。
-ChatGLM3 一族照官方逐条编码：``[gMASK] <sop>``，每条消息是 角色符 + 元信息 + 换行 + 内容，最后是
-``<|assistant|>``；GLM-4、Qwen3、Llama 3 等用分词器自带的对话模板。用户写出的控制符总是普通文字。
+一个样本就是一段提示词和它的回答：提示词与推理时一模一样，只学回答与结束符。ChatGLM3 一族照官方逐条编码，
+别的用分词器自带的对话模板。用户写出的控制符总是普通文字。
 """
 
 import json
@@ -35,9 +34,8 @@ QUESTION, ANSWER = {"role": "user", "content": "问"}, {"role": "assistant", "co
 
 
 def prompt_ids(tokenizer, messages: list[dict]) -> list[int]:
-    """消息列表 → 一维词元编号，末尾带生成提示（ChatGLM3 是 ``<|assistant|>``）。
+    """``[{"role": "user", "content": "你好"}]`` 这样的消息 → 一维词元编号，末尾带生成提示。
 
-    参数 messages 形如 ``[{"role": "user", "content": "你好"}]``。
     角色不认识、模型没有对话模板、模板处理不了或漏写哪一条时引发 LabError。
     """
     for message in messages:
@@ -45,8 +43,8 @@ def prompt_ids(tokenizer, messages: list[dict]) -> list[int]:
             raise LabError(f"对话里的角色 {message['role']!r} 不认识，请改成 {'、'.join(ROLES)} 之一。")
     if not is_glm_format(tokenizer):
         return _text_ids(tokenizer, _prompt(tokenizer, messages))
-    mask, sop, reply = tokenizer.convert_tokens_to_ids(["[gMASK]", "<sop>", "<|assistant|>"])
-    return [mask, sop, *_glm_ids(tokenizer, messages), reply]
+    *start, reply = tokenizer.convert_tokens_to_ids(["[gMASK]", "<sop>", "<|assistant|>"])
+    return [*start, *_glm_ids(tokenizer, messages), reply]
 
 
 def turns(messages: list[dict]) -> list[list[dict]]:
@@ -64,10 +62,9 @@ def encode(tokenizer, messages: list[dict]) -> dict[str, list[int]]:
     if messages[-1]["role"] != "assistant":
         raise LabError(NOTHING)
     prompt, stops = prompt_ids(tokenizer, messages[:-1]), stop_ids(tokenizer)
-    if is_glm_format(tokenizer):
-        answer = _glm_ids(tokenizer, messages[-1:])[1:]  # 第一个角色符已经在提示词的末尾
-    else:
-        answer = _template_answer(tokenizer, messages, stops)
+    # 第一个角色符已经在提示词的末尾
+    answer = (_glm_ids(tokenizer, messages[-1:])[1:] if is_glm_format(tokenizer) else
+              _template_answer(tokenizer, messages, stops))
     called = messages[-1].get("tool_calls") or messages[-1].get("metadata")
     # 模板没有写结束符时才用得着补的这个：普通回答到 eos 为止，调用工具的停下来等结果
     answer.append(tokenizer.get_added_vocab().get("<|observation|>" if called else "", stops[0]))
@@ -88,11 +85,11 @@ def stop_ids(tokenizer) -> list[int]:
     """学的时候当作结束的编号，不重复：eos、模板写在回答后面的控制符、GLM 的 user 与 observation 角色符。"""
     added = tokenizer.get_added_vocab()
     ends = _written_end(tokenizer) if tokenizer.chat_template else []
-    roles = [added[name] for name in ("<|user|>", "<|observation|>") if name in added]
-    eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    if not (ids := [*eos, *ends, *roles]):
+    ids = dict.fromkeys([tokenizer.eos_token_id, *ends, added.get("<|user|>"), added.get("<|observation|>")])
+    ids.pop(None, None)
+    if not ids:
         raise LabError("这个模型的分词器没有结束符（eos_token），回答停不下来，请换一个模型。")
-    return list(dict.fromkeys(ids))
+    return list(ids)
 
 
 def generation_config(tokenizer, given: GenerationConfig | None = None) -> GenerationConfig:
@@ -101,10 +98,11 @@ def generation_config(tokenizer, given: GenerationConfig | None = None) -> Gener
     遇到 stop_ids 或基座（given）的结束符就停。基座的惩罚、束搜索、抽样设置都不用：各处要在同样的、看得见的
     设置下比，重复惩罚还会逼模型换掉材料里的原词；想用就写在参数里或页面上。
     """
-    own, limit = (given.eos_token_id, given.max_new_tokens) if given else (None, None)
-    stops = dict.fromkeys([*stop_ids(tokenizer), *([own] if isinstance(own, int) else own or [])])
-    return GenerationConfig(eos_token_id=list(stops), pad_token_id=tokenizer.pad_token_id,
-                            bos_token_id=tokenizer.bos_token_id, max_new_tokens=limit)
+    given = given or GenerationConfig()
+    own = [given.eos_token_id] if isinstance(given.eos_token_id, int) else given.eos_token_id or []
+    return GenerationConfig(
+        eos_token_id=list(dict.fromkeys([*stop_ids(tokenizer), *own])), pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id, max_new_tokens=given.max_new_tokens)
 
 
 def header(tokenizer) -> str:
@@ -139,15 +137,14 @@ def _glm_ids(tokenizer, messages: list[dict]) -> list[int]:
         for part in split_calls(message, _as_python):
             role = "observation" if part["role"] == "tool" else part["role"]
             ids += tokenizer.convert_tokens_to_ids([f"<|{role}|>"])
-            for text in filter(None, (part.get("metadata", "") + "\n", part["content"])):
+            for text in (part.get("metadata", "") + "\n", part["content"]):
                 ids += tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
     return ids
 
 
 def _as_python(arguments: dict) -> str:
     """ChatGLM3 把函数的参数写成一段 Python 代码。"""
-    shown = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-    return f"```python\ntool_call({shown})\n```"
+    return f"```python\ntool_call({', '.join(f'{key}={value!r}' for key, value in arguments.items())})\n```"
 
 
 # ---- 分词器自带的对话模板 ----
@@ -157,27 +154,26 @@ def _prompt(tokenizer, messages: list[dict]) -> str:
     for role in ["observation"] * ("<|observation|>" in tokenizer.get_added_vocab()) + ["tool"]:
         renamed = [m | {"role": role} if m["role"] in ("observation", "tool") else m for m in messages]
         if not (lost := _lost(tokenizer, renamed)):
-            return _render(tokenizer, renamed, add_generation_prompt=True)
+            return _render(tokenizer, renamed, asking=True)
     raise LabError(f"这个模型的对话模板不写{lost[0]}，模型看不到；请从数据里去掉，或换一个模型。")
 
 
 def _lost(tokenizer, messages: list[dict]) -> list[str]:
     """模板漏写了什么：每条内容末尾加一个记号再渲染，因为只找内容会碰巧找到别处的，模板也可能转义它。"""
-    marks = {n: chr(MARK + n) for n, m in enumerate(messages) if m["content"]}
-    marked = [m | {"content": m["content"] + marks.get(n, "")} for n, m in enumerate(messages)]
-    text = _render(tokenizer, marked, add_generation_prompt=True)
-    names = [tool.get("function", tool).get("name", "") for tool in _tools(messages)]
-    lost = [f"第 {n + 1} 条消息（{messages[n]['role']}）" for n, mark in marks.items() if mark not in text]
+    marked = [m | {"content": m["content"] and m["content"] + chr(n)} for n, m in enumerate(messages, MARK)]
+    text = _render(tokenizer, marked, asking=True)
+    lost = [f"第 {n} 条消息（{m['role']}）" for n, m in enumerate(marked, 1) if m["content"][-1:] not in text]
+    names = [tool.get("function", tool).get("name", "") for tool in _tools(messages) or []]
     return lost + [f"工具 {name}（不支持 tools）" for name in names if _squeezed(name) not in _squeezed(text)]
 
 
-def _tools(messages: list[dict]) -> list[dict]:
-    return next(filter(None, (m.get("tools") for m in messages)), [])
+def _tools(messages: list[dict]) -> list[dict] | None:
+    return next(filter(None, (m.get("tools") for m in messages)), None)
 
 
-def _render(tokenizer, messages: list[dict], add_generation_prompt: bool = False) -> str:
+def _render(tokenizer, messages: list[dict], asking: bool = False) -> str:
     """用对话模板渲染成文字，内容里的控制符都已断开。没有模板、模板处理不了时引发 LabError。"""
-    tools = _tools(messages) or None
+    tools = _tools(messages)
     try:
         template = tokenizer.get_chat_template(tools=tools)
     except ValueError:
@@ -187,19 +183,16 @@ def _render(tokenizer, messages: list[dict], add_generation_prompt: bool = False
     spoken = [m for m in messages if m["content"] or not m.get("tools")]  # 工具的说明由模板另写
     shown = [_break_control(start[m["role"] == "assistant"], m) | {"role": m["role"]}
              for m in _adapted(spoken, template)]
-    # 不要思考过程：课程的问答直接回答；没有这个开关的模板不理会它
-    options = {**tokenizer.special_tokens_map, "enable_thinking": False}
-    try:
-        rendered, _ = render_jinja_template(
+    try:  # 不要思考过程：课程的问答直接回答；没有这个开关的模板不理会它
+        return render_jinja_template(
             [shown], tools=_break_control(start[False], tools), chat_template=TODAY + template,
-            add_generation_prompt=add_generation_prompt, **options)
+            add_generation_prompt=asking, enable_thinking=False, **tokenizer.special_tokens_map)[0][0]
     except (TemplateError, TypeError, ValueError) as error:
         raise LabError(f"这个模型的对话模板处理不了这段对话（{error}），请检查角色的次序。") from error
-    return rendered[0]
 
 
 def _adapted(messages: list[dict], template: str) -> list[dict]:
-    """去掉只给本程序看的键，按模板的习惯写工具调用。模板不认工具时引发 LabError。"""
+    """只给本程序看的键去掉，工具调用按模板的习惯写；模板不认工具时引发 LabError。"""
     adapted = [{key: m[key] for key in m if key not in ("loss", "tools")} for m in messages]
     if "tool_calls" not in template:  # GLM-4 不认它：函数名写在角色符后面，参数作内容，另成一条消息
         adapted = [part for m in adapted for part in split_calls(m, partial(json.dumps, ensure_ascii=False))]
@@ -230,23 +223,23 @@ def _text_ids(tokenizer, text: str, at_start: bool = True) -> list[int]:
 
     不在开头的段接在换行后面编码再去掉换行，否则 SentencePiece 一类的分词器会在每段开头多加一个空格。
     """
-    ids, newline = [], tokenizer.encode("\n", add_special_tokens=False)
-    for number, piece in enumerate(text.split(BREAK)):
-        joined = tokenizer.encode("\n" + piece, add_special_tokens=False)
-        if (at_start and number == 0) or joined[: len(newline)] != newline:
-            ids += tokenizer.encode(piece, add_special_tokens=False) if piece else []
-        else:
-            ids += joined[len(newline):]
+    write = partial(tokenizer.encode, add_special_tokens=False)
+    ids, newline = [], write("\n")
+    for number, piece in enumerate(filter(None, text.split(BREAK)), not at_start):
+        joined = write("\n" + piece)
+        apart = number and joined[: len(newline)] == newline
+        ids += joined[len(newline):] if apart else write(piece)
     return ids
 
 
 def _frame(tokenizer, asked: list[dict]) -> tuple[str, str, str, str]:
-    """一问一答：“答”以前的全部，其中要模型自己写的，“答”后面的；提示词写法不同时，它多出来的。"""
-    prompt = _render(tokenizer, asked, add_generation_prompt=True)
-    text = _render(tokenizer, [*asked, ANSWER])
-    size = len(commonprefix([prompt, text]))
-    before, _, after = text[size:].rpartition(ANSWER["content"])
-    return text[:size] + before, "" if prompt[size:] else before, after, prompt[size:]
+    """一问一答：给好的开头，“答”以前要模型自己写的，“答”后面的；提示词写法不同时，它多出来的。"""
+    prompt, text = _render(tokenizer, asked, asking=True), _render(tokenizer, [*asked, ANSWER])
+    opening = commonprefix([prompt, text])
+    written, _, after = text.removeprefix(opening).rpartition(ANSWER["content"])
+    if more := prompt.removeprefix(opening):
+        opening, written = opening + written, ""
+    return opening, written, after, more
 
 
 def _template_answer(tokenizer, messages: list[dict], stops: list[int]) -> list[int]:
@@ -256,7 +249,7 @@ def _template_answer(tokenizer, messages: list[dict], stops: list[int]) -> list[
     """
     asked, answer = [QUESTION | {"tools": _tools(messages)}], messages[-1]
     opening, written, _, more = _frame(tokenizer, asked)
-    opening, text = opening.removesuffix(written), _render(tokenizer, [*asked, answer])
+    text = _render(tokenizer, [*asked, answer])
     stopped = set(stops).intersection(_text_ids(tokenizer, written, at_start=False))  # 没写到回答就停了
     # 提示词多的只有一个开头的标记（如 <think>），就是停在思考过程里
     if stopped or not text.startswith(opening) or re.fullmatch(r"\s*(<[^<>/]+>|\[[^][/]+\])\s*", more):
@@ -276,7 +269,7 @@ def _squeezed(text: str) -> str:
 
 def _written_end(tokenizer) -> list[int]:
     """模板写在回答后面的第一个控制符；什么都不写的，看下一问前面的（角色符），也没有就是空的。"""
-    added = set(tokenizer.get_added_vocab().values())
     later = _render(tokenizer, [QUESTION, ANSWER, QUESTION]).rpartition(ANSWER["content"])[2]
-    tails = _frame(tokenizer, [QUESTION])[2] + later
-    return [i for i in _text_ids(tokenizer, tails, at_start=False) if i in added][:1]
+    ids = _text_ids(tokenizer, _frame(tokenizer, [QUESTION])[2] + later, at_start=False)
+    added = set(tokenizer.get_added_vocab().values())
+    return [i for i in ids if i in added][:1]

@@ -154,8 +154,8 @@ def native_tensors(name: str, tensor: torch.Tensor, rows: list[int]) -> dict[str
         name = name.replace(old, new)
     if FUSED not in name:
         return {name: tensor}
-    parts = tensor.split(rows)
-    return {name.replace(FUSED, new): part.clone() for new, part in zip(SPLIT, parts, strict=True)}
+    return {name.replace(FUSED, new): part.clone()
+            for new, part in zip(SPLIT, tensor.split(rows), strict=True)}
 
 
 # ---- 分词器 ----
@@ -208,8 +208,7 @@ class Piece(NamedTuple):
 def read_pieces(path: Path) -> list[Piece]:
     """读 tokenizer.model 的词表，下标就是编号；读不懂或不是 ChatGLM3 那种模型时引发 LabError。
 
-    它是一份 protobuf，只需要其中几个字段，所以自己读，不装别的包；字段编号出自 google/sentencepiece 的
-    sentencepiece_model.proto。
+    它是一份 protobuf，只要几个字段，所以自己读；字段编号出自 sentencepiece_model.proto。
     """
     try:
         pieces, trainer, normalizer = _parsed(path.read_bytes())
@@ -227,10 +226,9 @@ def read_pieces(path: Path) -> list[Piece]:
 def _parsed(data: bytes) -> tuple[list[Piece], dict[int, Any], dict[int, Any]]:
     """文件内容 → 词表、trainer_spec、normalizer_spec，后两个是 {字段编号: 值}。"""
     top = list(_fields(data))
-    rows = [dict(_fields(value)) for number, value in top if number == 1]
+    rows = (dict(_fields(value)) for number, value in top if number == 1)
     pieces = [Piece(row[1].decode("utf-8"), row.get(2, 0.0), row.get(3, NORMAL)) for row in rows]
-    parts = dict(top)
-    return pieces, dict(_fields(parts[2])), dict(_fields(parts[3]))
+    return pieces, dict(_fields(dict(top)[2])), dict(_fields(dict(top)[3]))
 
 
 def _is_known_kind(pieces: list[Piece], trainer: dict[int, Any], normalizer: dict[int, Any]) -> bool:
@@ -277,9 +275,9 @@ def build(pieces: list[Piece], max_length: int) -> PreTrainedTokenizerFast:
     core.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(),
                                       decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     core.add_special_tokens([*CONTROL, *SPECIAL])
-    prefix = [("[gMASK]", core.token_to_id("[gMASK]")), ("<sop>", core.token_to_id("<sop>"))]
     core.post_processor = processors.TemplateProcessing(
-        single="[gMASK] <sop> $A", pair="[gMASK] <sop> $A $B", special_tokens=prefix)
+        single="[gMASK] <sop> $A", pair="[gMASK] <sop> $A $B",
+        special_tokens=[(name, core.token_to_id(name)) for name in ("[gMASK]", "<sop>")])
     return PreTrainedTokenizerFast(
         tokenizer_object=core, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<unk>",
         additional_special_tokens=SPECIAL, chat_template=CHAT_TEMPLATE, padding_side="left",

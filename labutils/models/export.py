@@ -1,7 +1,6 @@
 """写出独立的模型文件夹：官方 ChatGLM3 换成原生格式，或把适配器合并进基座。
 
-写出的文件夹用普通的 AutoModelForCausalLM、AutoTokenizer 和 vLLM 都能直接读。
-都是先写进 <名字>.partial，全部写好、核对过才改名，所以中途失败不会留下半个结果。讲解见 notebook 90。
+写出的文件夹 transformers 和 vLLM 都能直接读。先写进 <名字>.partial，核对过才改名。讲解见 notebook 90。
 """
 
 import shutil
@@ -119,7 +118,9 @@ def new_folder(out: Path, needed: int) -> Iterator[Path]:
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
-        _check_room(part, out, needed)
+        if (free := shutil.disk_usage(part).free) < needed * 1.02:
+            raise LabError(f"磁盘空间不够：写 {rel(out)} 要 {needed / 2**30:.1f} GiB，"
+                           f"只剩 {free / 2**30:.1f} GiB，请腾出空间或换一个磁盘。")
         yield part
         for path in part.iterdir():
             path.chmod(0o644)  # safetensors 写出的文件只有自己能读，推理服务常用别的用户运行
@@ -134,24 +135,16 @@ def new_folder(out: Path, needed: int) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _check_room(part: Path, out: Path, needed: int) -> None:
-    free = shutil.disk_usage(part).free
-    if free < needed * 1.02:
-        raise LabError(f"磁盘空间不够：写 {rel(out)} 要 {needed / 2**30:.1f} GiB，"
-                       f"只剩 {free / 2**30:.1f} GiB，请腾出空间或换一个磁盘。")
-
-
 def _write_shards(shards: list[Path], part: Path, config) -> None:
     """逐个分片换名字、拆 q/k/v 再写出：内存里同时只有一个分片。"""
     rows, weight_map, size = chatglm3.qkv_rows(config), {}, 0
     for number, path in enumerate(shards, 1):
-        native: dict[str, torch.Tensor] = {}
-        for name, tensor in weights.tensors(path):
-            native |= chatglm3.native_tensors(name, tensor, rows)
+        native = {new: piece.contiguous() for name, tensor in weights.tensors(path)
+                  for new, piece in chatglm3.native_tensors(name, tensor, rows).items()}
         weights.refuse_nan(native.items(), rel(path))
         whole = len(shards) == 1
         file = "model.safetensors" if whole else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file({name: t.contiguous() for name, t in native.items()}, part / file, {"format": "pt"})
+        save_file(native, part / file, {"format": "pt"})
         weight_map |= dict.fromkeys(native, file)
         size += sum(t.nbytes for t in native.values())
         print(f"写好第 {number}/{len(shards)} 个权重文件", flush=True)  # 12 GB 要几分钟

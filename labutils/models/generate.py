@@ -25,8 +25,7 @@ def answer(model, tokenizer, questions, max_new_tokens: int = 128, batch_size: i
            on_batch: Callable[[list[int], list[str]], None] | None = None, **generation) -> list[str]:
     """批量回答；每个问题是字符串或消息列表，返回同样顺序的回答，没有说完的是 Unfinished。
 
-    on_batch(题号, 回答)：每答完一批调用一次，用来边答边存。
-    默认贪心解码。按长度排序后分批，减少补齐的浪费。generation 里的其余参数交给
+    on_batch(题号, 回答)：每答完一批调用一次，用来边答边存。默认贪心解码，其余的 generation 交给
     ``model.generate``（如 temperature、top_p、repetition_penalty）。显存或内存不够时引发 LabError。
     """
     rows = [prompt_ids(tokenizer, as_messages(question)) for question in questions]
@@ -43,8 +42,7 @@ def answer(model, tokenizer, questions, max_new_tokens: int = 128, batch_size: i
                            "max_new_tokens，或换小一号的模型。") from None
         for index, ids in zip(picked, output.tolist(), strict=True):
             said = list(takewhile(lambda token: token not in stops, ids))
-            kind = Unfinished if len(said) == len(ids) else str
-            replies[index] = kind(clean(tokenizer, said, skipped))
+            replies[index] = (Unfinished if said == ids else str)(clean(tokenizer, said, skipped))
         if on_batch:
             on_batch(picked, [replies[index] for index in picked])
     return replies
@@ -119,8 +117,7 @@ def stream(model, tokenizer, messages, stop: Event | None = None, adapter: bool 
            timeout: float = 120.0, **generation) -> Iterator[str]:
     """逐段产出回答文字，连起来与 answer 的相同；没有说完的，最后另有一段 Cut。
 
-    设置 stop 事件或关闭这个生成器都会让后台的生成停下来。
-    adapter=False 时在停用 LoRA 适配器的情况下生成（微调前）。
+    设置 stop 事件或关闭这个生成器都会让后台的生成停下来。adapter=False 时停用 LoRA 适配器（微调前）。
     后台线程出错、或 timeout 秒没有新词元时引发 LabError，不会一直等下去。
     """
     # closed 是自己的信号：不能去设调用方的 stop，它可能还管着下一段回答

@@ -65,10 +65,10 @@ def check_folder(name: str, known: Known = CHATGLM3_6B) -> list[Check]:
     if any(check.status == FAIL for check in checks):
         return checks
     sizes = {key: getattr(config, key, None) for key in known.sizes}
-    if (count, sizes) == (known.parameters, known.sizes):
-        checks.append(_known_prompts(folder, tokenizer, known))
-        return [*checks, _verdict(folder, checks[-1].status == OK, known)]
-    return [*checks, Check(VERDICT, OK, _other_model(folder, config, count, known))]
+    if (count, sizes) != (known.parameters, known.sizes):
+        return [*checks, Check(VERDICT, OK, _other_model(folder, config, count, known))]
+    prompts = _known_prompts(folder, tokenizer, known)
+    return [*checks, prompts, _verdict(folder, prompts.status == OK, known)]
 
 
 def _other_model(folder: Path, config, count: int, known: Known) -> str:
@@ -151,7 +151,6 @@ def _tokenizer(name: str, folder: Path, config):
 
 
 def _known_prompts(folder: Path, tokenizer, known: Known) -> Check:
-    """已知句子的编号与官方相同，tokenizer.model（若有）的指纹与官方相同。"""
     name, todo = "已知句子", "请从同一个来源重新下载分词器的文件"
     for text, wanted in known.prompts.items():
         ids = chat.prompt_ids(tokenizer, [{"role": "user", "content": text}])

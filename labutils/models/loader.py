@@ -26,13 +26,10 @@ OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
 def pick_device_dtype(dtype=None, device=None) -> tuple[torch.device, torch.dtype, str]:
     """选设备与精度，返回 (设备, 精度, 一句话理由)。
 
-    有 CUDA 用 CUDA，其次苹果 MPS，否则 CPU。GPU 支持 bf16 就用 bf16（fp16 训练容易
-    出现 loss 为 0 或 nan）;CPU 用 fp32，小模型在 CPU 上 fp32 最稳。
+    有加速卡就用，支持 bf16 的用 bf16（fp16 训练容易出现 loss 为 0 或 nan），其余用 fp32。
     """
-    if device is None:
-        has_mps = torch.backends.mps.is_available()
-        device = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
-    device = torch.device(device)
+    has_gpu, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    device = torch.device(device or ("cuda" if has_gpu else "mps" if has_mps else "cpu"))
     if dtype is not None:
         dtype = _named_dtype(dtype)
         return device, dtype, f"设备 {device}、精度 {dtype}：由参数指定"
@@ -156,10 +153,8 @@ def read_config(name_or_path: str | Path, source: str | None = None) -> PreTrain
 def read_tokenizer(name: str, source: str, config: PreTrainedConfig):
     """分词器，左侧补齐；读不出来、词元比模型的词表多时引发 LabError。source 同 read_config。"""
     try:
-        if chatglm3.is_official(Path(source)):
-            tokenizer = chatglm3.load_tokenizer(Path(source), config)
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", trust_remote_code=False)
+        tokenizer = (chatglm3.load_tokenizer(Path(source), config) if chatglm3.is_official(Path(source)) else
+                     AutoTokenizer.from_pretrained(source, padding_side="left", trust_remote_code=False))
     except BROKEN as error:
         raise LabError(f"模型 {name} 的分词器读不出来（{first_line(error)}），"
                        "请重新下载分词器的文件。") from error
@@ -207,10 +202,8 @@ def _load_base(name: str, dtype, options: dict):
     config = read_config(name, source)
     tokenizer = read_tokenizer(name, source, config)
     try:
-        if chatglm3.is_official(Path(source)):
-            model = chatglm3.load(Path(source), config, dtype, **options)
-        else:
-            model = _load_native(name, source, config=config, dtype=dtype, **options)
+        model = (chatglm3.load(Path(source), config, dtype, **options) if chatglm3.is_official(Path(source))
+                 else _load_native(name, source, config=config, dtype=dtype, **options))
     except BROKEN as error:
         raise _failed(name, error) from error
     weights.refuse_nan(model.named_parameters(), f"模型 {name}")
@@ -223,8 +216,8 @@ def _load_native(name: str, source: str, **options):
     if Path(source).is_dir():
         weights.shards(Path(source))
     model, report = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
-    if missing := sorted(report["missing_keys"]):
-        raise LabError(f"模型 {name} 的权重里缺少 {len(missing)} 个张量，例如 {missing[0]}，请重新下载。")
+    if missing := report["missing_keys"]:
+        raise LabError(f"模型 {name} 的权重里缺少 {len(missing)} 个张量，例如 {min(missing)}，请重新下载。")
     return model
 
 
@@ -264,8 +257,7 @@ def load(name_or_path: str | Path, dtype=None, device=None, quantization: str | 
     quantization 为 ``"4bit"`` 时基座以 4-bit 加载。
     文件夹不存在、不完整、读不懂时抛出 LabError。从不执行下载来的代码。
     """
-    name = str(name_or_path)
-    folder = model_folder(name)
+    name, folder = str(name_or_path), model_folder(str(name_or_path))
     folder = folder if folder and is_adapter(folder) else None
     device, dtype, _ = pick_device_dtype(dtype, device)
     options = _quantization(quantization, dtype, device)

@@ -56,8 +56,7 @@ def shards(folder: Path) -> list[Path]:
         raise LabError(f"模型文件夹 {rel(folder)} 里没有权重文件（model.safetensors 或 "
                        "pytorch_model.bin，或它们的分片与索引），请确认下载完整。")
     files = _listed(found) if found.suffix == ".json" else [found]
-    missing = [path.name for path in files if not path.is_file()]
-    if missing:
+    if missing := [path.name for path in files if not path.is_file()]:
         raise LabError(f"模型文件夹 {rel(folder)} 缺少 {len(files)} 个权重分片中的 {len(missing)} 个："
                        f"{'、'.join(missing[:3])}，请重新下载缺少的文件。")
     for path in files:
@@ -118,7 +117,6 @@ def _damage_said(path: Path) -> Iterator[None]:
 def refuse_nan(tensors: Iterable[tuple[str, torch.Tensor]], where: str) -> None:
     """有 nan 或无穷大时引发 LabError：文件头完好、内容却坏了的分片，训练时只会看到损失是 nan。"""
     for name, tensor in tensors:
-        if tensor.dtype in FLOATS and tensor.numel():
-            if not torch.stack(tensor.detach().aminmax()).isfinite().all():
-                raise LabError(f"{where} 的权重 {name} 里有 nan 或无穷大，多半是文件损坏，"
-                               "请重新下载权重文件。")
+        if (tensor.dtype in FLOATS and tensor.numel()
+                and not torch.stack(tensor.detach().aminmax()).isfinite().all()):
+            raise LabError(f"{where} 的权重 {name} 里有 nan 或无穷大，多半是文件损坏，请重新下载权重文件。")
