@@ -10,17 +10,15 @@ import re
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 from labutils.base.errors import LabError
 from labutils.base.files import decode, one_sentence, rel
 from labutils.dataset.clean import Page, filled_lines, join_lines, numbered, tidy, usual_width
-from labutils.dataset.ofd import read_ofd
 from labutils.dataset.office import DAMAGED, Block
 from labutils.dataset.pdf import read_pdf
-from labutils.dataset.slides import read_slides
+from labutils.dataset.slides import read_ofd, read_slides
 from labutils.dataset.word import word_blocks
 
 SAVE_AS_UTF8 = "请用记事本打开，“另存为”时把编码选成 UTF-8"
@@ -39,35 +37,31 @@ def read_pages(path: str | Path) -> list[Page]:
     path = Path(path)
     name = rel(path)
     kind = _kind(_content(path, name), path.suffix.lower())
-    pages = READERS.get(kind, partial(_refuse, kind))(path, name)
-    if any(page.text for page in pages):
-        return pages
-    raise LabError(f"{name} 里没有文字（可能全是图片），请换一份文档。")
-
-
-def _refuse(kind: str, path: Path, name: str) -> list[Page]:
-    what = f"是 {kind} 格式" if kind.startswith(".") else kind or "没有扩展名"
-    raise LabError(f"{name} {what}，读不了，请{HOW_TO_SAVE.get(kind, PRINT)}。")
+    if kind not in READERS:
+        what = f"是 {kind} 格式" if kind.startswith(".") else kind or "没有扩展名"
+        raise LabError(f"{name} {what}，读不了，请{HOW_TO_SAVE.get(kind, PRINT)}。")
+    pages = READERS[kind](path, name)
+    if not any(page.text for page in pages):
+        raise LabError(f"{name} 里没有文字（可能全是图片），请换一份文档。")
+    return pages
 
 
 def _content(path: Path, name: str) -> bytes:
     """文件的内容；没有这个文件、文件是空的、是 Word 的临时文件时抛 LabError。"""
     if not path.is_file():
-        what = "是一个文件夹，不是文件" if path.is_dir() else "不存在"
-        raise LabError(f"{name} {what}，请检查文件的路径和名字。")
+        raise LabError(f"{name} 不存在，或者是一个文件夹，请检查文件的路径和名字。")
     if path.name.startswith(("~$", ".~")):
         raise LabError(f"{name} 是 Word 的临时文件，请关掉 Word，选名字开头没有 {path.name[:2]} 的那一份。")
-    with path.open("rb") as file:
-        if content := file.read():
-            return content
+    if content := path.read_bytes():
+        return content
     raise LabError(f"{name} 是空文件（0 字节），请重新下载或复制这份文件。")
 
 
-# 扩展名常常写错，先看内容：压缩包里有什么；别的看开头，旧的 Office 文件（OLE）再看里面有什么
-_ZIPPED = {"word/": ".docx", "ppt/": ".pptx", "xl/": ".xlsx", "OFD.xml": ".ofd", "content.xml": ".odt",
-           "META-INF/container.xml": ".epub"}
+# 扩展名常常写错，先看内容的开头；压缩包看里面的各个文件名，旧的 Office 文件（OLE）看里面有什么
 _OLE = rb"\xd0\xcf\x11\xe0"
 _SIGNS = {
+    rb"PK.*\nword/": ".docx", rb"PK.*\nppt/": ".pptx", rb"PK.*\nxl/": ".xlsx", rb"PK.*\nOFD.xml": ".ofd",
+    rb"PK.*\ncontent.xml": ".odt", rb"PK.*\nMETA-INF/container.xml": ".epub",
     rb"%PDF-": ".pdf", rb"\{\\rtf": ".rtf", rb"\xff\xd8\xff": ".jpg", rb"\x89PNG": ".png",
     rb"(?:\xef\xbb\xbf)?\s*(?i:<!doctype html|<html|MIME-Version:)": ".html",
     _OLE + b".*" + "EncryptedPackage".encode("utf-16-le"): "设了打开密码",
@@ -89,44 +83,32 @@ HOW_TO_SAVE = {kind: advice for kinds, advice in {
 def _kind(content: bytes, suffix: str) -> str:
     """真正的格式，写成扩展名；看不出的就信扩展名 suffix。"""
     if content.startswith(b"PK"):
-        return _kind_in_zip(content) or suffix
+        with suppress(*DAMAGED):
+            content = "\n".join(["PK", *zipfile.ZipFile(io.BytesIO(content)).namelist()]).encode()
     found = next((kind for sign, kind in _SIGNS.items() if re.match(sign, content, re.DOTALL)), suffix)
     return ".pdf" if suffix == ".pdf" else found  # 下载失败的 PDF 常是一张网页，read_pdf 会说重新下载
 
 
-def _kind_in_zip(content: bytes) -> str:
-    with suppress(*DAMAGED):
-        files = "\n".join(["", *zipfile.ZipFile(io.BytesIO(content)).namelist()])
-        return next((kind for mark, kind in _ZIPPED.items() if f"\n{mark}" in files), "")
-    return ""
-
-
 def _to_pages(blocks: list[Block]) -> list[Page]:
-    """有标题就一节一页，没有就攒够 PAGE_LENGTH 字一页。"""
+    """一节一页，“章”紧跟着“节”时不单独成页；没有标题的攒够 PAGE_LENGTH 字一页。"""
     blocks = [(is_title, text) for is_title, raw in blocks if (text := tidy(raw).strip())]
-    by_title = any(is_title for is_title, _ in blocks)
-    return numbered(_sections(blocks, math.inf if by_title else PAGE_LENGTH))
-
-
-def _sections(blocks: list[Block], limit: float) -> list[str]:
-    """遇到标题、或再接就超过 limit 个字，另起一节；“章”紧跟着“节”时不单独成页。"""
+    limit = math.inf if any(is_title for is_title, _ in blocks) else PAGE_LENGTH
     texts = [text for _, text in blocks[:1]]
     for (after_title, _), (is_title, text) in pairwise(blocks):
-        if (is_title and not after_title) or len(texts[-1]) + 1 + len(text) > limit:
+        if is_title > after_title or len(f"{texts[-1]}\n{text}") > limit:
             texts.append(text)
         else:
             texts[-1] += f"\n{text}"
-    return texts
+    return numbered(texts)
 
 
 def read_text(path: Path, name: str) -> list[Page]:
     """纯文本：空行、缩进分段，硬换行的句子接回去；有换页符（\\f）时按它分页。"""
     text = decode(path.read_bytes(), name, SAVE_AS_UTF8)
-    parts = text.rstrip("\f\n ").split("\f")
-    if len(parts) == 1:
-        return _to_pages([(False, paragraph) for paragraph in _paragraphs(text)])
-    pages = [tidy("\n".join(_paragraphs(part))).strip() for part in parts]
-    return numbered(pages) if any(pages) else []
+    parts = [_paragraphs(part) for part in text.rstrip("\f\n ").split("\f")]
+    if len(parts) > 1:
+        return numbered([tidy("\n".join(part)).strip() for part in parts])
+    return _to_pages([(False, paragraph) for paragraph in parts[0]])
 
 
 def _paragraphs(text: str) -> list[str]:
@@ -137,23 +119,26 @@ def _paragraphs(text: str) -> list[str]:
 
 _FENCE = re.compile(r"^[^\S\n]*(?:```|~~~).*", re.MULTILINE)
 _HEAD = re.compile(r"(#{1,6})\s+(.*?)\s*#*$")
-_OWN_LINE = re.compile(r"\s*(?:[-*+]\s|\d+[.)]\s|>|\|)")  # 列表、引用、表格各占一行
 # 表格的横线、分隔线；量词都不回头（+），不然一长串横线后面跟着字要试到天荒地老
 _RULE = re.compile(r"\s*+\|?(?:\s*+:?-{2,}+:?\s*+\|?)++\s*+$|\s*+(?:[*_]\s*+){3,}+$")
+_ENDS = re.compile(rf"\s*$|.*  $|#{{1,6}}\s|{_RULE.pattern}")  # 下一行另起一段；两个空格表示换行
+_BEGINS = re.compile(rf"\s*(?:$|[-*+]\s|\d+[.)]\s|>|\|)|{_RULE.pattern}")  # 列表、引用、表格各占一行
 # 不用现成的解析器：按 CommonMark，“见**六天。**周一”里的星号不算加粗，会留在文字里
 _MARKS = (
     (re.compile(r"!\[[^\]]*\]\([^)]*\)"), ""),  # 图片
     (re.compile(r"\[([^\]]+)\]\([^)]*\)"), r"\1"),  # 链接留文字
     (re.compile(r"(\*\*|__|~~|`)(?=\S)(.+?)(?<=\S)\1"), r"\2"),  # 加粗、删除线、代码
     (re.compile(r"(?<![*\w])\*(?=\S)([^*\n]+?)(?<=\S)\*(?![*\w])"), r"\1"),  # 斜体
+    (re.compile(r"<br\s*/?>", re.IGNORECASE), " "),  # 表格里换行只能这样写
+    (re.compile(r"^\s*(?:>\s?)+"), ""),  # 引用
+    (re.compile(r"^(\s*)[-*+]\s"), r"\1• "),  # 列表
 )
 
 
 def read_markdown(path: Path, name: str) -> list[Page]:
     """去掉标记留下文字；表格每行一行，格间用“ | ”隔开；代码块原样。"""
     text = decode(path.read_bytes(), name, SAVE_AS_UTF8)
-    text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)  # 文首的元数据
-    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r"\A---\n.*?\n---\n|<!--.*?-->", "", text, flags=re.DOTALL)  # 文首的元数据、注释
     blocks: list[Block] = []
     for number, part in enumerate(_FENCE.split(text)):  # 单数段是代码
         lines = part.split("\n")
@@ -168,36 +153,24 @@ def _marked(lines: list[str]) -> list[Block]:
         body = _plain(line)
         if heading := _HEAD.match(line):
             blocks.append((len(heading[1]) <= 2, _plain(heading[2])))
-        elif body.strip() and _same_paragraph(above, line):
+        elif not _ENDS.match(above) and not _BEGINS.match(line):  # 和上一行是一段
             blocks.append((False, join_lines([blocks.pop()[1], body], 1)))
         elif not _RULE.match(line):
             blocks.append((False, body))
     return blocks
 
 
-def _same_paragraph(above: str, line: str) -> bool:
-    """两行都是普通的字，上一行末尾也没有表示换行的两个空格。"""
-    ends = not above.strip() or above.endswith("  ") or _HEAD.match(above) or _RULE.match(above)
-    return not (ends or _OWN_LINE.match(line) or _RULE.match(line))
-
-
 def _plain(line: str) -> str:
     for pattern, kept in _MARKS:
         line = pattern.sub(kept, line)
-    line = re.sub(r"<br\s*/?>", " ", line, flags=re.IGNORECASE)  # 表格里换行只能这样写
-    line = re.sub(r"^\s*(?:>\s?)+", "", line)
-    line = re.sub(r"^(\s*)[-*+]\s", r"\1• ", line)
     if line.strip().startswith("|"):
         cells = re.split(r"(?<!\\)\|", re.sub(r"^\||(?<!\\)\|$", "", line.strip()))
         line = " | ".join(cell.strip().replace("\\|", "|") for cell in cells)
     return line
 
 
-def read_docx(path: Path, name: str) -> list[Page]:
-    return _to_pages(word_blocks(path, name))
-
-
 READERS: dict[str, Callable[[Path, str], list[Page]]] = {
-    **dict.fromkeys((".docx", ".docm", ".dotx", ".dotm"), read_docx),
+    **dict.fromkeys((".docx", ".docm", ".dotx", ".dotm"),
+                    lambda path, name: _to_pages(word_blocks(path, name))),
     **dict.fromkeys((".pptx", ".pptm", ".ppsx", ".potx"), read_slides), ".pdf": read_pdf, ".ofd": read_ofd,
     ".md": read_markdown, ".markdown": read_markdown, ".txt": read_text}

@@ -8,7 +8,7 @@ import unicodedata
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 
@@ -23,8 +23,6 @@ DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError,
            RuntimeError, LookupError, ValueError, TypeError, AttributeError, etree.LxmlError)
 Element = etree._Element
 Block = tuple[bool, str]  # (是不是一、二级标题, 一段文字)
-# 挂在一段上、另外取文字的：脚注、尾注、文本框、图表、SmartArt
-HUNG = ("footnoteReference", "endnoteReference", "txbxContent", "chart", "relIds")
 _PARSER = etree.XMLParser(resolve_entities=False, no_network=True, remove_comments=True, remove_pis=True)
 
 
@@ -48,11 +46,13 @@ class Package:
         self.files = {file.replace("\\", "/").lower(): file for file in self.zip.namelist()}
 
     def xml(self, part: str | None) -> Element:
-        """一个部件的 XML；None 是一个空元素。"""
-        if part is None:
+        """一个部件的 XML；没有这个部件（None、空）就是一个空元素。"""
+        if not part:
             return etree.Element("none")
         root = etree.fromstring(self.zip.read(self.files[part.lower()]), _PARSER)
-        _drop_namespaces(root)
+        for element in root.iter("*"):  # 幻灯片的 id 和 r:id 都有，要的是指着另一个部件的 r:id：它排在后面
+            element.tag = element.tag.rpartition("}")[2]
+            element.attrib.update({key.rpartition("}")[2]: text for key, text in sorted(element.items())})
         etree.strip_elements(root, "Fallback")  # 同样的内容为旧版软件存的第二份
         etree.strip_tags(root, "AlternateContent", "Choice")
         return root
@@ -68,15 +68,6 @@ class Package:
         return found
 
 
-def _drop_namespaces(root: Element) -> None:
-    for element in root.iter("*"):
-        element.tag = element.tag.rpartition("}")[2]
-        for key, text in element.items():
-            space, _, local = key.rpartition("}")
-            if space:  # r:id（写成 rel_id）指另一个部件，和不带前缀的 id 是两回事
-                element.set(("rel_" if space.endswith("relationships") else "") + local, text)
-
-
 def value(element: Element, path: str, default: str | None = None, key: str = "val") -> str | None:
     """path 那个元素的 val（或属性 key）；没有这个元素、没有写就是 default。"""
     found = element.find(path)
@@ -89,58 +80,43 @@ def resolve(part: str, target: str) -> str:
 
 
 # Wingdings 里常见的几个；别的多半是项目符号
-_WINGDINGS = {252: "✓", 251: "✗", 254: "☑", 253: "☒", 168: "□", 111: "□", 113: "□", 163: "□", 224: "→",
-              80: "✓", 79: "✗", 82: "☑", 81: "☒"}
+_WINGDINGS = {0xF0FC: "✓", 0xF0FB: "✗", 0xF0FE: "☑", 0xF0FD: "☒", 0xF0A8: "□", 0xF06F: "□", 0xF0E0: "→",
+              0xF050: "✓", 0xF04F: "✗", 0xF052: "☑", 0xF051: "☒", 0xF0A3: "□"}
 _SCRIPTS = {"\1": ("^", RAISED), "\3": ("_", LOWERED)}
-_PRIVATE = re.compile("[\uf020-\uf0ff]")
-
-
-def symbols(text: str, font: str) -> str:
-    """符号字体的字在私有区里，换成看得懂的字。"""
-    def known(match: re.Match) -> str:
-        code = ord(match.group())
-        return (SYMBOL.get(code) if font == "Symbol" else _WINGDINGS.get(code - 0xF000)) or "•"
-
-    return _PRIVATE.sub(known, text)
 
 
 def words(element: Element) -> str:
     """一段（或一格）里的文字，连着的空白并成一个空格；自动编号在最前面。"""
-    text = "".join(map(_text, element.iterchildren("*"))).replace("\2\1", "").replace("\4\3", "")
+    text = _inside(element).replace("\2\1", "").replace("\4\3", "")
     text = re.sub("([\1\3])(.*?)[\2\4]", _script, text)
     text = re.sub(r"[ \t\n]+", " ", text).strip()
     return element.get("label", "") + text if text or element.getparent().tag == "tc" else ""
 
 
-def _text(node: Element) -> str:
-    if node.tag in _TEXTS:
-        return _TEXTS[node.tag](node)
-    return "".join(map(_text, node.iterchildren("*")))
+def _inside(node: Element) -> str:
+    return "".join(_TEXTS.get(child.tag, _inside)(child) for child in node.iterchildren("*"))
+
+
+# 合并起来的格子里，不是第一格的；Word 写在 tcPr 里，PowerPoint 写成属性
+_CONTINUES = "@{0}='1' or @{0}='true' or tcPr/{0}[not(@val='restart')]"
 
 
 def merged(cells: list[Element], above: dict[int, str], column: int = 0) -> str:
     """表格的一行，格间用“ | ”隔开。上下合并的格子每一行都写一遍，各行自己就读得懂；above 是各列上面的字。"""
     texts = []
     for cell in cells:
-        down, across = (_continues(cell, direction) for direction in ("vMerge", "hMerge"))
-        text = above.get(column, "") if down else words(cell)
-        above[column] = text
-        texts += [] if across else [text]
+        down, across = (cell.xpath(_CONTINUES.format(way)) for way in ("vMerge", "hMerge"))
+        above[column] = above.get(column, "") if down else words(cell)
+        texts += [] if across else [above[column]]
         column += int(value(cell, "tcPr/gridSpan", "1"))
     return " | ".join(texts)
 
 
-def _continues(cell: Element, direction: str) -> bool:
-    """合并起来的格子里，不是第一格的；Word 写在 tcPr 里，PowerPoint 写成属性。"""
-    mark = cell.find(f"tcPr/{direction}")
-    return cell.get(direction) in ("1", "true") if mark is None else mark.get("val") != "restart"
-
-
 def _run(node: Element) -> str:
     """上标、下标的两头先作记号：连着的几段在 words 里合成一个。"""
-    text = "".join(map(_text, node.iterchildren("*")))
+    text = _inside(node)
     place = value(node, "rPr/vertAlign") or value(node, "rPr", "0", "baseline")
-    if not text or place in ("0", "baseline"):
+    if place in ("0", "baseline"):
         return text
     return f"\3{text}\4" if place.startswith(("-", "sub")) else f"\1{text}\2"
 
@@ -154,20 +130,18 @@ def _script(match: re.Match) -> str:
     return format(Part(text), mark) if re.match("[0-9A-Za-zΑ-ω+−(-]", text) else text
 
 
-def _symbol(node: Element) -> str:
-    return symbols(chr(int(node.get("char", "0"), 16) | 0xF000), node.get("font", ""))
-
-
 def _typed(node: Element) -> str:
-    text = node.text or ""
-    if _PRIVATE.search(text):
-        return symbols(text, value(node.getparent(), "rPr/rFonts", "", "ascii"))
-    return text
+    """符号字体的字在私有区里，换成看得懂的字；插入的符号（sym）只写了编码。"""
+    code = int(node.get("char", "0"), 16)
+    text = node.text or ("char" in node.attrib) * chr(code if code > 0xFF else code + 0xF000)
+    font = node.get("font") or value(node.getparent(), "rPr/rFonts", "", "ascii")
+    table = SYMBOL if font == "Symbol" else _WINGDINGS
+    return re.sub("[\uf020-\uf0ff]", lambda match: table.get(ord(match[0]), "•"), text)
 
 
 # 公式写成一行：{den:g} 不止一个字时加括号，{sub:_} 有下标才写
 _FORMS = {
-    "f": "{num:g}/{den:g}", "noBar": "{num:g}¦{den:g}",
+    "f": "{num:g}/{den:g}", "f noBar": "{num:g}¦{den:g}",
     "sSup": "{e:b}{sup:^}", "sSub": "{e:b}{sub:_}", "sSubSup": "{e:b}{sub:_}{sup:^}",
     "sPre": "{sub:_}{sup:^}{e}", "limLow": "{e}{lim:_}", "limUpp": "{e}{lim:^}", "rad": "√{deg:[}({e})",
     "nary": "{chr}{sub:_}{sup:^} {e}", "func": "{fName}{e:(}", "d": "{begChr}{e}{endChr}",
@@ -181,6 +155,7 @@ _WHOLE = {  # 这样的不用加括号
     "": re.compile(".*", re.DOTALL), "(": re.compile(r"\([^()]*\)"),
     "g": re.compile(rf"(?:\d[\d.]*|[\u3400-\u9fff]+|\S){_MARKS}|(?:√|[A-Za-z]*)\([^()]*\)"),
     "b": re.compile(rf"[\w.]+{_MARKS}|[(\[|{{].*[)\]|}}]|\W?")}
+_SHOWN = {"[": "[{}]", "^": "^{:g}", "_": "_{:g}"}
 
 
 class Part(str):
@@ -188,30 +163,27 @@ class Part(str):
 
     def __format__(self, form: str) -> str:
         if form in _WHOLE:
-            return str(self) if _WHOLE[form].fullmatch(self) else "(" + self + ")"
-        written = f"{self:}" if form == "[" else f"{self:g}"
-        return self and (f"[{written}]" if form == "[" else form + written)
+            return str(self) if _WHOLE[form].fullmatch(self) else f"({self!s})"
+        return self and _SHOWN[form].format(self)
+
+
+# 𝑥 是排成斜体的 x；看不见的乘号、函数符号和方程组里对齐的 & 不要
+_LETTERS = {code: unicodedata.normalize("NFKC", chr(code)) for code in range(0x1D400, 0x1D800)}
+_LETTERS |= dict.fromkeys(map(ord, "\u2061\u2062\u2063\u2064&"), "")
 
 
 def formula(node: Element) -> str:
     """Word 的公式（OMML）写成一行：分数 (a+b)/2、上下标 x_1^2、根号 √(x)、∑_(i=1)^n x_i。"""
-    if node.tag == "t":  # 𝑥 是排成斜体的 x；看不见的乘号、函数符号不要
-        return re.sub("[\U0001d400-\U0001d7ff\u2061-\u2064]+", _plain, node.text or "")
+    if node.tag == "t":
+        return (node.text or "").translate(_LETTERS)
     if node.tag not in _FORMS:
-        return "" if node.tag.endswith("Pr") else _sequence(node)
-    found = defaultdict(list)
-    for child in node.iterchildren("*"):
-        found[child.tag].append(formula(child))
+        return _sequence(node)
     settings = _DEFAULTS.get(node.tag, {}) | {
         child.tag: child.get("val", "") for child in node.iterfind(f"{node.tag}Pr/*")}
     between = settings.get("sepChr", "")
-    parts = defaultdict(Part, {tag: Part(between.join(texts)) for tag, texts in found.items()}) | settings
-    text = _FORMS.get(settings.get("type"), _FORMS[node.tag]).format_map(parts)
-    return text.replace("&", "") if node.tag == "eqArr" else text  # 方程组里的 & 是对齐的记号
-
-
-def _plain(match: re.Match) -> str:
-    return re.sub("[\u2061-\u2064]", "", unicodedata.normalize("NFKC", match.group()))
+    parts = defaultdict(Part, {tag: Part(between.join(map(formula, node.iterfind(tag))))
+                               for tag in {child.tag for child in node.iterchildren("*")}}) | settings
+    return _FORMS.get(f"{node.tag} {settings.get('type')}", _FORMS[node.tag]).format_map(parts)
 
 
 _AROUND = {"f": ("\1", "\2"), **dict.fromkeys(("sSup", "sSub", "sSubSup"), ("", "\3"))}
@@ -226,25 +198,19 @@ def _sequence(node: Element) -> str:
     return re.sub("[\1-\3]", "", text)
 
 
-def _equation(node: Element) -> str:
-    """一个公式；紧接着另一个公式的，中间空一格。"""
-    following = node.getnext()
-    return formula(node) + (" " if following is not None and following.tag == "oMath" else "")
-
-
 _TEXTS: dict[str, Callable[[Element], str]] = {
-    "t": _typed, "r": _run, "sym": _symbol, "oMath": _equation, "noBreakHyphen": lambda node: "-",
+    "t": _typed, "sym": _typed, "r": _run, "noBreakHyphen": lambda node: "-",
+    "v": lambda node: f"{node.text} ",  # 图表里的一项
+    # 紧接着另一个公式的，中间空一格
+    "oMath": lambda node: formula(node) + " " * len(node.xpath("following-sibling::*[1][self::oMath]")),
     **dict.fromkeys(("p", "tc"), lambda node: words(node) + " "),
     **dict.fromkeys(("tab", "ptab", "br", "cr"), lambda node: " "),
-    **dict.fromkeys(("pPr", "rPr", *HUNG), lambda node: "")}
+    **dict.fromkeys(("pPr", "rPr"), lambda node: "")}
 
 
-def drawn(package: Package, links: dict[str, str], element: Element) -> Iterator[str]:
-    """element 里的图表（标题、各系列的数）和 SmartArt 的文字，一行一行。"""
-    for item in element.iter("chart", "relIds"):
-        root = package.xml(links.get(item.get("rel_id") or item.get("rel_dm")))
-        yield from filter(None, map(words, root.iter("p")))
-        for series in root.iter("ser"):
-            x, y = (series.xpath(f"({tags})//v/text()") for tags in ("cat|xVal", "val|yVal"))
-            pairs = map(" ".join, zip(x, y, strict=False))
-            yield f"{''.join(series.xpath('tx//v/text()'))}：{'，'.join(pairs)}"
+def attach(package: Package, links: dict[str, str], root: Element) -> None:
+    """图表、SmartArt 的字在别的部件里，搬到用它们的地方；图表的一个系列（名字、各类、各个数）是一段。"""
+    for item in root.iter("chart", "relIds"):
+        for line in list(package.xml(links.get(item.get("dm") or item.get("id"))).iter("p", "ser")):
+            line.tag = "p"
+            item.append(line)

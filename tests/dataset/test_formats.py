@@ -229,10 +229,10 @@ def test_slide_tables_and_charts(tmp_path):
         chart.chart_title.text_frame.text = "成绩图"
 
     page, = read_pages(slides(tmp_path / "a.pptx", build))
-    assert page.text == "组别 | 人数\n甲组 | 8\n甲组 | 9\n成绩图\n得分：平时 80，期末 90"
+    assert page.text == "组别 | 人数\n甲组 | 8\n甲组 | 9\n成绩图\n得分 平时 期末 80 90"
 
 
-def test_slide_numbers_scripts_and_hidden_slides(tmp_path, capsys):
+def test_slide_numbers_scripts_and_hidden_slides(tmp_path):
     def build(slide):
         kinds = ["arabicPeriod", "arabicPeriod", "ea1ChsPeriod", "circleNumDbPlain", "alphaUcParenBoth"]
         frame = text_box(slide.shapes, "甲\n乙\n丙\n丁\n戊", 1, 5).text_frame
@@ -247,7 +247,7 @@ def test_slide_numbers_scripts_and_hidden_slides(tmp_path, capsys):
 
     page, = read_pages(slides(tmp_path / "a.pptx", build))
     assert page.text == "1. 甲\n2. 乙\n一. 丙\n① 丁\n(A) 戊\n10⁴"
-    assert "第 1 张放映时隐藏" in capsys.readouterr().out
+    assert page.note == "放映时隐藏"
 
 
 def test_formula_in_a_slide(tmp_path):
@@ -352,7 +352,7 @@ def test_damaged_slides_and_ofd(tmp_path, make):
 
 
 def test_document_without_permission_is_one_sentence(tmp_path, monkeypatch):
-    def refuse(path, *args):
+    def refuse(path, *args, **more):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     (tmp_path / "课程.txt").write_text("文字", encoding="utf-8")
