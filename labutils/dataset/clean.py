@@ -8,7 +8,7 @@ import re
 import unicodedata
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, groupby, pairwise
 
@@ -109,7 +109,7 @@ HEADING = re.compile(rf"\s*(?:第{COUNT}[章节条]|[一二三四五六七八九
 _LOOSE = re.compile(r"\d[\d.]*\s")  # 数字后面只有空白，没有顿号、点
 
 
-def join_pages(pages: list[list[str]]) -> list[str]:
+def join_pages(pages: Sequence[list[str]]) -> list[str]:
     """每页的各行接成段落；分开格子的制表符换成空格。"""
     full = usual_width(chain.from_iterable(pages))
     return [join_lines(lines, full).replace("\t", " ") for lines in pages]
@@ -161,10 +161,13 @@ def join_lines(lines: list[str], full_width: int = 0) -> str:
 def _goes_on(previous: str, line: str, full: float) -> bool:
     end, body = previous.rstrip(CLOSING)[-1:], line.strip()
     stopped = end in STOPS or (end == "." and not body[:1].isascii()) or line.startswith(("\u3000", "  "))
-    # 差一点没写满，是因为下一行开头不可断开的一截（K0001、3.11、“〔2019〕”）放不下
-    size = width(previous)
-    wide = size >= full or (size >= 0.75 * full and size + width(_UNBROKEN.match(body)[0]) > 1.25 * full)
-    return (wide and not stopped and not _stand_apart(previous.strip(), body)) or body.startswith(NEVER_FIRST)
+    unfinished = _is_full(width(previous), body, full) and not stopped
+    return body.startswith(NEVER_FIRST) or (unfinished and not _stand_apart(previous.strip(), body))
+
+
+def _is_full(size: int, below: str, full: float) -> bool:
+    """差一点没写满，是因为下一行开头不可断开的一截（K0001、3.11、“〔2019〕”）放不下的，也算写满。"""
+    return size >= full or (size >= 0.75 * full and size + width(_UNBROKEN.match(below)[0]) > 1.25 * full)
 
 
 def _stand_apart(line: str, below: str) -> bool:

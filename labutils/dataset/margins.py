@@ -90,8 +90,8 @@ def _key(line: str, index: int, shifts: set, count: int) -> str:
     写明了的、和别的页连得上的才是页码；页太少、没有别的页可比时，单独一个小数也算。
     """
     plain = unicodedata.normalize("NFKC", line).strip()
-    lone = count < 3 and _BARE.fullmatch(plain)
-    if PAGE_NUMBER.fullmatch(plain) and (lone or _SURELY.search(plain) or _shift(plain, index) in shifts):
+    shift, known = _shift(plain, index), _SURELY.search(plain) or (count < 3 and _BARE.fullmatch(plain))
+    if shift in shifts or (known and shift is not None):
         return "#"
     for match in _FOLIO.finditer(plain):
         if int(match[1] or match[2]) - index in shifts:
@@ -102,10 +102,9 @@ def _key(line: str, index: int, shifts: set, count: int) -> str:
 def _heads(pages: list[list[str]], keys: Keys) -> tuple[dict[str, set[int]], set[str]]:
     """(页眉页脚的写法 → 从哪几页去掉, 其中每次都去掉的)。"""
     where, spots = _places(keys)
-    taken = {word: _taken(found, spots[word], len(pages)) for word, found in where.items()}
-    usual = usual_width(line for lines, key in zip(pages, keys, strict=True)
-                        for line, words in zip(lines, key, strict=True) if not any(map(taken.get, words)))
-    heads = {word: found for word, found in taken.items() if found and not _is_prose(word, usual)}
+    usual = usual_width(chain.from_iterable(lines[EDGE:-EDGE] for lines in pages))
+    heads = {word: taken for word, found in where.items()
+             if not _is_prose(word, usual) and (taken := _taken(found, spots[word], len(pages)))}
     return heads, {word for word, found in heads.items() if found == where[word]}
 
 
@@ -131,7 +130,7 @@ def _taken(found: set[int], spots: Counter[int], count: int) -> set[int]:
         return set()
     if _throughout(found, count):
         return found
-    return {index for index in found if spots[index] > 1 or index - 1 in spots or index - 2 in spots}
+    return {index for index in found if spots[index] + spots[index - 1] + spots[index - 2] > 1}
 
 
 def _throughout(found: set[int], count: int) -> bool:
@@ -144,8 +143,7 @@ def _throughout(found: set[int], count: int) -> bool:
 def _is_prose(key: str, usual: int) -> bool:
     """写满一行、以句号结尾的是正文，像程序的也是：每页一份的表单、套话会一再出现，不能当页眉删掉。"""
     full = width(key) >= 0.8 * max(usual, NARROWEST)
-    ended = key.rstrip(CLOSING)[-1:] in SENTENCE_END + "；"
-    return bool(usual) and bool(full or ended or _CODE.fullmatch(key))
+    return full or key.rstrip(CLOSING).endswith((*SENTENCE_END, "；")) or bool(_CODE.fullmatch(key))
 
 
 _TEXT, _NUMBER, _HEAD, _TITLE = range(4)  # 一行是正文、页码、页眉页脚、也许是标题的页眉
@@ -155,8 +153,8 @@ def _kind(words: list[str], index: int, heads: dict[str, set[int]], always: set[
     """各格都是页眉才算页眉；有一格每页都有、或是页码的，别的格（章名）第一次出现也去掉。"""
     if words == ["#"]:
         return _NUMBER
-    sure = not always.isdisjoint(words) or any("#" in word for word in words)
-    if sure and all(word in heads or not _HAS_WORD.search(word) for word in words):
+    sure = not always.isdisjoint(words) or "#" in "".join(words)
+    if sure and set(filter(_HAS_WORD.search, words)) <= heads.keys():
         return _HEAD
     return _TITLE if all(index in heads.get(word, ()) for word in words) else _TEXT
 
@@ -175,14 +173,16 @@ def _margin(lines: list[str], kinds: list[int]) -> int:
 
     续表每页重复的表头（两行都有三格）、页眉下面同名的标题不算。
     """
-    numbers = heads = 0
     seen: set[str] = set()
     for place, (line, kind) in enumerate(zip(lines, kinds, strict=True)):
-        numbers, heads = numbers + (kind == _NUMBER), heads + (kind > _NUMBER)
+        numbers = kinds[: place + 1].count(_NUMBER)
         cells = set(map(without_spaces, line.split("\t")))
-        rows = [is_row(row) and len(row.split()) >= 3 for row in lines[place : place + 2]]
-        body = kind == _TEXT or cells <= seen or (kind > _NUMBER and rows == [True, True])
-        if body or numbers > 1 or heads > EDGE:
+        table = kind != _NUMBER and list(map(_is_table_row, lines[place : place + 2])) == [True, True]
+        if kind == _TEXT or numbers > 1 or place + 1 - numbers > EDGE or cells <= seen or table:
             return place
         seen |= cells
     return len(kinds)
+
+
+def _is_table_row(line: str) -> bool:
+    return is_row(line) and len(line.split()) >= 3

@@ -124,5 +124,6 @@ def _level(strips: list[Strip]) -> list[Run]:
     slope = (y[:, 1] - y[:, 0]).sum() / (x[:, 1] - x[:, 0]).sum()
     x, y = x + slope * y, slope * x - y
     margin = np.median(high) / 8  # 框比字四周各大这么多
-    found = zip(texts, x.min(axis=1) + margin, x.max(axis=1) - margin, y.mean(axis=1), strict=True)
-    return sorted((Run(*place, 6 * margin) for place in found), key=lambda piece: -piece.y)
+    places = np.stack([x.min(axis=1) + margin, x.max(axis=1) - margin, y.mean(axis=1)], axis=1).tolist()
+    runs = [Run(text, *place, 6 * float(margin)) for text, place in zip(texts, places, strict=True)]
+    return sorted(runs, key=lambda run: -run.y)
