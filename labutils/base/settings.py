@@ -124,7 +124,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
     except UnicodeDecodeError:
         raise LabError(f"配置 {name} 不是 UTF-8 编码；请另存为 UTF-8") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:  # 后一种：括号套了上千层，或自己引用自己
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", "")
         raise LabError(f"配置 {name} {f'第 {mark.line + 1} 行' if mark else ''}写法有误"
                        f"（{problem or '无法解析'}）；请检查缩进、冒号后的空格和重复的键") from None

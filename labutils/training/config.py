@@ -213,7 +213,7 @@ def _check_old_names(content: dict[Any, Any], where: str) -> None:
         if {name, old} <= content.keys():
             raise LabError(f"{where}{name} 与 {old} 是同一项的新旧两个名字，请只留一个")
     ratio = content.get("warmup_ratio", 0)
-    if type(ratio) in (int, float) and ratio >= 1:
+    if str(ratio).replace(".", "", 1).isdecimal() and float(ratio) >= 1:
         raise LabError(f"{where}warmup_ratio 是占总步数的比例，应当小于 1，现在是 {ratio}；"
                        "要写步数请用 warmup_steps")
 

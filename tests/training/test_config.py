@@ -212,6 +212,8 @@ def test_key_in_the_wrong_section_is_unknown(tmp_path):
     ("training_args: {max_steps: 99999999999}\n", ["max_steps", "不大于 1000000"]),
     ("training_args: {per_device_train_batch_size: 9999999999}\n", ["batch_size", "不大于"]),
     ("training_args: {warmup_ratio: 10}\n", ["warmup_ratio", "小于 1", "warmup_steps"]),
+    ("training_args: {warmup_ratio: '5'}\n", ["warmup_ratio", "小于 1", "warmup_steps"]),
+    ("training_args: " + "[" * 3000 + "\n", ["写法有误"]), ("training_args: &a [*a]\n", ["training_args"]),
     ("training_args: {learning_rate: 10%}\n", ["learning_rate", "数", "10%"]),
     ("training_args: {learning_rate: -1e-4}\n", ["learning_rate", "不小于"]),
     ("peft_config: {lora_alpha: .inf}\n", ["lora_alpha", "应当是数"]),
