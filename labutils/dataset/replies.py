@@ -118,10 +118,10 @@ def _usage(usage: object) -> dict | None:
         return None
 
 
-# 公式里该写两个反斜杠，有的模型只写一个。\b、\f 一定是公式：文字里没有退格和换页；\n、\r、\t 要看后面凑成的
-# 是不是命令，其中 ne、ni 等还要在 $ 里面才算：换行后面也可能就是 e、i
+# 公式里该写两个反斜杠，有的模型只写一个。\b、\f 一定是公式：文字里没有退格和换页；\n、\r、\t 在 $ 里面、
+# 后面是字母的也是，在外面要看凑成的是不是命令：换行后面也可能就是 e、i
 _LATEX = re.compile(r"(?:n(?:abla|atural|[ew]arrow|[gl]?eq|o(?:t|tin|indent|number|limits)|u|ewline"
-                    r"|leftarrow|rightarrow|su[bp]set\w*|(?P<math>e|eg|i|mid|exists|parallel|less|sim|cong))"
+                    r"|leftarrow|rightarrow|su[bp]set\w*)"
                     r"|t(?:ext\w*|frac|binom|au|heta|imes|ilde|o|op|an|anh|ag|herefore|riangle\w*|hick\w*)"
                     r"|r(?:ho|m|angle|ceil|floor|brac[ek]|[vV]ert|oot|times|ight\w*))(?![A-Za-z])", re.ASCII)
 _ESCAPE = re.compile(r"\\(?:u[0-9a-fA-F]{4}|[\s\S])|[\b\f]")
@@ -188,8 +188,8 @@ def _restore(match: re.Match[str]) -> str:
     if escape in _LOST or len(escape) > 2 or escape[1] in '"\\/':
         return _LOST.get(escape, escape)
     near = source[max(0, end - 200):end].rpartition('"')[2]  # 同一个字符串里，不远处
-    name = _LATEX.match(source, end - 1)
-    if escape[1] not in "ntr" or (name and (near.count("$") % 2 or not name["math"])):
+    inside = near.count("$") % 2 and re.match("[A-Za-z]", source[end:end + 1])
+    if escape[1] not in "ntr" or inside or _LATEX.match(source, end - 1):
         return "\\" + escape
     return "" if source.startswith(r"\r\n", end - 2) else escape.replace("r", "n")
 

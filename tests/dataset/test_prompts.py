@@ -374,3 +374,10 @@ def test_drafts_in_other_marks_of_thinking_are_not_pairs(thought):
 def test_nan_is_no_page():
     pairs, _ = parse_response('{"question": "几点关门？", "answer": "十点。", "page": NaN}')
     assert pairs[0].get("page") is None
+
+
+@pytest.mark.parametrize("formula", [
+    r"$x \notag$", r"$A \nVdash B$", r"$a \twoheadrightarrow b$", r"$a \ne b$"])
+def test_any_command_inside_dollars_keeps_its_backslash(formula):
+    pairs, _ = parse_response('{"question": "公式？", "answer": "公式是 ' + formula + '。"}')
+    assert pairs[0]["answer"] == f"公式是 {formula}。"
