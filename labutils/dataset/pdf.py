@@ -48,10 +48,11 @@ def read_pdf(path: Path, name: str) -> list[Page]:
             raw.append(text)
             notes.append(found)
             _tell_progress(name, number, len(document))
-        _find_images(document, raw, notes)
-        if ocr.installed():
-            _recognise(document, raw, notes, path, name)
-    kept, taken = zip(*without_margins(raw), strict=True)
+        margins = without_margins(raw)
+        _find_images(document, margins, notes)
+        if ocr.installed() and _recognise(document, raw, notes, path, name):
+            margins = without_margins(raw)
+    kept, taken = zip(*margins, strict=True)
     texts, heads = join_pages(kept), _heads(taken)
     if not any(texts):
         raise LabError(_no_text(raw, notes, name))
@@ -64,20 +65,21 @@ def _tell_progress(name: str, number: int, total: int) -> None:
         print(f"{name}：读到第 {number} 页，共 {total} 页。", flush=True)
 
 
-def _find_images(document: pdfium.PdfDocument, raw: list[str], notes: Notes) -> None:
-    for index, (kept, _) in enumerate(without_margins(raw)):
+def _find_images(document: pdfium.PdfDocument, margins: list[tuple[list, list]], notes: Notes) -> None:
+    for index, (kept, _) in enumerate(margins):
         unexplained = not (kept or notes[index])
         if unexplained and any(document[index].get_objects(filter=[api.FPDF_PAGEOBJ_IMAGE])):
             notes[index].append(IMAGE)
 
 
-def _recognise(document: pdfium.PdfDocument, raw: list[str], notes: Notes, path: Path, name: str) -> None:
-    """没有可读文字的页从图上认。"""
+def _recognise(document: pdfium.PdfDocument, raw: list[str], notes: Notes, path: Path, name: str) -> bool:
+    """没有可读文字的页从图上认；返回有没有页要认。"""
     numbers = [number for number, found in enumerate(notes, 1) if found in ([IMAGE], [GARBLED])]
     for number, (runs, confidence, lost) in ocr.recognise(document, numbers, path, name).items():
         if runs:
             raw[number - 1], _ = page_text(runs)
             notes[number - 1] = [RECOGNISED] + [UNSURE] * bool(lost or confidence < ocr.UNSURE)
+    return bool(numbers)
 
 
 def _heads(taken: Iterable[list[str]]) -> Notes:
@@ -202,13 +204,13 @@ def _runs(handle: api.FPDF_TEXTPAGE) -> list[Run]:
             runs[-1].text += _character(handle, i, code)
             runs[-1].right = box.right
         else:
-            runs.append(_start(handle, i, box, space))
+            runs.append(_start(handle, i, code, box, space))
             bottom, near, space = box.bottom, 0.1 * runs[-1].size, 0
         right = box.right
     return runs
 
 
-def _start(handle: api.FPDF_TEXTPAGE, i: int, box: api.FS_RECTF, space: int) -> Run:
+def _start(handle: api.FPDF_TEXTPAGE, i: int, code: int, box: api.FS_RECTF, space: int) -> Run:
     """第 i 个字另起一串；坐标按字的方向转正，歪一两度的扫描件按正的算。"""
     matrix, x, y = api.FS_MATRIX(), ctypes.c_double(), ctypes.c_double()
     api.FPDFText_GetMatrix(handle, i, matrix)
@@ -220,7 +222,7 @@ def _start(handle: api.FPDF_TEXTPAGE, i: int, box: api.FS_RECTF, space: int) -> 
     across = max(abs(cos) * (box.right - box.left), abs(sin) * (box.top - box.bottom))
     start = x.value * cos + y.value * sin
     known = api.FPDFText_HasUnicodeMapError(handle, i) != 1
-    return Run(_character(handle, i, api.FPDFText_GetUnicode(handle, i)), start, start + across,
+    return Run(_character(handle, i, code), start, start + across,
                y.value * cos - x.value * sin, size, angle, space, known)
 
 
