@@ -3,8 +3,9 @@
 import re
 import subprocess
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import docx
 import pptx
@@ -58,11 +59,17 @@ def page_number(footer, before: str = "— ", after: str = " —") -> None:
     paragraph.add_run(after)
 
 
-def save_pdf(document, path: Path) -> None:
-    source = path.parent / ".source" / f"{path.stem}.docx"
+def _exported(path: Path, name: str, make: Callable[[Path], Any]) -> Any:
+    """先用 make 写出 name 这份文件，再导出成 PDF；返回 make 的返回。"""
+    source = path.parent / ".source" / name
     source.parent.mkdir(exist_ok=True)
-    document.save(source)
+    truth = make(source)
     to_pdf(source, path)
+    return truth
+
+
+def save_pdf(document, path: Path) -> None:
+    _exported(path, f"{path.stem}.docx", document.save)
 
 
 def regulations(path: Path) -> list[Paragraph]:
@@ -194,11 +201,7 @@ def slides(path: Path) -> list[Paragraph]:
 
 def slides_pdf(path: Path) -> list[Paragraph]:
     """课件导出的 PDF。"""
-    source = path.parent / ".source" / "slides.pptx"
-    source.parent.mkdir(exist_ok=True)
-    truth = slides(source)
-    to_pdf(source, path)
-    return truth
+    return _exported(path, "slides.pptx", slides)
 
 
 W = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
@@ -237,11 +240,7 @@ def word(path: Path) -> list[Paragraph]:
 
 def word_pdf(path: Path) -> list[Paragraph]:
     """word.docx 导出的 PDF：编号、脚注、文本框都成了画在页上的字。"""
-    source = path.parent / ".source" / "word.docx"
-    source.parent.mkdir(exist_ok=True)
-    truth = word(source)
-    to_pdf(source, path)
-    return truth
+    return _exported(path, "word.docx", word)
 
 
 def _numbered(level: int, text: str) -> str:
