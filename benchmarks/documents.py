@@ -33,7 +33,8 @@ from rapidfuzz.distance import Indel
 from read_one import READERS, pdftotext
 
 import labutils  # noqa: F401  先设好环境变量
-from labutils.dataset.clean import Page, chunks, tidy
+from labutils.dataset.clean import Page, tidy
+from labutils.dataset.prompts import chunks
 
 HERE = Path(__file__).parent
 # 文件: (做法, 需要的软件)

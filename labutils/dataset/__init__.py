@@ -3,13 +3,12 @@
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    "build": ["apply_review", "build_dataset", "export_review", "load_rows"],
+    "build": ["apply_review", "build_dataset", "export_review", "load_rows", "replay"],
     "checks": ["validate"],
-    "clean": ["Page", "chunks", "join_lines"],
+    "clean": ["Page", "join_lines"],
     "formats": ["read_pages"],
-    "generation": ["generate", "replay"],
-    "progress": ["Progress"],
-    "prompts": ["load_prompts", "messages_for", "qa_requests"],
+    "generation": ["Progress", "generate"],
+    "prompts": ["chunks", "load_prompts", "messages_for", "qa_requests"],
     "replies": ["parse_response"],
     "report": ["funnel_plot", "overview_plot", "uncovered_text"],
     "review": ["review_table"],

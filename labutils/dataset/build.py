@@ -12,10 +12,10 @@ from labutils.base.files import DATA, OUTPUT, one_sentence, place, read_rows, re
 from labutils.base.text import normalize
 from labutils.dataset import rows as qa
 from labutils.dataset.checks import begins_on, document_of, free_facts, funnel, name_rows, recheck, validate
-from labutils.dataset.clean import Chunk, Page, chunks
+from labutils.dataset.clean import Page
 from labutils.dataset.formats import read_pages
-from labutils.dataset.generation import generate, replay
-from labutils.dataset.prompts import load_prompts
+from labutils.dataset.generation import generate
+from labutils.dataset.prompts import Chunk, chunks, load_prompts
 from labutils.dataset.replies import parse_response
 from labutils.dataset.report import NAME, summary, write
 from labutils.dataset.review import apply, export
@@ -108,6 +108,15 @@ def _asked_rows(
         texts = _texts(result.unanswerable_files)
         report["unanswerable"] = save_unanswerable(texts, rows, out_dir / "data", count, pages)
     return rows
+
+
+def replay(folder: str | Path = DATA / "sample_responses") -> list[Path]:
+    """没有密钥时用：返回附带的样例回复文件，并用一行说明这是回放。"""
+    paths = sorted(Path(folder).glob("*.txt"))
+    if not paths:
+        raise LabError(f"{rel(folder)} 里没有样例回复（*.txt），请从仓库恢复，或指定 API 模型。")
+    print(f"没有调用 API：回放 {rel(folder)} 里的 {len(paths)} 份样例回复。")
+    return paths
 
 
 def _texts(paths: list[Path]) -> list[str]:

@@ -18,9 +18,8 @@ import pypdfium2.raw as api
 
 from labutils.base.errors import LabError
 from labutils.dataset import ocr
-from labutils.dataset.clean import SYMBOL, Page, join_pages, page_list
+from labutils.dataset.clean import SYMBOL, Page, join_pages, page_list, without_margins
 from labutils.dataset.layout import Run, page_text
-from labutils.dataset.margins import without_margins
 
 LONG = 50  # 超过这么多页，每读一成报一次进度
 
@@ -50,7 +49,9 @@ def read_pdf(path: Path, name: str) -> list[Page]:
             _tell_progress(name, number, len(document))
         margins = without_margins(raw)
         _find_images(document, margins, notes)
-        if ocr.installed() and _recognise(document, raw, notes, path, name):
+        unread = [number for number, found in enumerate(notes, 1) if found in ([IMAGE], [GARBLED])]
+        if unread and ocr.installed():
+            _recognise(document, unread, raw, notes, path, name)
             margins = without_margins(raw)
     kept, taken = zip(*margins, strict=True)
     texts, heads = join_pages(kept), _heads(taken)
@@ -72,14 +73,13 @@ def _find_images(document: pdfium.PdfDocument, margins: list[tuple[list, list]],
             notes[index].append(IMAGE)
 
 
-def _recognise(document: pdfium.PdfDocument, raw: list[str], notes: Notes, path: Path, name: str) -> bool:
-    """没有可读文字的页从图上认；返回有没有页要认。"""
-    numbers = [number for number, found in enumerate(notes, 1) if found in ([IMAGE], [GARBLED])]
+def _recognise(document: pdfium.PdfDocument, numbers: list[int], raw: list[str], notes: Notes, path: Path,
+               name: str) -> None:
+    """没有可读文字的页从图上认。"""
     for number, (runs, confidence, lost) in ocr.recognise(document, numbers, path, name).items():
         if runs:
             raw[number - 1], _ = page_text(runs)
             notes[number - 1] = [RECOGNISED] + [UNSURE] * bool(lost or confidence < ocr.UNSURE)
-    return bool(numbers)
 
 
 def _heads(taken: Iterable[list[str]]) -> Notes:

@@ -1,16 +1,105 @@
-"""问什么：读提示词，按块的长短定题数，拼成一次次请求，说明要什么样的回复。讲解见 notebook 01。"""
+"""问什么：文档按句子切成块，按块的长短定题数，拼成一次次请求，说明要什么样的回复。讲解见 notebook 01。
+
+页码跟着块走，后面每条问答都能指回它出自哪一页。
+"""
 
 import hashlib
 import json
 import math
 import re
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from labutils.base.errors import LabError
 from labutils.base.files import CONFIGS, rel
 from labutils.base.settings import read_yaml
-from labutils.dataset.clean import Chunk
+from labutils.dataset.clean import CLOSING, HAN, Page, between
+
+
+@dataclass(frozen=True)
+class Chunk:
+    text: str
+    pages: tuple[int, ...]  # 这块文字来自哪几页
+    repeated: int = 0  # 开头有多少个字是重复前一块末尾的
+
+
+# 半角的 ! ? ; . 也出现在网址、小数、缩写里，后面是空白、汉字或结尾时才算句末；
+# 英文句号还要求前面不是编号（1. 总则），后面另起一句
+_SENTENCE_STOP = re.compile(
+    rf"[。！？；]+[{CLOSING}]*|[!?;]+[{CLOSING}]*(?=[\s{HAN}]|$)"
+    rf"|(?:(?<=[a-z)\]])|(?<=\d\d\d))\.(?=\s+[A-Z{HAN}])|\n"
+)
+_BODY = re.compile(r"\S(?:.*\S)?", re.DOTALL)
+_CLAUSE_STOP = re.compile(r"[，,、：:]")
+
+Span = tuple[int, int]  # 整篇文字里的一段：(起点, 终点)
+
+
+def chunks(pages: list[Page], size: int = 400, overlap: int = 50) -> list[Chunk]:
+    """按句子装块，每块至多 size 个字；后一块重复前一块末尾至多 overlap 个字的整句。
+
+    句末是 。！？；和换行。句子不会被切断，除非它自己就比 size 长（那时在逗号处分，再不行才硬切）。
+    各块去掉开头重复的 repeated 个字再相连，除空白外与原文一字不差。大小不合适时抛 LabError。
+    """
+    if size < 1 or not 0 <= overlap < size:
+        raise LabError(f"分块大小 {size}、重叠 {overlap} 不合适：要求 0 ≤ 重叠 < 大小。")
+    text, starts = _whole(pages)
+    sentences = _spans(text, [0, *(stop.end() for stop in _SENTENCE_STOP.finditer(text)), len(text)])
+    pieces = [piece for sentence in sentences for piece in _cut_long(text, sentence, size)]
+    result: list[Chunk] = []
+    done = 0  # 已经装进块里的文字到哪里为止
+    for first, last in _pack(pieces, size, overlap):
+        start, end = pieces[first][0], pieces[last][1]
+        result.append(Chunk(text[start:end], _pages(starts, start, end), max(0, done - start)))
+        done = end
+    return result
+
+
+def _whole(pages: list[Page]) -> tuple[str, list[tuple[int, int]]]:
+    """各页连成一篇；返回 (全文, [(这一页从第几个字开始, 页码)])。空白页不占位置。"""
+    text, starts = "", []
+    for page in pages:
+        if body := page.text.strip():
+            text = text + between(text, body) + body
+            starts.append((len(text) - len(body), page.number))
+    return text, starts
+
+
+def _spans(text: str, cuts: list[int]) -> list[Span]:
+    """在 cuts 这些位置把 text 切开，各段去掉两头的空白；只有空白的不要。"""
+    return [body.span() for start, end in pairwise(cuts) if (body := _BODY.search(text, start, end))]
+
+
+def _cut_long(text: str, sentence: Span, size: int) -> list[Span]:
+    """不比 size 长的原样返回；太长的先在逗号处分，一个分句还太长就硬切。"""
+    start, end = sentence
+    stops = [m.end() for m in _CLAUSE_STOP.finditer(text, start, end)]
+    cuts = [start]
+    while end - cuts[-1] > size:
+        furthest = cuts[-1] + size
+        cuts.append(max((stop for stop in stops if cuts[-1] < stop <= furthest), default=furthest))
+    return _spans(text, [*cuts, end])
+
+
+def _pack(pieces: list[Span], size: int, overlap: int) -> list[tuple[int, int]]:
+    """相邻的句子装成块：返回每块的 (第一句, 最后一句) 序号。"""
+    packed, first = [], 0
+    for i, (_, end) in enumerate(pieces):
+        if i > first and end - pieces[first][0] > size:
+            packed.append((first, i - 1))
+            # 往回数，重复的整句合计不超过 overlap 个字，连同第 i 句不超过 size
+            earliest = max(pieces[i - 1][1] - overlap, end - size)
+            first = bisect_left(pieces, (earliest,), hi=i)
+    return [*packed, (first, len(pieces) - 1)] if pieces else []
+
+
+def _pages(starts: list[tuple[int, int]], begin: int, end: int) -> tuple[int, ...]:
+    """全文第 begin 到 end 个字落在哪几页；没有空白页，中间的每一页都有字在内。"""
+    first, last = (bisect_right(starts, (place, float("inf"))) - 1 for place in (begin, end - 1))
+    return tuple(sorted({number for _, number in starts[first : last + 1]}))
+
 
 MARKERS = {"system": (), "user": ("文本", "页码", "事实数", "问法数", "问答对数"),
            "unanswerable": ("文本", "页码", "问题数")}

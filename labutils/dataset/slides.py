@@ -9,9 +9,8 @@ from pathlib import Path
 
 from labutils.base.errors import LabError
 from labutils.base.text import without_spaces
-from labutils.dataset.clean import Page, numbered, tidy, width
+from labutils.dataset.clean import Page, clean_pages, numbered, tidy, width
 from labutils.dataset.layout import Run, page_text
-from labutils.dataset.margins import clean_pages
 from labutils.dataset.office import Element, Package, attach, merged, resolve, value, whole, words
 from labutils.dataset.word import FIGURES
 

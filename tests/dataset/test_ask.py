@@ -17,9 +17,8 @@ from fakes.qa_server import CHUNKS, KEY, ONE, PROMPTS, records, serve
 from labutils.base.errors import LabError
 from labutils.dataset import ask, prompts
 from labutils.dataset.ask import FIRST_TRIES, TRIES, Caller, CallFailed
-from labutils.dataset.clean import Chunk
 from labutils.dataset.generation import generate
-from labutils.dataset.prompts import Prompts
+from labutils.dataset.prompts import Chunk, Prompts
 from labutils.dataset.service import find_service, make_client, retry_after
 
 
@@ -304,7 +303,7 @@ def test_small_default_limit_is_raised_and_remembered(tmp_path, monkeypatch):
 
 CHILD = """
 import sys
-from labutils.dataset.clean import Chunk
+from labutils.dataset.prompts import Chunk
 from labutils.dataset.generation import generate
 from labutils.dataset.prompts import Prompts
 chunks = [Chunk(f"第{i}号事项的办理期限是{i + 10}天。", (i,)) for i in range(1, 30)]

@@ -11,8 +11,9 @@ from labutils.base.files import DATA, write_json_lines
 from labutils.dataset import build as dataset_build
 from labutils.dataset.build import COURSE_PDF, DOWN, UP, build_dataset, collect, locate_pages, name_facts
 from labutils.dataset.checks import validate
-from labutils.dataset.clean import Chunk, Page
+from labutils.dataset.clean import Page
 from labutils.dataset.generation import Generation
+from labutils.dataset.prompts import Chunk
 from labutils.dataset.report import mark, paragraphs
 from labutils.dataset.rows import check_no_leak, load_conversations, load_qa
 from labutils.demo.sources import Feedback

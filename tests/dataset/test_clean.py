@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labutils.base.errors import LabError
-from labutils.dataset.clean import Chunk, Page, chunks, join_lines, tidy
-from labutils.dataset.margins import clean_pages
+from labutils.dataset.clean import Page, clean_pages, join_lines, tidy
+from labutils.dataset.prompts import Chunk, chunks
 
 # ---- 清理 ----
 

@@ -16,8 +16,8 @@ from pptx.util import Cm
 from labutils.base.errors import LabError
 from labutils.dataset import build as dataset_build
 from labutils.dataset.checks import on_page, validate
-from labutils.dataset.clean import chunks
 from labutils.dataset.formats import read_pages
+from labutils.dataset.prompts import chunks
 
 DRAWING = "http://schemas.openxmlformats.org/drawingml/2006/main"
 TEXT = "学校图书馆每周开放六天，周一上午闭馆。借书期限是三十天。"

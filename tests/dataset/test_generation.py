@@ -12,12 +12,10 @@ from fakes.qa_server import CHUNKS, KEY, ONE, PROMPTS, records, serve
 
 from labutils.base.errors import LabError
 from labutils.dataset import ask, generation
-from labutils.dataset.build import COURSE_PDF
-from labutils.dataset.clean import Chunk, chunks
+from labutils.dataset.build import COURSE_PDF, replay
 from labutils.dataset.formats import read_pages
-from labutils.dataset.generation import generate, replay
-from labutils.dataset.progress import Progress
-from labutils.dataset.prompts import Prompts
+from labutils.dataset.generation import Progress, generate
+from labutils.dataset.prompts import Chunk, Prompts, chunks
 from labutils.dataset.service import find_service
 
 

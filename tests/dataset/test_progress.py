@@ -20,10 +20,9 @@ from fakes.qa_server import KEY, LASTING, TEMPORARY, fault_of, generate_in_child
 from fpdf import FPDF
 
 from labutils.dataset.build import collect
-from labutils.dataset.clean import chunks
 from labutils.dataset.formats import read_pages
 from labutils.dataset.generation import generate
-from labutils.dataset.prompts import load_prompts, qa_requests
+from labutils.dataset.prompts import chunks, load_prompts, qa_requests
 from labutils.dataset.rows import load_qa
 
 pytestmark = pytest.mark.slow

@@ -8,8 +8,9 @@ import pytest
 from labutils.base.errors import LabError
 from labutils.base.text import normalize
 from labutils.dataset.build import collect
-from labutils.dataset.clean import Chunk, Page
+from labutils.dataset.clean import Page
 from labutils.dataset.prompts import (
+    Chunk,
     Prompts,
     fill,
     load_prompts,

@@ -3,8 +3,7 @@
 import pytest
 
 from labutils.base.errors import LabError
-from labutils.dataset.clean import Chunk
-from labutils.dataset.prompts import load_prompts, qa_requests, unanswerable_requests
+from labutils.dataset.prompts import Chunk, load_prompts, qa_requests, unanswerable_requests
 from labutils.dataset.service import (
     Price,
     Service,

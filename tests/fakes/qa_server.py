@@ -19,9 +19,8 @@ from http.server import ThreadingHTTPServer
 
 from fakes.openai_fake import QuietHandler, serving
 
-from labutils.dataset.clean import Chunk
 from labutils.dataset.generation import generate
-from labutils.dataset.prompts import Prompts, load_prompts
+from labutils.dataset.prompts import Chunk, Prompts, load_prompts
 
 KEY = "sk-sentinel-8f3a9c1d7e"
 PROMPTS = Prompts(system="出题 JSON", user="第 {{页码}} 页，{{问答对数}} 对：\n{{文本}}",

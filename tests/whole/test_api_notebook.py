@@ -16,7 +16,7 @@ SETUP = """
 %xmode Verbose
 import logging
 logging.basicConfig(level=logging.DEBUG)
-from labutils.dataset.clean import Chunk
+from labutils.dataset.prompts import Chunk
 from labutils.dataset.generation import generate
 from labutils.dataset.prompts import Prompts
 chunks = [Chunk(f"第{{i}}号事项的办理期限是{{i + 10}}天。", (i,)) for i in range(1, 7)]
