@@ -11,7 +11,16 @@ from labutils.base.errors import LabError
 from labutils.base.files import DATA, OUTPUT, one_sentence, place, read_rows, rel, resolve, write_json_lines
 from labutils.base.text import normalize
 from labutils.dataset import rows as qa
-from labutils.dataset.checks import begins_on, document_of, free_facts, funnel, name_rows, recheck, validate
+from labutils.dataset.checks import (
+    begins_on,
+    document_of,
+    free_facts,
+    funnel,
+    name_rows,
+    page_texts,
+    recheck,
+    validate,
+)
 from labutils.dataset.clean import Page
 from labutils.dataset.formats import read_pages
 from labutils.dataset.generation import generate
@@ -19,7 +28,7 @@ from labutils.dataset.prompts import Chunk, chunks, load_prompts
 from labutils.dataset.replies import parse_response
 from labutils.dataset.report import NAME, summary, write
 from labutils.dataset.review import apply, export
-from labutils.dataset.rows import closest, drop_near_duplicates, load_qa
+from labutils.dataset.rows import Asked, drop_near_duplicates, load_qa
 
 COURSE_PDF = DATA / "source" / "course_document.pdf"
 COURSE_SOURCE = COURSE_PDF.with_suffix(".md")
@@ -132,7 +141,9 @@ def collect(
     rejected = [] if rejected is None else rejected
     pairs, lost, repaired = _parsed(responses)
     if pieces is not None:
-        pairs = [locate_pages(found, piece, pages) for found, piece in zip(pairs, pieces, strict=True)]
+        texts = {page.number: page for page in pages}
+        pairs = [locate_pages(found, list(map(texts.__getitem__, piece.pages)))
+                 for found, piece in zip(pairs, pieces, strict=True)]
     rows = name_facts(pairs)
     good, bad = validate(rows, pages)
     kept, repeated = drop_near_duplicates(good)
@@ -150,13 +161,12 @@ def _parsed(responses: list[str]) -> tuple[list[list[dict]], list[dict], int]:
     return [pairs for pairs, _ in parsed], lost, len(problems) - len(lost)
 
 
-def locate_pages(pairs: list[dict], chunk: Chunk, pages: list[Page]) -> list[dict]:
-    """一块文字跨两页时，模型分不清哪句在哪页；按证据所在改成这块里的那一页（跨页的是开头那页）。"""
-    inside = {page.number: page.text for page in pages if page.number in chunk.pages}
-    located = []
+def locate_pages(pairs: list[dict], pages: list[Page]) -> list[dict]:
+    """一块文字跨几页（pages）时，模型分不清哪句在哪页；按证据所在改成其中的那一页（跨页的是开头那页）。"""
+    inside, located = page_texts(pages), []
     for pair in pairs:
         evidence = str(pair.get("evidence") or "")  # 还没有检查：模型可能写了别的类型
-        found = (number for number in inside if evidence and begins_on(evidence, number, inside))
+        found = (number for number, texts in inside.items() if evidence and begins_on(evidence, texts))
         located.append({**pair, "page": next(found, pair.get("page"))})
     return located
 
@@ -164,12 +174,13 @@ def locate_pages(pairs: list[dict], chunk: Chunk, pages: list[Page]) -> list[dic
 def name_facts(responses: list[list[dict]]) -> list[dict]:
     """统一事实的编号：各次回复都从 F01 编起，同号不一定同事；相邻块重叠，同事不一定同号。没有编号的不动。"""
     names: dict[tuple, str] = {}  # 认得出事实的键 → 统一的编号
-    named = []
+    named, used = [], set()
+    free = free_facts(used)
     for number, pair in ((number, pair) for number, pairs in enumerate(responses) for pair in pairs):
         if keys := _fact_keys(number, pair):
-            given, used = str(pair["fact_id"]), {*names.values()}
-            new = next(free_facts(used)) if given in used else given
-            pair = {**pair, "fact_id": next(filter(None, map(names.get, keys)), new)}
+            given, known = str(pair["fact_id"]), next(filter(None, map(names.get, keys)), None)
+            pair = {**pair, "fact_id": known or (next(free) if given in used else given)}
+            used.add(pair["fact_id"])
             for key in keys:
                 names.setdefault(key, pair["fact_id"])
         named.append(pair)
@@ -221,14 +232,18 @@ def save_unanswerable(
     """
     good: list[dict] = []
     bad: list[dict] = []
-    document = document_of(pages)._replace(page_text=None)  # 只看文档是不是中文
+    document = document_of(pages)._replace(pages=None)  # 只看文档是不是中文
+    known, asked = Asked(answerable), Asked([])
+    for row in answerable:
+        known.add(row)
     for pair in chain.from_iterable(_parsed(texts)[0]):
         bare = {"question": pair.get("question"), "answer": pair.get("answer")}
         row, problem = recheck(bare, document, require_evidence=False)
-        reason = problem.reason if problem else _unfit(row, good, answerable)
+        reason = problem.reason if problem else _unfit(row, asked, known)
         if reason:
             bad.append({"reason": reason, "row": pair})
         elif len(good) < limit:
+            asked.add(row)
             good.append({"id": f"N{len(good) + 1:02d}", "question": row["question"], "answer": row["answer"]})
     path = write_json_lines(good, folder / "unanswerable_train.jsonl")
     write_json_lines(bad, folder / "unanswerable_rejected.jsonl")
@@ -237,12 +252,12 @@ def save_unanswerable(
     return len(good)
 
 
-def _unfit(row: dict, good: list[dict], answerable: list[dict]) -> str:
+def _unfit(row: dict, asked: Asked, known: Asked) -> str:
     if qa.NOT_STATED not in row["answer"]:
         return f"答案里没有“{qa.NOT_STATED}”"
-    if closest(row, good):
+    if asked.closest(row):
         return "与前面的问题重复"
-    return "文件里答得出" if closest(row, answerable) else ""
+    return "文件里答得出" if known.closest(row) else ""
 
 
 _VOTE = ("question", "model_answer", "vote", "correction")  # 网页写的一条反馈，都是文字

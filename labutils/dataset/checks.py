@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator
+from functools import partial
 from itertools import accumulate, count, filterfalse, product
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ class Problem(NamedTuple):
 class Document(NamedTuple):
     """用来核对的文档。"""
 
-    page_text: dict[int, str] | None  # 页码 → 那一页的文字；None：没有文档可对
+    pages: dict[int, tuple[str, str]] | None  # page_texts 的结果；None：没有文档可对
     chinese: bool
 
 
@@ -37,7 +38,17 @@ def document_of(pages: list[Page] | None) -> Document:
     """文档的各页 → 用来核对的样子；pages 是 None 就不核对语言和证据。"""
     if pages is None:
         return Document(None, False)
-    return Document({page.number: page.text for page in pages}, is_chinese("".join(p.text for p in pages)))
+    return Document(page_texts(pages), is_chinese("".join(page.text for page in pages)))
+
+
+def page_texts(pages: list[Page]) -> dict[int, tuple[str, str]]:
+    """页码 → (那一页的文字, 它连着下一个有字的页的文字)。"""
+    found, after = {}, ""
+    for page in reversed(pages):
+        text = page.text.rstrip()
+        found[page.number] = page.text, text + (glue(text[-1], after[:1]) + after if text else "")
+        after = page.text.strip() or after
+    return dict(reversed(found.items()))
 
 
 def validate(
@@ -70,8 +81,8 @@ def recheck(row: object, document: Document, require_evidence: bool) -> tuple[di
     clean = tidy(row)
     if problem := _format_problem(clean):
         return clean, Problem("格式", *problem)
-    if document.page_text is not None:
-        clean = _repair_evidence(clean, document.page_text)
+    if document.pages is not None:
+        clean = _repair_evidence(clean, document.pages)
     found = _later_problems(clean, document, require_evidence)
     return clean, next((Problem(stage, *problem) for stage, problem in found if problem), None)
 
@@ -82,8 +93,8 @@ def _later_problems(row: dict, document: Document, require_evidence: bool) -> It
         yield "语言", _language_problem(row)
     yield "指代", _reference_problem(row)
     yield "答案", _answer_problem(row)
-    if document.page_text is not None:
-        yield "证据", _evidence_problem(row, document.page_text, require_evidence)
+    if document.pages is not None:
+        yield "证据", _evidence_problem(row, document.pages, require_evidence)
 
 
 _TEXTS = {"id", "fact_id", "question", "answer", "evidence"}
@@ -119,10 +130,11 @@ def _as_page(value: object) -> object:
 def name_rows(rows: list[dict]) -> list[dict]:
     """没有 fact_id、id 的补上：答案相同的问法归到同一个事实。"""
     _name_facts(rows)
-    used = {row.get("id") for row in rows}
+    used, numbers = {row.get("id") for row in rows}, defaultdict(partial(count, 1))
     for row in rows:
         if "id" not in row:
-            row["id"] = next(name for i in count(1) if (name := f"{row['fact_id']}-{i}") not in used)
+            names = (f"{row['fact_id']}-{i}" for i in numbers[row["fact_id"]])
+            row["id"] = next(filterfalse(used.__contains__, names))
             used.add(row["id"])
     return rows
 
@@ -251,22 +263,22 @@ def _answer_problem(row: dict) -> Found:
     return None
 
 
-def _evidence_problem(row: dict, page_text: dict[int, str], required: bool) -> Found:
+def _evidence_problem(row: dict, pages: dict[int, tuple[str, str]], required: bool) -> Found:
     for field, name in (("evidence", "证据"), ("page", "页码")):
         if field not in row:
             return (field, f"缺少{name}（{field}）") if required else None
     evidence, page = row["evidence"], row["page"]
-    if page not in page_text:
-        return "page", f"页码 {page} 超出文档（共 {max(page_text, default=0)} 页）"
-    if not begins_on(evidence, page, page_text):
-        return _misplaced(evidence, page, page_text)
-    whole = on_page(evidence, page_text[page])
-    return _point_problem(row, page_text[page] if whole else with_next_page(page, page_text))
+    if page not in pages:
+        return "page", f"页码 {page} 超出文档（共 {max(pages, default=0)} 页）"
+    if not begins_on(evidence, pages[page]):
+        return _misplaced(evidence, page, pages)
+    alone, both = pages[page]
+    return _point_problem(row, alone if on_page(evidence, alone) else both)
 
 
-def _misplaced(evidence: str, page: int, page_text: dict[int, str]) -> Found:
+def _misplaced(evidence: str, page: int, pages: dict[int, tuple[str, str]]) -> Found:
     """证据不在第 page 页：页码写错了，还是文档里没有？"""
-    elsewhere = next((n for n in page_text if begins_on(evidence, n, page_text)), None)
+    elsewhere = next((number for number, texts in pages.items() if begins_on(evidence, texts)), None)
     if elsewhere is None:
         return "evidence", f"证据不在第 {page} 页，文档里没有这句话"
     return "page", f"证据不在第 {page} 页，它在第 {elsewhere} 页"
@@ -289,32 +301,20 @@ def on_page(evidence: str, text: str) -> bool:
     return without_spaces(evidence) in without_spaces(text)
 
 
-def begins_on(evidence: str, page: int, page_text: dict[int, str]) -> bool:
-    """证据是不是从第 page 页开始：全在这一页，或从这一页跨到下一页（页末的句子常被分页截断）。"""
-    text = page_text.get(page, "")
-    if on_page(evidence, text):
-        return True
-    wanted, length = without_spaces(evidence), len(without_spaces(text))
-    both = without_spaces(with_next_page(page, page_text))
-    return 0 <= both.find(wanted, max(0, length - len(wanted) + 1)) < length
+def begins_on(evidence: str, texts: tuple[str, str]) -> bool:
+    """证据是不是从这一页开始：全在这一页，或从这一页跨到下一页（页末的句子常被分页截断）。"""
+    alone, both = map(without_spaces, texts)
+    wanted = without_spaces(evidence)
+    return wanted in alone or 0 <= both.find(wanted, max(0, len(alone) - len(wanted) + 1)) < len(alone)
 
 
-def with_next_page(page: int, page_text: dict[int, str]) -> str:
-    """第 page 页连着下一个有字的页的文字。"""
-    text = page_text.get(page, "").rstrip()
-    following = min((n for n in page_text if n > page and page_text[n].strip()), default=0)
-    after = page_text.get(following, "").lstrip()
-    return text + glue(text[-1:], after[:1]) + after if text and after else text
-
-
-def _repair_evidence(row: dict, page_text: dict[int, str]) -> dict:
+def _repair_evidence(row: dict, pages: dict[int, tuple[str, str]]) -> dict:
     """证据抄错了几个字就换成那一页的原话，原来的留在 evidence_original；其余原样返回。"""
-    evidence, page = row.get("evidence", ""), row.get("page", 0)
-    if begins_on(evidence, page, page_text):  # 没有证据的也算
+    evidence, texts = row.get("evidence", ""), pages.get(row.get("page", 0), ("", ""))
+    if begins_on(evidence, texts):  # 没有证据的也算
         return row
-    alone, both = page_text.get(page, ""), with_next_page(page, page_text)
-    span = nearest_span(evidence, alone) or nearest_span(evidence, both)
-    found = span and begins_on(span, page, page_text)
+    span = nearest_span(evidence, texts[0]) or nearest_span(evidence, texts[1])
+    found = span and begins_on(span, texts)
     return {**row, "evidence": span, "evidence_original": evidence} if found else row
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -183,9 +184,10 @@ def _ends_sentence(line: str) -> bool:
 def mark(found: list[Paragraph], rows: list[dict]) -> list[dict]:
     """把每条问答记到证据所在的段落（跨两段、两页的都记），返回找不到出处的问答。"""
     by_page, lost = _grouped(found, "page"), []
+    numbers = [*by_page, 0]
     for row in rows:
         page, evidence = row.get("page", 0), without_spaces(row.get("evidence", ""))
-        mine, after = by_page.get(page, []), min((n for n in by_page if n > page), default=page)
+        mine, after = by_page.get(page, []), numbers[bisect_right(numbers, page, hi=len(by_page))]
         touched = _touched(mine, evidence) or _touched([*mine, *by_page.get(after, [])], evidence)
         for paragraph in touched:
             paragraph.questions.append(row["id"])

@@ -5,9 +5,11 @@ qa.jsonl 一行一条问答，带要点、页码、证据；train.json、dev.jso
 """
 
 import json
+import math
 import random
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable
 from itertools import chain
 from pathlib import Path
 
@@ -165,6 +167,7 @@ def _call_and_result(message: dict, thought: dict | None) -> list[dict]:
 
 NEAR_DUPLICATE = 0.8  # 三字组重合到这个程度，只差一两个字，算同一种问法
 STAGE = "去重"
+_SHARED = 3  # 开头要有几个字组相同才比，见 Asked
 
 
 def similarity(left: str, right: str, n: int = 3) -> float:
@@ -191,16 +194,16 @@ def drop_near_duplicates(rows: list[dict]) -> tuple[list[dict], list[dict]]:
     kept: list[dict] = []
     dropped: list[dict] = []
     by_question: dict[str, dict] = {}
-    by_points: dict[frozenset, list[dict]] = defaultdict(list)
+    asked = Asked(rows)
     for row in rows:
         question, points = normalize(row["question"]), _points(row)
-        if close := by_question.get(question) or closest(row, by_points[points]):
+        if close := by_question.get(question) or asked.closest(row, points):
             what = "的问题重复" if points == _points(close) else "问题相同、答案矛盾"
             dropped.append({"stage": STAGE, "reason": f"与 {_name(close)} {what}", "row": row})
         else:
             kept.append(row)
             by_question[question] = row
-            by_points[points].append(row)
+            asked.add(row, points)
     return kept, dropped
 
 
@@ -212,10 +215,38 @@ def _points(row: dict) -> frozenset:
     return frozenset(normalize(point) for point in row["key_points"])
 
 
-def closest(row: dict, others: list[dict]) -> dict | None:
-    """others 里第一条问题只差一两个字的；没有就是 None。"""
-    asked = row["question"]
-    return next((old for old in others if similarity(old["question"], asked) >= NEAR_DUPLICATE), None)
+class Asked:
+    """问过的问题：几万条里也能很快找出只差一两个字的一条。key 是分组，不同组的不比。
+
+    相似度到 t 的两组字组，各按同一次序（少见的在前）排好，开头 n − ⌈t·n⌉ + k 个里至少有 k 个相同（前缀过滤，
+    Bayardo 等，WWW 2007；Wang 等，SIGMOD 2012），所以只和开头有几个字组相同的比。
+    """
+
+    def __init__(self, rows: Iterable[dict]):
+        """rows：要加进来的，先数一遍哪些字组少见。"""
+        self._often = Counter(chain.from_iterable(grams(row["question"]) for row in rows))
+        self._asked: list[tuple[dict, set[str]]] = []
+        self._found: dict[tuple, list[int]] = defaultdict(list)  # (分组, 字组) → 哪几条的开头有它
+
+    def add(self, row: dict, key: Hashable = None) -> None:
+        parts = grams(row["question"])
+        for part in self._rarest(parts):
+            self._found[key, part].append(len(self._asked))
+        self._asked.append((row, parts))
+
+    def closest(self, row: dict, key: Hashable = None) -> dict | None:
+        """这一组里最早加进来的、问题只差一两个字的一条；没有就是 None。"""
+        parts = grams(row["question"])
+        same = (self._found.get((key, part), ()) for part in self._rarest(parts))
+        shared = Counter(chain.from_iterable(same))
+        alike = sorted(i for i, count in shared.items() if count >= min(_SHARED, len(parts)))
+        return next((self._asked[i][0] for i in alike if overlap(parts, self._asked[i][1]) >= NEAR_DUPLICATE),
+                    None)
+
+    def _rarest(self, parts: set[str]) -> list[str]:
+        ordered = sorted(parts, key=lambda part: (self._often[part], part))
+        differ = len(parts) - math.ceil(NEAR_DUPLICATE * len(parts) - 1e-9)
+        return ordered[: differ + _SHARED]
 
 
 def leaked(train: list[dict], dev: list[dict]) -> list[tuple[dict, dict]]:
@@ -223,22 +254,19 @@ def leaked(train: list[dict], dev: list[dict]) -> list[tuple[dict, dict]]:
 
     问题相同就算；同一个事实（编号、要点或答案相同）里只差一两个字的也算，比 drop_near_duplicates 严。
     """
-    by_key: dict[object, list[dict]] = defaultdict(list)
+    asked = Asked(train)
+    by_question: dict[str, dict] = {}
     for row in train:
+        by_question.setdefault(normalize(row["question"]), row)
         for key in _leak_keys(row):
-            by_key[key].append(row)
-    return [(row, twin) for row in dev if (twin := _twin(row, by_key))]
+            asked.add(row, key)
+    twins = [(row, by_question.get(normalize(row["question"])) or next(
+        filter(None, (asked.closest(row, key) for key in _leak_keys(row))), None)) for row in dev]
+    return [(row, twin) for row, twin in twins if twin]
 
 
-def _twin(row: dict, by_key: dict[object, list[dict]]) -> dict | None:
-    asked = normalize(row["question"])
-    alike = list(chain.from_iterable(map(by_key.__getitem__, _leak_keys(row))))
-    return next((old for old in alike if normalize(old["question"]) == asked), None) or closest(row, alike)
-
-
-def _leak_keys(row: dict) -> list[object]:
-    question, answer = normalize(row["question"]), normalize(row["answer"])
-    return [_points(row), ("答案", answer), ("问题", question), ("事实", row.get("fact_id", question))]
+def _leak_keys(row: dict) -> list[Hashable]:
+    return [_points(row), ("答案", normalize(row["answer"])), ("事实", row.get("fact_id", row["question"]))]
 
 
 def drop_leaked(train: list[dict], dev: list[dict]) -> tuple[list[dict], list[dict]]:

@@ -156,7 +156,7 @@ def test_api_model_is_called_and_page_comes_from_evidence(tmp_path, other_pdf, m
 def test_locate_pages():
     pages = [Page(1, "甲句。"), Page(2, "乙句。"), Page(3, "丙句。")]
     pairs = [{"evidence": "乙句", "page": 1}, {"evidence": "丙句", "page": 1}, {"page": 2}]
-    got = locate_pages(pairs, Chunk("甲句。乙句。", (1, 2)), pages)
+    got = locate_pages(pairs, pages[:2])
     assert [p["page"] for p in got] == [2, 1, 2]  # 这块以外的页不算
 
 
@@ -221,7 +221,7 @@ def test_evidence_over_a_page_break_belongs_to_the_page_where_it_begins(evidence
 
 def test_page_where_the_evidence_ends_is_put_right_or_named():
     evidence = "本科生借书期限是三十天，可以续借一次"
-    pairs = locate_pages([straddling(evidence, page=3)], Chunk("…", (1, 3)), HALVES)
+    pairs = locate_pages([straddling(evidence, page=3)], [HALVES[0], HALVES[2]])
     assert pairs[0]["page"] == 1
     _, rejected = validate([straddling(evidence, page=3)], HALVES)
     assert rejected[0]["reason"] == "证据不在第 3 页，它在第 1 页"
