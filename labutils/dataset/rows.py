@@ -1,13 +1,11 @@
 """问答与对话两种数据：读写、互换，去掉重复的问题，按事实划分，检查泄漏。讲解见 notebook 01。
 
 qa.jsonl 一行一条问答，带要点、页码、证据；train.json、dev.json 是 ChatGLM3 官方微调程序要的对话格式：
-``conversations`` 是消息列表，可以另有 ``tools``。
+``conversations`` 是消息列表，只有问答，没有工具调用。
 """
 
-import json
 import math
 import random
-import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable
 from itertools import chain
@@ -74,95 +72,40 @@ def load_conversations(path: str | Path) -> list[dict]:
     return items
 
 
-LETTERS = {"system": "s", "user": "u", "assistant": "a", "observation": "o", "tool": "o"}
-ORDER = re.compile(r"s?(ua(o+a)*)+")
+TOOL_ROLES = ("tool", "observation", "function")
+TOOL_KEYS = ("tools", "metadata", "tool_calls", "function_call")
+NO_TOOLS = "，是调用工具的写法；课程只用问答对话（system、user、assistant）训练，请去掉这些消息，或去掉这一条"
 
 
 def to_messages(item: dict) -> list[dict]:
-    """官方的一条数据 → 渲染器认识的消息列表；写得不对时抛 LabError，说出第几条消息。
-
-    返回的消息是 ``{"role", "content"}``，可带 ``loss``。官方的 ``tool`` 消息拆成“调用”与“结果”两条，写法同
-    transformers：system 的 ``tools``、assistant 的 ``tool_calls``，结果的角色是 tool 或 observation。
-    """
-    messages = _rendered(item["conversations"])
-    roles = "".join(LETTERS.get(message["role"], "?") for message in messages)
-    if not ORDER.fullmatch(roles):
-        shown = "、".join(str(message["role"]) for message in item["conversations"]) or "没有消息"
-        raise LabError(f"角色应是 user、assistant 轮流并以 assistant 结尾，现在是 {shown}"
-                       "（system 只能在最前，工具的结果接在 assistant 之后）")
-    return _with_tools(messages, item["tools"]) if item.get("tools") else messages
-
-
-def _rendered(conversations: list) -> list[dict]:
-    """逐条检查，把工具调用拆成两条。"""
-    messages: list[dict] = []
-    for number, message in enumerate(conversations, 1):
-        thought = messages[-1] if messages and messages[-1]["role"] == "assistant" else None
-        if problem := _problem(message, thought):
+    """官方的一条数据 → ``{"role", "content"}`` 的列表，可带 ``loss``；写得不对时抛 LabError，说出第几条。"""
+    messages = item["conversations"]
+    if item.get("tools"):
+        raise LabError("带有 tools" + NO_TOOLS)
+    for number, message in enumerate(messages, 1):
+        if problem := _problem(message):
             raise LabError(f"第 {number} 条消息{problem}")
-        if _is_call(message):
-            messages[len(messages) - bool(thought):] = _call_and_result(message, thought)
-        else:
-            messages.append(message)
-    return messages
+    roles = [message["role"] for message in messages]
+    talk = roles[roles[:1] == ["system"] :]
+    if not talk or talk != ["user", "assistant"] * (len(talk) // 2):
+        raise LabError("角色应是 user、assistant 轮流并以 assistant 结尾，现在是 "
+                       f"{'、'.join(map(str, roles)) or '没有消息'}（system 只能在最前）")
+    return [{key: message[key] for key in message if key not in TOOL_KEYS} for message in messages]
 
 
-def _with_tools(messages: list[dict], tools: object) -> list[dict]:
-    """把 tools 放进 system 消息；没有 system 时加一条内容为空的。"""
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise LabError("tools 应是列表，每一项是一个工具的说明（JSON 对象）")
-    if messages[0]["role"] != "system":
-        messages = [{"role": "system", "content": ""}, *messages]
-    return [{**messages[0], "tools": tools}, *messages[1:]]
-
-
-def _is_call(message: dict) -> bool:
-    return message["role"] == "tool" and "parameters" in message
-
-
-def _problem(message: object, thought: dict | None) -> str:
-    """一条消息的问题，没有时是空字符串。thought 是紧挨在前面的 assistant 消息。"""
+def _problem(message: object) -> str:
+    """一条消息的问题，没有时是空字符串。"""
     if not isinstance(message, dict) or "role" not in message:
         return "应有 role 和 content"
-    if not isinstance(message["role"], str):
-        return (f"的 role 应是文字，现在是 {message['role']!r}；"
-                "角色应是 user、assistant 轮流并以 assistant 结尾")
-    said = _call_problem(message) if _is_call(message) else _text_problem(message.get("content", ...))
-    return said or _loss_problem(message, thought)
-
-
-def _call_problem(message: dict) -> str:
-    if not isinstance(message.get("name"), str) or not isinstance(message["parameters"], dict):
-        return "是工具调用，应有 name（文字）和 parameters（键值对）"
-    return "" if "observation" in message else "是工具调用，应有 observation（工具返回的结果）"
-
-
-def _text_problem(content: object) -> str:
-    if isinstance(content, str) and content.strip():
-        return ""
-    return "应有 role 和 content" if content is ... else "的 content 应是不空的文字"
-
-
-def _loss_problem(message: dict, thought: dict | None) -> str:
-    loss, metadata, role = message.get("loss", True), message.get("metadata", ""), message["role"]
-    wrong = {
-        f"的 metadata 应是文字，现在是 {metadata!r}": not isinstance(metadata, str),
+    role, content, loss = message["role"], message.get("content"), message.get("loss", True)
+    called = [key for key in TOOL_KEYS if message.get(key)]
+    problems = {
+        f"的角色是 {role}{NO_TOOLS}": role in TOOL_ROLES,
+        f"带有 {'、'.join(called)}{NO_TOOLS}": called,
+        "的 content 应是不空的文字": not isinstance(content, str) or not content.strip(),
         f"的 loss 应是 true 或 false，现在是 {loss!r}": not isinstance(loss, bool),
-        f"的 loss 不能是 true：只学助手的回答，不学 {role}":
-            "loss" in message and loss and role not in ("assistant", "tool"),
-        "的 loss 应与它前面那条 assistant 的一致":
-            thought and _is_call(message) and thought.get("loss", True) != loss}
-    return next(filter(wrong.get, wrong), "")
-
-
-def _call_and_result(message: dict, thought: dict | None) -> list[dict]:
-    """官方的 tool 消息 → “调用”与“结果”两条；调用并入它前面的“想法”。"""
-    call = {"type": "function", "function": {"name": message["name"], "arguments": message["parameters"]}}
-    loss = {"loss": message["loss"]} if "loss" in message else {}
-    asked = thought or {"role": "assistant", "content": "", **loss}
-    result = message["observation"]
-    text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
-    return [{**asked, "tool_calls": [call]}, {"role": "tool", "name": message["name"], "content": text}]
+        f"的 loss 不能是 true：只学助手的回答，不学 {role}": message.get("loss") and role != "assistant"}
+    return next(filter(problems.get, problems), "")
 
 
 NEAR_DUPLICATE = 0.8  # 三字组重合到这个程度，只差一两个字，算同一种问法

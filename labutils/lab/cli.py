@@ -99,7 +99,7 @@ def finetune(
     model: Annotated[str, Argument(help="tiny、模型文件夹或网上的“组织/名称”")],
     config: Annotated[str, Argument(help="微调配置（YAML）")],
     resume: Annotated[str, Argument(
-        help="auto 自动接着训练；yes 也是，还可把步数改大；no 从头；或检查点的步数")] = "auto",
+        help="auto 或 yes 接着训练，no 从头；或从哪一步接着")] = "auto",
     out: Annotated[str, Option(help="结果文件夹；不写就用配置里的 output_dir")] = "",
     seed: Annotated[int | None, Option(help="随机种子；不写就用配置里的")] = None,
 ) -> None:
@@ -112,9 +112,9 @@ def finetune(
         print(result)
 
 
-def _resume_choice(text: str) -> str | bool | int:
+def _resume_choice(text: str) -> str | int:
     """课程原命令的第四个参数：yes（没有检查点时从头训练，与原来相同）或步数；另有 auto 与 no。"""
-    choices = {"auto": "auto", "": "auto", "yes": "yes", "no": False}
+    choices = {"auto": "auto", "": "auto", "yes": "auto", "no": False}
     if text.lower() in choices:
         return choices[text.lower()]
     if text.isdecimal():

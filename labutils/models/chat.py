@@ -4,11 +4,9 @@
 别的用分词器自带的对话模板。用户写出的控制符总是普通文字。
 """
 
-import json
 import re
-from collections.abc import Callable
 from datetime import datetime
-from functools import partial
+from functools import lru_cache, partial
 from os.path import commonprefix
 
 from jinja2 import TemplateError
@@ -19,10 +17,7 @@ from labutils.base.errors import LabError
 
 IGNORE = -100
 NOTHING = "一段对话里没有可以学习的助手回答，请检查 conversations 的角色与长度上限。"
-ROLES = ("system", "user", "assistant", "observation", "tool")
-# ChatGLM3 的工具说明以这句话开头；它训练时见的就是英文
-TOOLS_INTRODUCTION = ("Answer the following questions as best as you can. "
-                      "You have access to the following tools:")
+ROLES = ("system", "user", "assistant")
 BREAK = "\ufdd0"  # Unicode 规定不作文字用的码位，正常文本里没有；渲染后在这里断开，不会被编码
 MARK = 0xF0000  # 私用区的码位，也没有人写：第 n 条消息的记号是 MARK + n
 # 模板眼里的今天总是这一天：Llama 3.1 等把日期写进提示词，跟着日历走的话，哪天用都与训练时不同。
@@ -30,6 +25,7 @@ MARK = 0xF0000  # 私用区的码位，也没有人写：第 n 条消息的记�
 TODAY = "{% macro strftime_now(format) %}{{ format" + "".join(
     f"|replace('%{code}', '{datetime(2026, 1, 1):%{code}}')" for code in "aAbBcdHIjmMpSxXyY"
     ) + " }}{% endmacro %}\n"
+per_tokenizer = lru_cache(maxsize=8)  # 只由分词器决定的，每个分词器算一次：载入以后词表与模板都不再改
 QUESTION, ANSWER = {"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}
 
 
@@ -65,9 +61,7 @@ def encode(tokenizer, messages: list[dict]) -> dict[str, list[int]]:
     # 第一个角色符已经在提示词的末尾
     answer = (_glm_ids(tokenizer, messages[-1:])[1:] if is_glm_format(tokenizer) else
               _template_answer(tokenizer, messages, stops))
-    called = messages[-1].get("tool_calls") or messages[-1].get("metadata")
-    # 模板没有写结束符时才用得着补的这个：普通回答到 eos 为止，调用工具的停下来等结果
-    answer.append(tokenizer.get_added_vocab().get("<|observation|>" if called else "", stops[0]))
+    answer.append(stops[0])  # 模板没有写结束符时才用得着
     answer = answer[:next(n for n, i in enumerate(answer, 1) if i in stops)]
     return {"input_ids": prompt + answer, "labels": [IGNORE] * len(prompt) + answer}
 
@@ -107,16 +101,8 @@ def generation_config(tokenizer, given: GenerationConfig | None = None) -> Gener
 
 def header(tokenizer) -> str:
     """模型在回答前写、却不是回答的字（如 gpt-oss 的 final）：推理服务只给生成提示，所以要学；显示时去掉。"""
-    ids = _text_ids(tokenizer, _frame(tokenizer, [QUESTION])[1], at_start=False)
+    ids = _text_ids(tokenizer, _frame(tokenizer)[1], at_start=False)
     return tokenizer.decode(ids, skip_special_tokens=True).strip()
-
-
-def split_calls(message: dict, write: Callable[[dict], str]) -> list[dict]:
-    """带 tool_calls 的回答 → 想法一条，每个调用一条（函数名作元信息，write(参数) 作内容）。"""
-    plain = {key: value for key, value in message.items() if key != "tool_calls"}
-    calls = [call["function"] for call in message.get("tool_calls", [])]
-    said = [plain] if message["content"] or not calls else []
-    return said + [{**plain, "metadata": call["name"], "content": write(call["arguments"])} for call in calls]
 
 
 # ---- ChatGLM3 的格式 ----
@@ -128,94 +114,61 @@ def is_glm_format(tokenizer) -> bool:
 
 
 def _glm_ids(tokenizer, messages: list[dict]) -> list[int]:
-    """逐条消息：角色符、元信息与换行、内容，分开编码。tools 写进 system 的内容，工具调用另成一条回答。"""
+    """逐条消息：角色符、换行（第一行是元信息，总是空的）、内容，分开编码。"""
     ids = []
     for message in messages:
-        if message.get("tools"):
-            shown = json.dumps(message["tools"], indent=4, ensure_ascii=False)
-            message = {**message, "content": (message["content"] or TOOLS_INTRODUCTION) + "\n" + shown}
-        for part in split_calls(message, _as_python):
-            role = "observation" if part["role"] == "tool" else part["role"]
-            ids += tokenizer.convert_tokens_to_ids([f"<|{role}|>"])
-            for text in (part.get("metadata", "") + "\n", part["content"]):
-                ids += tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        ids += tokenizer.convert_tokens_to_ids([f"<|{message['role']}|>"])
+        for text in ("\n", message["content"]):
+            ids += tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
     return ids
-
-
-def _as_python(arguments: dict) -> str:
-    """ChatGLM3 把函数的参数写成一段 Python 代码。"""
-    return f"```python\ntool_call({', '.join(f'{key}={value!r}' for key, value in arguments.items())})\n```"
 
 
 # ---- 分词器自带的对话模板 ----
 
 def _prompt(tokenizer, messages: list[dict]) -> str:
-    """提示词的文字。工具结果的角色叫 observation 还是 tool，看模板认哪个；漏写了什么就引发 LabError。"""
-    for role in ["observation"] * ("<|observation|>" in tokenizer.get_added_vocab()) + ["tool"]:
-        renamed = [m | {"role": role} if m["role"] in ("observation", "tool") else m for m in messages]
-        if not (lost := _lost(tokenizer, renamed)):
-            return _render(tokenizer, renamed, asking=True)
-    raise LabError(f"这个模型的对话模板不写{lost[0]}，模型看不到；请从数据里去掉，或换一个模型。")
+    """提示词的文字；模板漏写哪一条就引发 LabError。
 
-
-def _lost(tokenizer, messages: list[dict]) -> list[str]:
-    """模板漏写了什么：每条内容末尾加一个记号再渲染，因为只找内容会碰巧找到别处的，模板也可能转义它。"""
+    每条内容末尾加一个记号再渲染来看漏没漏：只找内容会碰巧找到别处的，模板也可能转义它。
+    """
     marked = [m | {"content": m["content"] and m["content"] + chr(n)} for n, m in enumerate(messages, MARK)]
     text = _render(tokenizer, marked, asking=True)
-    lost = [f"第 {n} 条消息（{m['role']}）" for n, m in enumerate(marked, 1) if m["content"][-1:] not in text]
-    names = [tool.get("function", tool).get("name", "") for tool in _tools(messages) or []]
-    return lost + [f"工具 {name}（不支持 tools）" for name in names if _squeezed(name) not in _squeezed(text)]
-
-
-def _tools(messages: list[dict]) -> list[dict] | None:
-    return next(filter(None, (m.get("tools") for m in messages)), None)
+    for number, message in enumerate(marked, 1):
+        if message["content"][-1:] not in text:
+            raise LabError(f"这个模型的对话模板不写第 {number} 条消息（{message['role']}），模型看不到；"
+                           "请从数据里去掉，或换一个模型。")
+    return _render(tokenizer, messages, asking=True)
 
 
 def _render(tokenizer, messages: list[dict], asking: bool = False) -> str:
     """用对话模板渲染成文字，内容里的控制符都已断开。没有模板、模板处理不了时引发 LabError。"""
-    tools = _tools(messages)
     try:
-        template = tokenizer.get_chat_template(tools=tools)
+        template = tokenizer.get_chat_template()
     except ValueError:
         raise LabError("这个模型的分词器没有对话模板（chat_template），多半是没有对话能力的 Base 版；"
                        "请换它的 Chat 或 Instruct 版。") from None
-    start = {own: _control_start(tokenizer, own) for own in (False, True)}
-    spoken = [m for m in messages if m["content"] or not m.get("tools")]  # 工具的说明由模板另写
-    shown = [_break_control(start[m["role"] == "assistant"], m) | {"role": m["role"]}
-             for m in _adapted(spoken, template)]
     try:  # 不要思考过程：课程的问答直接回答；没有这个开关的模板不理会它
         return render_jinja_template(
-            [shown], tools=_break_control(start[False], tools), chat_template=TODAY + template,
+            [[_broken(tokenizer, message) for message in messages]], chat_template=TODAY + template,
             add_generation_prompt=asking, enable_thinking=False, **tokenizer.special_tokens_map)[0][0]
     except (TemplateError, TypeError, ValueError) as error:
         raise LabError(f"这个模型的对话模板处理不了这段对话（{error}），请检查角色的次序。") from error
 
 
-def _adapted(messages: list[dict], template: str) -> list[dict]:
-    """只给本程序看的键去掉，工具调用按模板的习惯写；模板不认工具时引发 LabError。"""
-    adapted = [{key: m[key] for key in m if key not in ("loss", "tools")} for m in messages]
-    if "tool_calls" not in template:  # GLM-4 不认它：函数名写在角色符后面，参数作内容，另成一条消息
-        adapted = [part for m in adapted for part in split_calls(m, partial(json.dumps, ensure_ascii=False))]
-    if "metadata" not in template and any(m.get("metadata") for m in adapted):
-        raise LabError("这个模型的对话模板不支持工具调用，请去掉数据里的 tool 消息，或换一个支持的模型。")
-    return adapted
+def _broken(tokenizer, message: dict) -> dict:
+    """模板看到的消息：没有 loss，每个控制符的第一个字后面放 BREAK。"""
+    start = _control_start(tokenizer, message["role"] == "assistant")
+    shown = {key: start.sub(rf"\1{BREAK}", value.replace(BREAK, "")) if isinstance(value, str) else value
+             for key, value in message.items() if key != "loss"}
+    return shown | {"role": message["role"]}
 
 
+@per_tokenizer
 def _control_start(tokenizer, own: bool) -> re.Pattern:
     """找控制符开头那个字的正则；own：模型自己写的消息，里面的 ``<think>`` 一类标记（不是特殊词元）保留。"""
     added = [token for token in tokenizer.added_tokens_decoder.values() if len(token.content) > 1]
     words = [re.escape(token.content) for token in added
              if token.special or not own and re.fullmatch(r"<.+>|\[.+\]", token.content)]
     return re.compile(f"(?={'|'.join(words) or '(?!)'})(.)", re.DOTALL)
-
-
-def _break_control(start: re.Pattern, value):
-    """在每个控制符的第一个字后面放 BREAK；字典和列表逐项处理。"""
-    if isinstance(value, dict):
-        return {key: _break_control(start, item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_break_control(start, item) for item in value]
-    return start.sub(rf"\1{BREAK}", value.replace(BREAK, "")) if isinstance(value, str) else value
 
 
 def _text_ids(tokenizer, text: str, at_start: bool = True) -> list[int]:
@@ -232,14 +185,15 @@ def _text_ids(tokenizer, text: str, at_start: bool = True) -> list[int]:
     return ids
 
 
-def _frame(tokenizer, asked: list[dict]) -> tuple[str, str, str, str]:
-    """一问一答：给好的开头，“答”以前要模型自己写的，“答”后面的；提示词写法不同时，它多出来的。"""
-    prompt, text = _render(tokenizer, asked, asking=True), _render(tokenizer, [*asked, ANSWER])
+@per_tokenizer
+def _frame(tokenizer) -> tuple[str, str, str]:
+    """一问一答：给好的开头，“答”以前要模型自己写的；提示词写法不同时，它多出来的。"""
+    prompt, text = _render(tokenizer, [QUESTION], asking=True), _render(tokenizer, [QUESTION, ANSWER])
     opening = commonprefix([prompt, text])
-    written, _, after = text.removeprefix(opening).rpartition(ANSWER["content"])
+    written = text.removeprefix(opening).rpartition(ANSWER["content"])[0]
     if more := prompt.removeprefix(opening):
         opening, written = opening + written, ""
-    return opening, written, after, more
+    return opening, written, more
 
 
 def _template_answer(tokenizer, messages: list[dict], stops: list[int]) -> list[int]:
@@ -247,29 +201,26 @@ def _template_answer(tokenizer, messages: list[dict], stops: list[int]) -> list[
 
     只看一个短问题后面怎样写：有的模板因为有了回答就改写前文（Mistral 换 system 的位置）。
     """
-    asked, answer = [QUESTION | {"tools": _tools(messages)}], messages[-1]
-    opening, written, _, more = _frame(tokenizer, asked)
-    text = _render(tokenizer, [*asked, answer])
+    opening, written, more = _frame(tokenizer)
+    text = _render(tokenizer, [QUESTION, messages[-1]])
     stopped = set(stops).intersection(_text_ids(tokenizer, written, at_start=False))  # 没写到回答就停了
     # 提示词多的只有一个开头的标记（如 <think>），就是停在思考过程里
     if stopped or not text.startswith(opening) or re.fullmatch(r"\s*(<[^<>/]+>|\[[^][/]+\])\s*", more):
         raise LabError(f"这个模型的对话模板没有让第 {len(messages)} 条消息接在推理时的提示词后面"
                        "（多半是有思考过程），不能用来学；请去掉思考过程，或换不带思考的模型。")
     text = text[len(opening):]
-    names = [part.get("metadata", "") for part in split_calls(answer, str)]
-    if any(_squeezed(part) not in _squeezed(text) for part in (answer["content"], *names)):
-        raise LabError(f"这个模型的对话模板丢掉或改写了第 {len(messages)} 条消息的回答或工具调用"
+    said, wanted = ("".join(part.replace(BREAK, "").split()) for part in (text, messages[-1]["content"]))
+    if wanted not in said:
+        raise LabError(f"这个模型的对话模板丢掉或改写了第 {len(messages)} 条消息的回答"
                        "（多半是去掉了思考过程），学到的会与数据不同；请改数据，或换一个模型。")
     return _text_ids(tokenizer, text, at_start=False)
 
 
-def _squeezed(text: str) -> str:
-    return "".join(text.replace(BREAK, "").split())
-
-
+@per_tokenizer
 def _written_end(tokenizer) -> list[int]:
     """模板写在回答后面的第一个控制符；什么都不写的，看下一问前面的（角色符），也没有就是空的。"""
-    later = _render(tokenizer, [QUESTION, ANSWER, QUESTION]).rpartition(ANSWER["content"])[2]
-    ids = _text_ids(tokenizer, _frame(tokenizer, [QUESTION])[2] + later, at_start=False)
+    after = [_render(tokenizer, talk).rpartition(ANSWER["content"])[2]
+             for talk in ([QUESTION, ANSWER], [QUESTION, ANSWER, QUESTION])]
+    ids = _text_ids(tokenizer, "".join(after), at_start=False)
     added = set(tokenizer.get_added_vocab().values())
     return [i for i in ids if i in added][:1]

@@ -167,10 +167,8 @@ SPECIAL = ["[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>",
 # 供 vLLM 等使用；训练与推理的编号由 chat 逐条消息拼出，用户写的控制符只会是普通文字。
 # 内容前的空格就是官方单独编码内容时加的那个空格。
 CHAT_TEMPLATE = (
-    "{{ '[gMASK]<sop>' }}{% for m in messages %}"
-    "{{ '<|' + m['role'] + '|>' + (m['metadata'] or '' if m['metadata'] is defined else '') + '\n' }}"
-    "{% set tools = '\n' + m['tools'] | tojson(indent=4) if m['tools'] else '' %}"
-    "{% if m['content'] or tools %}{{ ' ' + m['content'] + tools }}{% endif %}"
+    "{{ '[gMASK]<sop>' }}{% for m in messages %}{{ '<|' + m['role'] + '|>\n' }}"
+    "{% if m['content'] %}{{ ' ' + m['content'] }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}")
 NORMAL, KINDS = 1, {1, 2, 3, 6}  # 词元的种类：普通、<unk>、控制符、字节
 OFFICIAL_VOCAB, OFFICIAL_PIECES = 65024, 64789

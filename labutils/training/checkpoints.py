@@ -123,7 +123,8 @@ def at_step(folder: Path, step: int) -> Path:
     checkpoint = folder / f"checkpoint-{step}"
     available = list(map(step_of, checkpoints(folder)))
     if step not in available:
-        raise LabError(f"{rel(folder)} 里没有 checkpoint-{step}；现有的步数：{available or '无'}")
+        raise LabError(f"{rel(folder)} 里没有 checkpoint-{step}；现有的步数：{available or '无'}，"
+                       "请写其中一个，或写 auto")
     if reason := problem(checkpoint):
         raise LabError(f"{rel(checkpoint)} 不完整（{reason}），换一个步数：{available}")
     return checkpoint

@@ -35,15 +35,15 @@ DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def run(data_dir: str | Path, model_name: str, config_path: str | Path, output_dir: str | Path | None = None,
-        resume: str | bool | int = "auto", seed: int | None = None,
+        resume: str | int = "auto", seed: int | None = None,
         callbacks: Iterable[TrainerCallback] = (), **overrides: Any) -> Result:
     """按配置微调，返回 Result。
 
     output_dir 缺省为 <配置的 output_dir>/<配置文件名>。resume 的取值：
-    "auto" 有可用的检查点就接着训练，已训练完就直接返回，没有就从头开始；
-    "yes" 相同，只是允许把 max_steps 改大；True 必须接着训练；整数 N 从 checkpoint-N 接着训练；
-    False 清空后从头训练。True 与整数也允许把 max_steps 改大。
-    文件夹里的训练与这次的配置、数据、基座或种子不同时引发 LabError（resume=False 除外）。
+    "auto" 从最后一个可用的检查点接着训练，已训练完就直接返回，没有就从头开始；
+    整数 N 从 checkpoint-N 接着训练；False 清空后从头训练。
+    文件夹里的训练与这次的配置、数据、基座或种子不同时引发 LabError（resume=False 除外），
+    只有 max_steps 可以改，改成还没有训练到的步数就接着训练。
     overrides 按名字改配置项，例如 max_steps=20。
     """
     config = override(load_config(config_path), overrides if seed is None else overrides | {"seed": seed})
@@ -259,38 +259,28 @@ def on_main_process(args: TrainingArguments, work: Callable[..., Any], folder: P
     return outcome[0]
 
 
-def _starting_point(folder: Path, resume: str | bool | int, identity: dict[str, Any]) -> Path | None:
+def _starting_point(folder: Path, resume: str | int, identity: dict[str, Any]) -> Path | None:
     """决定从哪个检查点开始（None：从头），并写好 run.json，内容是 identity。"""
     checkpoints.refuse_foreign(folder)
-    last = _where_it_stopped(folder, resume, identity["max_steps"])
-    if last is None:
-        if resume not in ("auto", "yes", False):
-            raise LabError(f"{files.rel(folder)} 里没有可以接着训练的检查点；要从头训练，命令末尾写 auto，"
-                           "程序里写 resume=\"auto\"")
-        if resume == "yes":
-            print("还没有检查点，从头训练")
+    last = None
+    if resume == "auto":
+        last = checkpoints.last_valid(folder, identity["max_steps"])
+    elif resume is not False:
+        last = checkpoints.at_step(folder, resume)
+    if last:
+        _continue_from(last, identity)
+    else:
         folder.mkdir(parents=True, exist_ok=True)
         checkpoints.clear(folder)
-    else:
-        _continue_from(last, resume, identity)
     files.write_json(folder / checkpoints.RUN, identity)
     return last
 
 
-def _where_it_stopped(folder: Path, resume: str | bool | int, steps: int) -> Path | None:
-    """resume 要的那个检查点，或最后一个可用的；没有、或不要接着训练时是 None。"""
-    if resume is False or not folder.is_dir():
-        return None
-    by_number = type(resume) is int  # bool 也是 int 的子类
-    return checkpoints.at_step(folder, resume) if by_number else checkpoints.last_valid(folder, steps)
-
-
-def _continue_from(last: Path, resume: str | bool | int, identity: dict[str, Any]) -> None:
+def _continue_from(last: Path, identity: dict[str, Any]) -> None:
     """从 last 接着训练之前：另一次训练的引发 LabError；last 之后的检查点与上次的结果删去。"""
     folder, step, steps = last.parent, checkpoints.step_of(last), identity["max_steps"]
     changed = checkpoints.differences(folder, identity)
-    if resume != "auto" and steps > step and changed.pop("max_steps", None):
-        print("max_steps 改大了：学习率按新的总步数安排，会比停下时高")
+    planned = changed.pop("max_steps", None) if step < steps else None
     if changed:
         shown = [f"{key}：{old} → {new}" for key, (old, new) in changed.items()]
         raise LabError(f"{files.rel(folder)} 里是另一次训练（{'；'.join(shown[:4])}）；"
@@ -300,6 +290,8 @@ def _continue_from(last: Path, resume: str | bool | int, identity: dict[str, Any
         print(f"{files.rel(last)} 已训练完，直接使用")
     else:
         print(f"从第 {step} 步接着训练")
+        if planned:
+            print("max_steps 由 {} 改成 {}：学习率从这里起按新的总步数安排".format(*planned))
         (folder / checkpoints.RESULT).unlink(missing_ok=True)  # 上次的结果，训练完会重写
 
 

@@ -273,10 +273,7 @@ def test_near_duplicates_between_train_and_dev():
 
 USER = {"role": "user", "content": "北京天气"}
 THOUGHT = {"role": "assistant", "content": "我来查"}
-TOOL = {"role": "tool", "name": "weather", "parameters": {"city": "北京", "days": 2},
-        "observation": {"晴": 20}}
 REPLY = {"role": "assistant", "content": "晴，20度"}
-TOOLS = [{"name": "weather", "description": "查天气"}]
 SYSTEM = {"role": "system", "content": "简短回答"}
 
 
@@ -298,45 +295,6 @@ def test_array_and_lines_give_the_same(tmp_path, array):
     assert read(tmp_path, *({"conversations": row} for row in rows), array=array) == rows
 
 
-def test_official_tool_conversation_is_learned_as_calls_and_replies(tmp_path):
-    """函数调用与回答要学，工具的说明、提问、返回的结果不学。"""
-    item = {"tools": TOOLS, "conversations": [SYSTEM, USER, THOUGHT, TOOL, REPLY]}
-    messages, = read(tmp_path, item)
-    assert learned(tiny_tokenizer(), messages) == (
-        "\n我来查<|assistant|>weather\n```python\ntool_call(city='北京', days=2)\n```<|observation|>"
-        "\n晴，20度</s>")
-    text = tiny_tokenizer().decode(chat.encode(tiny_tokenizer(), messages)["input_ids"])
-    shown = json.dumps(TOOLS, indent=4, ensure_ascii=False)
-    assert text.startswith(f"[gMASK]<sop><|system|>\n简短回答\n{shown}<|user|>\n北京天气<|assistant|>")
-    assert '<|observation|>\n{"晴": 20}<|assistant|>' in text
-
-
-def test_tools_without_a_system_message_get_the_official_introduction(tmp_path):
-    messages, = read(tmp_path, {"tools": TOOLS, "conversations": [USER, REPLY]})
-    text = tiny_tokenizer().decode(chat.prompt_ids(tiny_tokenizer(), messages))
-    assert "<|system|>\nAnswer the following questions as best as you can." in text
-    assert "查天气" in text
-
-
-def test_tool_without_a_thought_and_several_calls(tmp_path):
-    messages, = read(tmp_path, {"conversations": [USER, TOOL, {**TOOL, "observation": "雨"}, REPLY]})
-    assert [m["role"] for m in messages] == ["user", "assistant", "tool", "assistant", "tool", "assistant"]
-    assert learned(tiny_tokenizer(), messages).count("tool_call(") == 2
-
-
-def test_the_same_file_trains_other_families(tmp_path):
-    messages, = read(tmp_path, {"tools": TOOLS, "conversations": [USER, THOUGHT, TOOL, REPLY]})
-    assert learned(build_tokenizer("Qwen3"), messages).endswith("</tool_call><|im_end|>晴，20度<|im_end|>")
-    assert "weather\n{" in learned(build_tokenizer("GLM-4"), messages)
-
-
-def test_observation_role_is_read_and_not_learned(tmp_path):
-    call = {"role": "assistant", "metadata": "weather", "content": "tool_call()"}
-    result = {"role": "observation", "content": "晴"}
-    messages, = read(tmp_path, {"conversations": [USER, call, result, REPLY]})
-    assert learned(tiny_tokenizer(), messages) == "weather\ntool_call()<|observation|>\n晴，20度</s>"
-
-
 def test_loss_flags_choose_what_is_learned(tmp_path):
     flagged = [{**USER, "loss": False}, {**THOUGHT, "loss": False}, USER, {**REPLY, "loss": True}]
     messages, = read(tmp_path, {"conversations": flagged})
@@ -344,23 +302,43 @@ def test_loss_flags_choose_what_is_learned(tmp_path):
         assert learned(tokenizer, messages).strip() == f"晴，20度{end}"
 
 
-def test_null_tools_mean_none(tmp_path):
-    assert read(tmp_path, {"tools": None, "conversations": [USER, REPLY]}) == [[USER, REPLY]]
+CALLS = [{"type": "function", "function": {"name": "weather", "arguments": {"city": "北京"}}}]
+
+
+@pytest.mark.parametrize(("message", "words"), [
+    ({"role": "tool", "name": "weather", "parameters": {}, "observation": "晴"}, "的角色是 tool"),
+    ({"role": "tool", "tool_call_id": "1", "content": "晴"}, "的角色是 tool"),
+    ({"role": "observation", "content": "晴"}, "的角色是 observation"),
+    ({"role": "function", "name": "weather", "content": "晴"}, "的角色是 function"),
+    ({**THOUGHT, "metadata": "weather"}, "带有 metadata"),
+    ({"role": "assistant", "content": None, "tool_calls": CALLS}, "带有 tool_calls"),
+    ({**THOUGHT, "function_call": CALLS[0]["function"]}, "带有 function_call"),
+    ({**SYSTEM, "tools": CALLS}, "带有 tools"),
+])
+def test_tool_calls_are_refused_with_what_to_do(tmp_path, message, words):
+    rest = "，是调用工具的写法.*请去掉这些消息，或去掉这一条。$"
+    with pytest.raises(LabError, match=f"train.json 第 2 行：第 2 条消息{words}{rest}"):
+        read(tmp_path, {"conversations": [USER, REPLY]}, {"conversations": [USER, message, REPLY]})
+    with pytest.raises(LabError, match=f"train.json 第 1 行：带有 tools{rest}"):
+        read(tmp_path, {"tools": CALLS, "conversations": [USER, REPLY]})
+
+
+@pytest.mark.parametrize("nothing", [None, [], "", {}])
+def test_empty_tool_fields_mean_none(tmp_path, nothing):
+    empty = dict.fromkeys(("tools", "metadata", "tool_calls", "function_call"), nothing)
+    item = {"tools": nothing, "conversations": [USER | empty, REPLY | empty]}
+    assert read(tmp_path, item) == [[USER, REPLY]]
 
 
 @pytest.mark.parametrize(("conversation", "words"), [
     ([USER, {**REPLY, "loss": "no"}], "第 2 条消息的 loss 应是 true 或 false"),
     ([{**USER, "loss": True}, REPLY], "第 1 条消息的 loss 不能是 true"),
-    ([USER, {"role": "tool", "parameters": {}, "observation": ""}, REPLY], "第 2 条消息.*应有 name"),
-    ([USER, {**TOOL, "parameters": ["北京"]}, REPLY], "parameters"),
-    ([USER, {"role": "tool", "name": "a", "parameters": {}}, REPLY], "第 2 条消息.*observation"),
-    ([USER, THOUGHT, {**TOOL, "loss": False}, REPLY], "第 3 条消息的 loss 应与"),
-    ([USER, {**REPLY, "metadata": 3}], "metadata 应是文字"),
     ([USER, USER, REPLY], "现在是 user、user、assistant"),
     ([USER, SYSTEM, REPLY], "system 只能在最前"),
     ([SYSTEM, SYSTEM, USER, REPLY], "system 只能在最前"),
-    ([USER, REPLY, TOOL], "以 assistant 结尾"),
-    ([USER, {"role": "observation", "content": "晴"}, REPLY], "接在 assistant 之后"),
+    ([USER, REPLY, USER], "以 assistant 结尾"),
+    ([SYSTEM], "以 assistant 结尾"),
+    ([USER, {"role": "assistant"}], "第 2 条消息的 content 应是不空的文字"),
     ([USER, {"role": "助手", "content": "晴"}], "现在是 user、助手"),
 ])
 def test_wrong_conversations_are_named(tmp_path, conversation, words):
@@ -368,15 +346,8 @@ def test_wrong_conversations_are_named(tmp_path, conversation, words):
         read(tmp_path, {"conversations": [USER, REPLY]}, {"conversations": conversation})
 
 
-@pytest.mark.parametrize("tools", ["weather", ["weather"], {"name": "weather"}])
-def test_tools_must_be_a_list_of_objects(tmp_path, tools):
-    with pytest.raises(LabError, match="第 1 行：tools 应是列表"):
-        read(tmp_path, {"tools": tools, "conversations": [USER, REPLY]})
-
-
 def test_training_reads_the_same_conversations(tmp_path):
-    with_tools = {"tools": TOOLS, "conversations": [SYSTEM, USER, TOOL, REPLY]}
-    read(tmp_path, with_tools, {"conversations": [USER, REPLY]})
+    read(tmp_path, {"conversations": [SYSTEM, USER, THOUGHT, USER, REPLY]}, {"conversations": [USER, REPLY]})
     source, = data.read_training(Config(), tmp_path)
     _, encoded, _ = data.encode_source(tiny_tokenizer(), source, 500)
     assert len(encoded) == 3 and all(len(row["input_ids"]) == len(row["labels"]) for row in encoded)

@@ -16,18 +16,14 @@ TEXT = ["你好，早上好。有效期五年\n\n\n", "hello world, the answer i
         "课程 认定\n 第三批 many words\n\n"]
 
 GLM4 = """[gMASK]<sop>
-{%- if tools %}{{ '<|system|>\n可用工具' }}
-{%- for tool in tools %}{{ '\n' + tool | tojson }}{% endfor %}{% endif %}
 {%- for m in messages %}
-{{- '<|' + m.role + '|>' + (m.metadata or '') }}
+{{- '<|' + m.role + '|>' }}
 {%- if m.role == 'assistant' %}{% generation %}{{ '\n' + m.content }}{% endgeneration %}
 {%- else %}{{ '\n' + m.content }}{% endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}<|assistant|>{% endif %}"""
 
-QWEN3 = """{%- if tools %}{{ '<|im_start|>system\nTools:' }}
-{%- for tool in tools %}{{ '\n' + tool | tojson }}{% endfor %}{{ '<|im_end|>\n' }}{% endif %}
-{%- set ns = namespace(last=-1) %}
+QWEN3 = """{%- set ns = namespace(last=-1) %}
 {%- for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}
 {%- for m in messages %}
 {%- if m.role == 'assistant' %}
@@ -37,14 +33,9 @@ QWEN3 = """{%- if tools %}{{ '<|im_start|>system\nTools:' }}
 {%- generation %}
 {%- if loop.index0 > ns.last %}{{ '<think>\n' + thought + '\n</think>\n\n' }}{% endif %}
 {{- said }}
-{%- for call in m.tool_calls or [] %}
-{{- '\n<tool_call>\n' + call.function | tojson + '\n</tool_call>' }}
-{%- endfor %}
 {{- '<|im_end|>' }}
 {%- endgeneration %}
 {{- '\n' }}
-{%- elif m.role == 'tool' %}
-{{- '<|im_start|>user\n<tool_response>\n' + m.content + '\n</tool_response><|im_end|>\n' }}
 {%- else %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}
@@ -231,17 +222,8 @@ ODD = {
     # 不认生成提示，问题后面的结束符要模型自己写
     "没有生成提示": "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}"
             "{% if not loop.last or m.role == 'assistant' %}{{ '<|im_end|>' }}{% endif %}{% endfor %}",
-    # 词表里有 observation，模板只认 tool，并把结果写成 JSON（GLM-4.5）；漏写内容的几种
-    "工具": "{% for t in tools or [] %}{{ t.function.name }}{% endfor %}{% for m in messages %}"
-          "{% if m.role == 'tool' %}{{ '<|observation|>\n' + m.content | tojson }}"
-          "{% elif m.role != 'observation' %}{{ '<|' + m.role + '|>\n' + m.content }}"
-          "{% for c in m.tool_calls or [] %}{{ '<tool_call>' + c.function.name }}{% endfor %}{% endif %}"
-          "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}",
-    "漏写结果": "{# tool_calls #}" + _TURNS.replace("messages", "messages if m.role != 'tool'") + _PROMPT,
     "漏写系统": _TURNS.replace("{{", "{% if m.role != 'system' or loop.first %}{{").replace(
         "}}", "}}{% endif %}") + _PROMPT,
-    "漏写工具": "{# tools #}" + _TURNS + _PROMPT,
-    "漏写调用": "{# tool_calls #}" + _TURNS + _PROMPT,
 }
 
 
@@ -249,10 +231,9 @@ def build_odd(name: str) -> PreTrainedTokenizerFast:
     """一种古怪的模板，词表里有它用到的控制符。"""
     words = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|channel|>", "<|message|>", "<|eot|>", "<用户>",
              "<AI>", "[INST]", "[/INST]"]
-    words += ["<|user|>", "<|assistant|>", "<|observation|>"] if name == "工具" else []
     special = [AddedToken(word, special=True, normalized=False) for word in words]
     core = _byte_level(special)
     core.add_special_tokens(special)
-    core.add_tokens([AddedToken(word, normalized=False) for word in ("<think>", "</think>", "<tool_call>")])
+    core.add_tokens([AddedToken(word, normalized=False) for word in ("<think>", "</think>")])
     return PreTrainedTokenizerFast(tokenizer_object=core, chat_template=ODD[name], padding_side="left",
                                    bos_token="<s>", eos_token="</s>", pad_token="</s>")

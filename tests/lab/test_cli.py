@@ -139,7 +139,7 @@ def test_bad_pdf_is_reported_in_one_sentence(call, capsys, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "choice"),
-    [("auto", "auto"), ("", "auto"), ("yes", "yes"), ("YES", "yes"), ("no", False), ("3000", 3000)],
+    [("auto", "auto"), ("", "auto"), ("yes", "auto"), ("YES", "auto"), ("no", False), ("3000", 3000)],
 )
 def test_resume_argument(text, choice):
     assert cli._resume_choice(text) == choice and type(cli._resume_choice(text)) is type(choice)

@@ -16,12 +16,6 @@ QUESTION = [{"role": "user", "content": "你好 hello"}]
 TALK = [*QUESTION, {"role": "assistant", "content": "早上好 world"}]
 LONG = [{"role": "system", "content": "简短"}, *TALK, {"role": "user", "content": "有效期？"},
         {"role": "assistant", "content": "五年。"}]
-TOOLS = [{"name": "weather", "parameters": {"city": "城市"}}]
-CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "北京"}}}
-TOOL_TALK = [{"role": "system", "content": "", "tools": TOOLS}, {"role": "user", "content": "天气"},
-             {"role": "assistant", "content": "我查", "tool_calls": [CALL]},
-             {"role": "tool", "name": "weather", "content": "晴"}, {"role": "assistant", "content": "是晴天"}]
-
 families = pytest.mark.parametrize("name", FAMILIES)
 
 
@@ -74,19 +68,9 @@ def test_loss_covers_exactly_the_answer_and_its_end(tiny):
 
 
 def test_every_answer_is_a_sample_that_ends_where_generation_stops(tiny):
-    """生成遇到 </s> 就停；工具的调用停在等结果的角色符上。"""
     assert learned(tiny, LONG) == ["\n早上好 world</s>", "\n五年。</s>"]
-    call = "\n我查<|assistant|>weather\n```python\ntool_call(city='北京')\n```<|observation|>"
-    assert learned(tiny, TOOL_TALK) == [call, "\n是晴天</s>"]
-    ends = {sample["input_ids"][-1] for talk in (LONG, TOOL_TALK) for part in chat.turns(talk)
-            for sample in [chat.encode(tiny, part)]}
+    ends = {sample["input_ids"][-1] for sample in [chat.encode(tiny, part) for part in chat.turns(LONG)]}
     assert ends <= set(chat.stop_ids(tiny))
-
-
-def test_metadata_goes_into_the_first_line(tiny):
-    call = {"role": "assistant", "metadata": "get", "content": "x"}
-    sample = chat.encode(tiny, [*QUESTION, call])
-    assert tiny.decode(sample["input_ids"]).endswith("<|assistant|>get\nx<|observation|>")
 
 
 def test_glm4_has_the_same_role_tokens_but_its_own_format(tiny):
@@ -201,6 +185,14 @@ def test_nothing_to_learn_is_an_error(tiny):
         chat.encode(tiny, QUESTION)
 
 
+def test_what_only_the_tokenizer_decides_is_rendered_once(monkeypatch):
+    """第二个样本只渲染三次：看漏没漏、提示词、回答。"""
+    tokenizer, seen, render = build_tokenizer("Qwen3"), [], chat.render_jinja_template
+    first = chat.encode(tokenizer, TALK)
+    monkeypatch.setattr(chat, "render_jinja_template", lambda *a, **b: seen.append(a) or render(*a, **b))
+    assert chat.encode(tokenizer, TALK) == first and len(seen) == 3
+
+
 def test_leading_newline_of_an_answer_does_not_merge_into_the_prompt():
     tokenizer = build_tokenizer("Qwen3")
     tokenizer.chat_template = FAMILIES["MiniCPM3"].template.replace("bos_token", "''")
@@ -312,22 +304,8 @@ def test_prompt_is_the_same_on_every_day():
     assert shown.startswith("2026年01月01日 Thursday<|im_start|>user")
 
 
-def test_tool_result_keeps_the_role_that_the_template_knows():
-    tokenizer = build_odd("工具")
-    talk = [{"role": "system", "content": "", "tools": [{"type": "function", "function": TOOLS[0]}]},
-            *TOOL_TALK[1:3], {"role": "tool", "content": '"晴"\n天气 20 度'}, TOOL_TALK[4]]
-    assert learned(tokenizer, talk) == ["\n我查<tool_call>weather<|observation|>", "\n是晴天</s>"]
-    for role in ("tool", "observation"):
-        text = tokenizer.decode(chat.prompt_ids(tokenizer, [*talk[:3], talk[3] | {"role": role}]))
-        assert text.endswith('<|observation|>\n"\\"晴\\"\\n天气 20 度"<|assistant|>')  # 转义过也是写了
-
-
 @pytest.mark.parametrize(("name", "talk", "words"), [
-    ("漏写结果", TOOL_TALK[1:], "第 2 条消息的回答或工具调用"),
-    ("漏写结果", [*QUESTION, {"role": "tool", "content": "好"}, TALK[1]], r"第 2 条消息（tool）"),
     ("漏写系统", [*TALK, {"role": "system", "content": "好"}, *TALK], r"第 3 条消息（system）"),
-    ("漏写工具", [TOOL_TALK[0], *TALK], "工具 weather"),
-    ("漏写调用", TOOL_TALK[1:3], "第 2 条消息的回答或工具调用"),
     ("没有生成提示", TALK, "接在推理时的提示词后面")])
 def test_what_the_template_leaves_out_is_named(name, talk, words):
     """内容碰巧在别处出现（“好”在问题里）也不算写了。"""
@@ -354,8 +332,9 @@ def test_refusal_by_the_template_is_passed_on():
 
 def test_unknown_role_is_named_for_every_family(tiny):
     for tokenizer in [tiny, *map(build_tokenizer, FAMILIES)]:
-        with pytest.raises(LabError, match="teacher"):
-            chat.prompt_ids(tokenizer, [{"role": "teacher", "content": "好"}])
+        for role in ("teacher", "tool", "observation"):
+            with pytest.raises(LabError, match=role):
+                chat.prompt_ids(tokenizer, [{"role": role, "content": "好"}])
 
 
 @pytest.mark.parametrize(("name", "ends"), [
@@ -372,34 +351,6 @@ def test_tokenizer_without_any_end_token_is_refused():
     tokenizer.chat_template = "{% for m in messages %}{{ m.role + ':' + m.content + '\n' }}{% endfor %}"
     with pytest.raises(LabError, match="没有结束符"):
         chat.stop_ids(tokenizer)
-
-
-# ---- 工具 ----
-
-def test_qwen3_learns_the_call_and_the_reply_but_not_the_result():
-    tokenizer = build_tokenizer("Qwen3")
-    call = '我查\n<tool_call>\n{"name": "weather", "arguments": {"city": "北京"}}\n</tool_call><|im_end|>'
-    assert learned(tokenizer, TOOL_TALK) == [call, "是晴天<|im_end|>"]
-    asked = tokenizer.decode(chat.prompt_ids(tokenizer, TOOL_TALK[:2]))
-    assert "城市" in asked and asked.count("<|im_start|>system") == 1  # 只带工具的系统消息不另占一条
-
-
-def test_glm4_writes_the_call_after_the_role_and_waits_for_the_observation():
-    tokenizer = build_tokenizer("GLM-4")
-    call = 'weather\n{"city": "北京"}<|observation|>'
-    assert learned(tokenizer, TOOL_TALK) == [f"\n我查<|assistant|>{call}", "\n是晴天<|endoftext|>"]
-    talk = [*TOOL_TALK[:2], {**TOOL_TALK[2], "content": ""}, *TOOL_TALK[3:]]
-    assert learned(tokenizer, talk) == [call, "\n是晴天<|endoftext|>"]
-    text = tokenizer.decode(chat.encode(tokenizer, talk)["input_ids"])
-    assert "<|observation|>\n晴<|assistant|>" in text
-
-
-def test_template_without_tools_refuses_them():
-    tokenizer = build_tokenizer("Llama 3")
-    with pytest.raises(LabError, match="weather（不支持 tools）"):
-        chat.encode(tokenizer, [*TOOL_TALK[:2], TALK[1]])
-    with pytest.raises(LabError, match="不支持工具调用"):
-        chat.encode(tokenizer, TOOL_TALK[1:])
 
 
 # ---- 从头到尾 ----

@@ -148,7 +148,7 @@ def test_every_checkpoint_leads_to_the_same_end(lab, toy_base, straight, copy):
 def test_finished_run_is_not_trained_again(lab, toy_base, copy, capsys, monkeypatch):
     monkeypatch.setattr(finetune, "LabTrainer", None)  # 一旦去训练就出错
     before = (copy / "training_log.jsonl").read_text(encoding="utf-8")
-    for resume in ("auto", True, 9):
+    for resume in ("auto", 9):
         result = again(lab, toy_base, copy, resume=resume)
         assert result.steps == 9 and "已训练完" in capsys.readouterr().out
     assert (copy / "training_log.jsonl").read_text(encoding="utf-8") == before
@@ -160,7 +160,7 @@ def test_a_finished_adapter_without_its_training_state_is_kept(lab, toy_base, co
     for checkpoint in checkpoints.checkpoints(copy):
         (checkpoint / lost).unlink()
     assert again(lab, toy_base, copy).adapter == copy / "checkpoint-9"
-    for changed in ({"learning_rate": 1e-3}, {"resume": "yes", "max_steps": 12}):
+    for changed in ({"learning_rate": 1e-3}, {"max_steps": 12}):
         with pytest.raises(LabError, match="另一次训练|权重完好"):
             again(lab, toy_base, copy, **changed)
     assert (copy / "checkpoint-9" / "adapter_model.safetensors").exists()
@@ -203,13 +203,14 @@ def test_resume_false_starts_over(lab, toy_base, straight, copy):
 @pytest.mark.parametrize(("change", "name"), [
     ({"learning_rate": 1e-3}, "learning_rate：0.01 → 0.001"),
     ({"seed": 7}, "seed：42 → 7"),
-    ({"max_steps": 12}, "max_steps：9 → 12"),
+    ({"max_steps": 5}, "max_steps：9 → 5"),
+    ({"max_steps": 12, "seed": 7}, "seed：42 → 7"),
 ])
 def test_changed_settings_are_named_and_nothing_is_overwritten(lab, toy_base, copy, change, name):
     with pytest.raises(LabError) as caught:
         again(lab, toy_base, copy, **change)
     assert name in str(caught.value) and "resume=False" in str(caught.value)
-    assert (copy / "result.json").exists()
+    assert (copy / "result.json").exists() and (copy / "checkpoint-9").exists()
 
 
 def test_changed_data_is_noticed(lab, toy_base, copy, tmp_path):
@@ -224,16 +225,20 @@ def test_changing_how_often_to_log_is_the_same_run(lab, toy_base, copy):
     assert again(lab, toy_base, copy, logging_steps=1, save_steps=100).steps == 9
 
 
-def test_longer_training_is_allowed_when_resuming_is_asked_for(lab, toy_base, copy):
-    result = again(lab, toy_base, copy, resume=True, max_steps=11)
-    assert result.adapter.name == "checkpoint-11" and result.log[-1]["step"] == 11
-
-
-def test_a_longer_run_says_that_the_learning_rate_rises_again(lab, toy_base, copy, capsys):
-    again(lab, toy_base, copy, resume="yes")
+@pytest.mark.parametrize(("resume", "start"), [("auto", 9), (6, 6)])
+def test_a_longer_run_continues_and_says_so(lab, toy_base, copy, capsys, resume, start):
+    again(lab, toy_base, copy, resume=9)
     assert "学习率" not in capsys.readouterr().out
-    again(lab, toy_base, copy, resume="yes", max_steps=10)
-    assert "max_steps 改大了：学习率" in capsys.readouterr().out
+    result = again(lab, toy_base, copy, resume=resume, max_steps=11)
+    assert result.adapter.name == "checkpoint-11" and result.log[-1]["step"] == 11
+    assert f"从第 {start} 步接着训练\nmax_steps 由 9 改成 11：学习率" in capsys.readouterr().out
+    assert (copy / "checkpoint-9").exists()  # 已有的成果还在
+
+
+def test_a_run_stopped_half_way_may_end_earlier(lab, toy_base, copy, capsys):
+    stop_at(copy, 6)
+    assert again(lab, toy_base, copy, max_steps=7).adapter.name == "checkpoint-7"
+    assert "max_steps 由 9 改成 7" in capsys.readouterr().out
 
 
 def test_a_base_that_moved_is_the_same_base(lab, toy_base, copy, tmp_path, capsys):
@@ -248,20 +253,7 @@ def test_a_base_that_moved_is_the_same_base(lab, toy_base, copy, tmp_path, capsy
         again(lab, moved, copy)
 
 
-def test_yes_is_the_official_word(lab, toy_base, copy, tmp_path, capsys):
-    """有检查点就接着训练，也可以把步数改大；没有就从头训练，与官方程序相同。"""
-    assert again(lab, toy_base, copy, resume="yes", max_steps=11).steps == 11
-    assert "从第 9 步接着训练" in capsys.readouterr().out
-    assert again(lab, toy_base, tmp_path / "new", resume="yes", max_steps=1).steps == 1
-    assert "还没有检查点，从头训练" in capsys.readouterr().out
-
-
-def test_shorter_training_is_not_a_continuation(lab, toy_base, copy):
-    with pytest.raises(LabError, match="max_steps：9 → 5"):
-        again(lab, toy_base, copy, resume=True, max_steps=5)
-
-
-@pytest.mark.parametrize("resume", ["auto", True, False])
+@pytest.mark.parametrize("resume", ["auto", 5, False])
 def test_checkpoints_of_another_program_are_never_deleted(lab, toy_base, tmp_path, resume):
     weights = tmp_path / "checkpoint-5" / "model.safetensors"
     weights.parent.mkdir()
@@ -277,8 +269,8 @@ def test_asking_for_what_is_not_there(lab, toy_base, copy, tmp_path):
     (copy / "checkpoint-6" / "scheduler.pt").unlink()
     with pytest.raises(LabError, match="checkpoint-6 不完整"):
         again(lab, toy_base, copy, resume=6)
-    with pytest.raises(LabError, match="没有可以接着训练的检查点"):
-        again(lab, toy_base, tmp_path / "empty", resume=True)
+    with pytest.raises(LabError, match="没有 checkpoint-3；现有的步数：无"):
+        again(lab, toy_base, tmp_path / "empty", resume=3)
 
 
 def truncate(path):

@@ -482,7 +482,7 @@ def test_continuing_with_another_number_of_processes_is_refused(two):
 def test_mistake_is_reported_by_every_process_without_hanging(tmp_path):
     config = write_config(tmp_path / "c.yaml", 4)
     done = launch("finetune", "data", "tiny", config, "5", "--out", tmp_path / "out")
-    assert done.returncode != 0 and "没有可以接着训练的检查点" in done.stderr
+    assert done.returncode != 0 and "没有 checkpoint-5；现有的步数：无" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp"])
