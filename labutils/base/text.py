@@ -7,6 +7,7 @@
 import re
 import unicodedata
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 
 UNITS = {"亿": 8, "万": 4, "千": 3, "百": 2, "十": 1}  # 从大到小；值是后面几个零
 NONZERO = "一二三四五六七八九两"
@@ -37,6 +38,7 @@ class Cut(str):
     __slots__ = ()
 
 
+@lru_cache(1024)  # 同一句话常要接连比几次
 def normalize(text: str) -> str:
     """统一全半角、大小写、数字写法，去掉标点和空白。
 

@@ -168,14 +168,14 @@ class Asked:
     def __init__(self, rows: Iterable[dict]):
         """rows：要加进来的，先数一遍哪些字组少见。"""
         self._often = Counter(chain.from_iterable(grams(row["question"]) for row in rows))
-        self._asked: list[tuple[dict, set[str]]] = []
+        self._asked: list[dict] = []
         self._found: dict[tuple, list[int]] = defaultdict(list)  # (分组, 字组) → 哪几条的开头有它
 
     def add(self, row: dict, key: Hashable = None) -> None:
-        parts = grams(row["question"])
-        for part in self._rarest(parts):
-            self._found[key, part].append(len(self._asked))
-        self._asked.append((row, parts))
+        number = len(self._asked)
+        for part in self._rarest(grams(row["question"])):
+            self._found[key, part].append(number)
+        self._asked.append(row)
 
     def closest(self, row: dict, key: Hashable = None) -> dict | None:
         """这一组里最早加进来的、问题只差一两个字的一条；没有就是 None。"""
@@ -183,8 +183,8 @@ class Asked:
         same = (self._found.get((key, part), ()) for part in self._rarest(parts))
         shared = Counter(chain.from_iterable(same))
         alike = sorted(i for i, count in shared.items() if count >= min(_SHARED, len(parts)))
-        return next((self._asked[i][0] for i in alike if overlap(parts, self._asked[i][1]) >= NEAR_DUPLICATE),
-                    None)
+        return next((old for old in map(self._asked.__getitem__, alike)
+                     if overlap(parts, grams(old["question"])) >= NEAR_DUPLICATE), None)
 
     def _rarest(self, parts: set[str]) -> list[str]:
         ordered = sorted(parts, key=lambda part: (self._often[part], part))

@@ -1,0 +1,176 @@
+"""快不快：``python benchmarks/speed.py 项目… [--rounds 3] [--write]``。
+
+项目：startup（多久说出第一句话）、data（造数据）、training（微调）、answering（一次答很多题）、growth（条数、页数
+变多时怎样变慢）、lab（整个实验）。同一项里的几种做法轮流各跑几遍，每遍一个新的进程，取中位数，括号里是最小到最大；
+别的程序在跑时只看 CPU 秒。--write 把表写进 benchmarks/speed.md 里那一项的下面。
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PAGE = HERE / "speed.md"
+ROOT = HERE.parent
+
+
+def measure(code: str, threads: int = 1) -> dict:
+    """在新的进程里跑 code；它最后一行打印的 JSON，另加 wall、cpu（秒）与 rss（MiB）。"""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUTF8": "1", "HF_HUB_OFFLINE": "1",
+                                "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True,
+                          encoding="utf-8")
+    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        sys.exit(done.stderr)
+    last = done.stdout.strip().rpartition("\n")[2]
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"wall": wall, "cpu": cpu} | (json.loads(last) if last.startswith("{") else {})
+
+
+def side_by_side(ways: dict[str, tuple], rounds: int) -> dict[str, list[dict]]:
+    """几种做法轮流各跑 rounds 遍；做法是 measure 的参数。"""
+    results: dict[str, list[dict]] = {name: [] for name in ways}
+    for number in range(rounds):
+        for name, arguments in ways.items():
+            results[name].append(measure(*arguments))
+            print(f"  第 {number + 1} 遍 {name}：{results[name][-1]}", flush=True)
+    return results
+
+
+def middle(values: list[float], digits: int = 2) -> str:
+    """中位数（最小–最大）。"""
+    low, high = min(values), max(values)
+    return f"{statistics.median(values):.{digits}f}（{low:.{digits}f}–{high:.{digits}f}）"
+
+
+def rows_of(results: dict[str, list[dict]], columns: dict[str, str], base: str = "") -> list[str]:
+    """Markdown 表：一种做法一行，columns 是 {量: 表头}；给了 base 就另有一列“是它的几倍”，按第一个量算。"""
+    first = next(iter(columns))
+    heads = [*columns.values(), *([f"{base}是它的几倍"] if base else [])]
+    lines = ["| 做法 | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for name, runs in results.items():
+        cells = [middle([run[key] for run in runs]) for key in columns]
+        if base:
+            slow, fast = (statistics.median(run[first] for run in results[n]) for n in (base, name))
+            cells.append(f"{slow / fast:.1f}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+# ---- 启动 ----
+
+def startup(rounds: int) -> list[str]:
+    wanted = ("--help", "infer --help", "finetune 没有 tiny configs/lora_tiny.yaml",
+              "finetune data 没有 configs/lora_tiny.yaml", "finetune data tiny configs/没有.yaml",
+              "check 没有", "compare 没有", "demo 没有", "infer 没有", "merge 没有 输出", "export 没有 输出",
+              "dataset 没有.pdf", "run --model 没有", "run --pdf 没有.pdf", "check",
+              "check tiny configs/lora_tiny.yaml")
+    ways = {f"labutils {words}": (f"""
+import sys
+sys.argv = ["labutils", *{words.split()!r}]
+from labutils.lab import cli
+try:
+    cli.main()
+except SystemExit:
+    pass
+""",) for words in wanted}
+    return rows_of(side_by_side(ways, rounds), {"wall": "秒", "cpu": "CPU 秒"})
+
+
+# ---- 增长 ----
+
+GROWTH = """
+import json, random, sys, time
+from labutils.dataset import build, checks, prompts, report, rows
+from labutils.dataset.clean import Page, clean_pages
+rng, n = random.Random(1), SIZE
+def asked(count, point="可以"):
+    return [{"question": f"编号{rng.randrange(10**6):06d}的{rng.choice('甲乙丙丁戊')}类课程能在"
+             f"{rng.choice(['周末', '假期', '线上'])}补考吗？", "answer": "可以。", "key_points": [point],
+             "page": 1 + i % 50, "evidence": f"第{i % 50}类课程都可以补考"} for i in range(count)]
+def lines(count):
+    body = "这一行是第{}页的正文第{}行，写到一行的末尾还没有说完的"
+    return ["\\n".join([f"第{p}页的标题", *(body.format(p, i) for i in range(25)), f"— {p} —"])
+            for p in range(1, count + 1)]
+text = "\\n".join(f"第{p}类课程都可以补考。" for p in range(50))
+pages = [Page(p, text) for p in range(1, 51)]
+PREPARE
+began = time.process_time()
+WORK
+print(json.dumps({"cpu": time.process_time() - began}))
+"""
+STAGES = {  # 名字: (准备, 要量的, 各种大小)
+    "去重（要点全相同）": ("given = asked(n)", "rows.drop_near_duplicates(given)", (1_000, 10_000, 100_000)),
+    "检查问答": ("given = asked(n)", "checks.validate(given, pages)", (1_000, 10_000, 100_000)),
+    "查泄漏": ("given = checks.name_rows(asked(n)); train, dev = rows.split(given)",
+            "rows.leaked(train, dev)", (1_000, 10_000, 100_000)),
+    "统一事实的编号": ("given = [[p | {'fact_id': f'F{i:02d}'} for i, p in enumerate(asked(10))]"
+                " for _ in range(n // 10)]", "build.name_facts(given)", (1_000, 10_000, 100_000)),
+    "报告": ("given = checks.name_rows(asked(n)); train, dev = rows.split(given)",
+           "report.describe(given, train, dev, pages)", (1_000, 10_000, 100_000)),
+    "清理页面": ("given = lines(n)", "clean_pages(given)", (10, 100, 1_000)),
+    "切块": ("given = [Page(p, text) for p, text in enumerate(clean_pages(lines(n)), 1)]",
+           "prompts.chunks(given)", (10, 100, 1_000)),
+}
+
+
+def growth(rounds: int) -> list[str]:
+    lines = ["| 做什么 | 各种大小的 CPU 秒 | 指数 |", "|---|---|---|"]
+    for name, (prepare, work, sizes) in STAGES.items():
+        spent = []
+        for size in sizes:
+            code = GROWTH.replace("SIZE", str(size)).replace("PREPARE", prepare).replace("WORK", work)
+            spent.append(min(measure(code)["cpu"] for _ in range(rounds)))
+        slope = math.log(spent[-1] / spent[0]) / math.log(sizes[-1] / sizes[0])
+        cells = "，".join(f"{size:,}：{seconds:.2f}" for size, seconds in zip(sizes, spent, strict=True))
+        lines.append(f"| {name} | {cells} | {slope:.2f} |")
+        print(lines[-1], flush=True)
+    return lines
+
+
+PARTS = {"startup": ("启动", startup), "growth": ("增长", growth)}
+
+
+def machine() -> str:
+    model = platform.processor()
+    if (cpu := Path("/proc/cpuinfo")).exists():
+        model = re.search("model name\\s*: (.+)", cpu.read_text())[1]
+    return f"{model}，{os.cpu_count()} 核；Python {platform.python_version()}，{time.strftime('%Y-%m-%d')}"
+
+
+def write(part: str, lines: list[str]) -> None:
+    """换掉 speed.md 里这一项的一节。"""
+    old = PAGE.read_text(encoding="utf-8") if PAGE.exists() else f"# {__doc__.split('：')[0]}\n"
+    sections = dict(re.findall("^## (.+)\n((?:(?!## ).*\n?)*)", old, re.MULTILINE))
+    sections[PARTS[part][0]] = "\n".join(["", machine(), "", *lines, "", ""])
+    text = "".join([old.split("\n## ")[0].rstrip(), "\n\n", *(f"## {n}\n{s}" for n, s in sections.items())])
+    PAGE.write_text(text.rstrip() + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="+", choices=PARTS)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--write", action="store_true", help="写进 benchmarks/speed.md")
+    given = parser.parse_args()
+    for part in given.parts:
+        print(f"{PARTS[part][0]}：", flush=True)
+        lines = PARTS[part][1](given.rounds)
+        print("\n".join(lines))
+        if given.write:
+            write(part, lines)
+
+
+if __name__ == "__main__":
+    main()
