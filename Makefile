@@ -44,7 +44,7 @@ jupyter: $(STAMP)  ## 用 JupyterLab 打开 notebook 00
 demo: $(STAMP)  ## 打开对话网页（最近一次微调的结果）
 	$(BIN)/labutils demo $(ARGS)
 
-check: $(STAMP)  ## 检查环境：版本、内存、字体、端口……
+check: $(STAMP)  ## 检查环境：版本、磁盘、内存、字体……
 	$(BIN)/labutils check
 
 lint: $(TEST_STAMP)  ## 检查代码风格

@@ -1,4 +1,4 @@
-"""图与表格共同的地基：真的有汉字的字体、颜色、会在笔记本里显示的图、损失曲线、jinja2 模板。
+"""图与表格共同的地基：有汉字的字体、颜色、会在笔记本里显示的图、损失曲线、jinja2 模板。
 
 不用 pyplot：导入本模块不改变 matplotlib 的后端，画多少张图也不会占着内存不放。每个画图的函数都返回图，
 写在格子的最后一行就会显示，给了 path 就另存为 PNG。讲解见 notebooks/00_start_here 与 02_lora_finetune。
@@ -20,20 +20,15 @@ from matplotlib.ft2font import FT2Font
 
 from labutils.base.errors import LabError
 
-FONT_CANDIDATES = (
-    "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN", "WenQuanYi Micro Hei",
-    "WenQuanYi Zen Hei", "Droid Sans Fallback", "PingFang SC", "Hiragino Sans GB", "Heiti SC", "STHeiti",
-    "Songti SC", "Arial Unicode MS", "Microsoft YaHei", "DengXian", "SimHei", "SimSun")
-PROBE = "微调职教损失〔〕，。"
 ENGLISH_FONT = "DejaVu Sans"  # matplotlib 自带，一定存在，但没有汉字
 BEFORE, AFTER, BASELINE = "#aab2bf", "#2563c9", "#d9822b"
 WRONG, RIGHT, EMPTY = "#e8b4ae", "#2e8b62", "#f2f2f2"
 
 
 def use_chinese_font() -> str:
-    """让 matplotlib 用一款确实有汉字的字体，返回它的名字；找不到时返回 "DejaVu Sans"，标签改用英文
+    """让 matplotlib 用 zhplot 包里的 Noto Sans SC，返回它的名字；没有装时返回 "DejaVu Sans"，标签改用英文
 
-    先用系统字体，再用 zhplot 包里的 Noto Sans SC。不打印任何东西。
+    到处都用这一款，图在哪台机器上画都一样；系统里的字体，名字像中文的不一定真有汉字。
     """
     name = _pick_font()
     rcParams["font.family"] = ["sans-serif"]
@@ -44,26 +39,12 @@ def use_chinese_font() -> str:
 
 @lru_cache(maxsize=1)
 def _pick_font() -> str:
-    entries = font_manager.fontManager.ttflist
-    for name in FONT_CANDIDATES:
-        if any(e.name == name and _covers(e.fname, getattr(e, "index", 0)) for e in entries):
-            return name
     spec = importlib.util.find_spec("zhplot")  # 只找它的字体文件，不导入（导入会改全局设置）
-    for folder in (spec.submodule_search_locations if spec else None) or []:
-        for path in sorted(Path(folder).rglob("*.ttf")):
-            if _covers(str(path)):
-                font_manager.fontManager.addfont(path)
-                return FT2Font(str(path)).family_name
+    for folder in spec.submodule_search_locations if spec else []:
+        for path in Path(folder).rglob("*.ttf"):
+            font_manager.fontManager.addfont(path)
+            return FT2Font(path).family_name
     return ENGLISH_FONT
-
-
-def _covers(path: str, face_index: int = 0) -> bool:
-    """字体文件里真的有探测文字的每个字才算数：名字像中文字体的不一定能用"""
-    try:
-        charmap = FT2Font(path, face_index=face_index).get_charmap()
-    except (OSError, RuntimeError):  # 文件刚被删掉，或不是 FreeType 认识的格式
-        return False
-    return all(ord(char) in charmap for char in PROBE)
 
 
 def label(zh: str, en: str) -> str:

@@ -1,7 +1,7 @@
 """路径与文件：仓库在哪里，一个路径指哪里，怎么读写才不留下半个文件，系统出错怎么说。
 
 路径只有一条规则。要读的（resolve）：当前文件夹里有就用它，没有就从仓库根目录算起；要写的（place）：
-在仓库里执行就从仓库根目录算起，在别处执行就从当前文件夹算起。界面上打印 rel，写进文件用 from_root。
+在仓库里执行就从仓库根目录算起，在别处执行就从当前文件夹算起。界面上打印 rel，别处都写 from_root。
 讲解在 notebooks/00_start_here.ipynb（结果放在哪里）与 01_build_dataset.ipynb（编码）。
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 
 from labutils.base.errors import LabError, first_line
 
-ROOT = Path(os.environ.get("LAB_ROOT") or Path(__file__).resolve().parents[2])
+ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "data"
 CONFIGS = ROOT / "configs"
 NOTEBOOKS = ROOT / "notebooks"
@@ -50,16 +50,10 @@ def is_hub_name(name: str) -> bool:
     return bool(_HUB_NAME.fullmatch(name)) and first not in _FOLDERS and not resolve(first).is_dir()
 
 
-def short(path: str | Path) -> str:
-    """交给 notebook 的参数：仓库里的相对仓库根目录，仓库外的是绝对路径。"""
-    path = Path(path).resolve()
-    return from_root(path) if path.is_relative_to(ROOT.resolve()) else path.as_posix()
-
-
 def rel(path: str | Path) -> str:
     """打印用的短路径：仓库里的相对仓库根目录，仓库外的只留最后两级，不暴露机器路径。"""
-    path = Path(short(path))
-    return "/".join(path.parts[-2:]) if path.is_absolute() else path.as_posix()
+    path, root = Path(path).resolve(), ROOT.resolve()
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else "/".join(path.parts[-2:])
 
 
 def from_root(path: Path) -> str:
@@ -140,17 +134,13 @@ def _loads(text: str, name: str, first_line: int) -> Any:
         value = json.loads(text)
         json.dumps(value, ensure_ascii=False).encode("utf-8")
         return value
-    except UnicodeEncodeError:
-        raise LabError(f"{name} 第 {first_line} 行起有残缺的字符（只有半个的 \\uD… 转义），请删掉它。"
-                       ) from None
-    except RecursionError:
-        raise LabError(f"{name} 第 {first_line} 行起括号套得太深，请检查文件内容。") from None
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
         raise LabError(f"{name} 第 {line} 行第 {error.colno} 列不是合法的 JSON，"
                        "每行应是一个完整的 JSON 对象，或整个文件是一个数组。") from None
-    except ValueError:  # json 不是语法错的 ValueError 只有一种：整数超过几千位
-        raise LabError(f"{name} 第 {first_line} 行起有一个几千位的整数，请检查文件内容。") from None
+    except (ValueError, RecursionError):
+        raise LabError(f"{name} 第 {first_line} 行起有读不了的内容：残缺的字符（只有半个的 \\uD… 转义）、"
+                       "几千位的整数，或套了几千层的括号，请改掉它。") from None
 
 
 def decode(data: bytes, name: str, advice: str) -> str:

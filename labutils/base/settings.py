@@ -85,7 +85,7 @@ def _unknown(loc: tuple[Any, ...], sections: list[Any], where: str) -> LabError:
 class _Strict(yaml.SafeLoader):
     """按 YAML 1.2 读：PyYAML 的 YAML 1.1 里 no 是 False，0100 是 64，1:30 是 90，5e-5 却是文字。
 
-    PyYAML 遇到重复的键会悄悄取后一个，遇到写错的 !!int 会抛别的异常；这里都改成带行号的语法错误。
+    PyYAML 遇到重复的键会悄悄取后一个；这里改成带行号的语法错误。
     """
 
     yaml_implicit_resolvers: ClassVar = {}
@@ -100,13 +100,6 @@ class _Strict(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=f"键 {key.value} 重复", problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep)
-        except (ValueError, LookupError, AttributeError):  # !!int 甲、!!timestamp 甲
-            raise yaml.MarkedYAMLError(problem="不是正确的日期或数", problem_mark=node.start_mark) from None
-
 
 for _tag, _pattern in (("null", "~|null|Null|NULL|"), ("bool", "true|True|TRUE|false|False|FALSE"),
                        ("int", r"[-+]?\d+"), ("float", r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?"),
@@ -124,7 +117,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
     except UnicodeDecodeError:
         raise LabError(f"配置 {name} 不是 UTF-8 编码；请另存为 UTF-8") from None
-    except (yaml.YAMLError, RecursionError) as error:  # 后一种：括号套了上千层，或自己引用自己
+    # 后几种：括号套了上千层、自己引用自己，或写错的 !!int、!!timestamp
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError) as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", "")
         raise LabError(f"配置 {name} {f'第 {mark.line + 1} 行' if mark else ''}写法有误"
                        f"（{problem or '无法解析'}）；请检查缩进、冒号后的空格和重复的键") from None

@@ -8,7 +8,6 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,11 +35,7 @@ def load_groups(qa_file: str | Path, data_dir: str | Path, probes_dir: str | Pat
     找不到时抛出 LabError，说明哪个文件第几条。探针文件缺失或格式不对时也抛出 LabError；
     题目里缺项由 compare 指出。
     """
-    known = {}
-    for number, row in enumerate(load_qa(qa_file), 1):
-        if not isinstance(question := row.get("question", ""), str):
-            raise LabError(f"{rel(qa_file)} 第 {number} 条的 question 不是文字，请改成一句问题。")
-        known[question.strip()] = row
+    known = {str(row.get("question", "")).strip(): row for row in load_qa(qa_file)}
     return {"train": _rejoin(Path(data_dir) / "train.json", known, qa_file),
             "unseen": _rejoin(Path(data_dir) / "dev.json", known, qa_file),
             "general": load_qa(Path(probes_dir) / "general.jsonl"),
@@ -118,11 +113,6 @@ class KeptAnswers:
                        "cut": isinstance(reply, Unfinished)}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
-    @one_sentence()
-    def forget(self) -> None:
-        """结果已经写好，不再需要"""
-        self.path.unlink(missing_ok=True)
-
 
 def _key(prompt: str | list[dict]) -> str:
     return json.dumps(as_messages(prompt), ensure_ascii=False)
@@ -188,43 +178,42 @@ class Comparison:
 
 
 def compare(model: Any, tokenizer: Any, groups: dict[str, list[dict]], out_dir: str | Path,
-            report: Callable[[str], None] = print, **generation: Any) -> Comparison:
+            **generation: Any) -> Comparison:
     """让 groups 里的每道题在微调前后各答一次，打分，并把结果写进 out_dir
 
-    groups：{组: 题}，每题有 question 或 messages（多轮，以 user 结尾）、answer、key_points。每答完一组用
-    report 报一行进度；答完一批存一批，中途停下再运行，答过的题不再答。
+    groups：{组: 题}，每题有 question 或 messages（多轮，以 user 结尾）、answer、key_points。每答完一组
+    打印一行进度；答完一批存一批，中途停下再运行，答过的题不再答。
     模型没有适配器、关掉适配器不是基座、题目缺项、out_dir 写不进去时，在回答之前抛出 LabError。
     """
     if not hasattr(model, "disable_adapter"):
         raise LabError("这个模型没有适配器，没法对比：请用 models.load(适配器文件夹) 载入。")
     loader.check_before(model)
     _check_groups(groups)
-    results.check_folder(Path(out_dir))
     model.eval()  # 训练状态下的 dropout 会让两遍回答随机不同
     kept = KeptAnswers(Path(out_dir), model, generation)
     if kept:
-        report(f"接着上次没有做完的对比：已有 {len(kept)} 个回答")
+        print(f"接着上次没有做完的对比：已有 {len(kept)} 个回答")
     with model.disable_adapter():
-        before = _ask_all(model, tokenizer, groups, "before", kept, report, generation)
-    after = _ask_all(model, tokenizer, groups, "after", kept, report, generation)
+        before = _ask_all(model, tokenizer, groups, "before", kept, generation)
+    after = _ask_all(model, tokenizer, groups, "after", kept, generation)
     rows = [_score_row(group, *answered) for group, items in groups.items()
             for answered in zip(items, before[group], after[group], strict=True)]
     baseline = _add_baseline(rows, groups)
     result = Comparison(*({group: _scores(rows, group, stage) for group in groups} for stage in STAGES),
                         baseline, rows, _notes(rows))
     result.files = results.write_all(result, Path(out_dir))
-    kept.forget()
+    kept.path.unlink()
     return result
 
 
-def _ask_all(model, tokenizer, groups, stage, kept: KeptAnswers, report, generation) -> dict[str, list[str]]:
-    """{组: 每题的回答}；每答完一组报一行"""
+def _ask_all(model, tokenizer, groups, stage, kept: KeptAnswers, generation) -> dict[str, list[str]]:
+    """{组: 每题的回答}；每答完一组打印一行"""
     replies = {}
     for group, items in groups.items():
         started = time.perf_counter()
         replies[group] = _ask(model, tokenizer, items, stage, kept, generation)
-        report(f"{STAGES[stage]} · {results.group_name(group)}：{len(items)} 题，"
-               f"{time.perf_counter() - started:.1f} 秒")
+        print(f"{STAGES[stage]} · {results.group_name(group)}：{len(items)} 题，"
+              f"{time.perf_counter() - started:.1f} 秒")
     return replies
 
 

@@ -4,18 +4,13 @@
 """
 
 import base64
-import csv
-import io
 import json
-import tempfile
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Template
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -45,18 +40,11 @@ def change(row: dict) -> str:
 
 
 def group_name(group: str) -> str:
-    """问题组的中文名；不认识的组原样返回"""
-    return GROUPS[group][0] if group in GROUPS else group
+    """问题组的中文名；自己另加的组原样返回"""
+    return GROUPS.get(group, (group,))[0]
 
 
 # —— 文件 ——
-
-
-@one_sentence()
-def check_folder(out_dir: Path) -> None:
-    """写不进去就引发 LabError：全部问题要答很久，不能答完才知道。"""
-    out_dir.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=out_dir).close()
 
 
 @one_sentence()
@@ -80,11 +68,9 @@ def write_all(comparison: Any, out_dir: Path) -> dict[str, Path]:
 
 def write_csv(rows: list[dict], path: Path) -> None:
     """带 BOM 的 UTF-8：Excel 没有 BOM 就会把中文当成 GBK 读成乱码"""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(COLUMNS.values())
-    writer.writerows([cell(row.get(key)) for key in COLUMNS] for row in rows)
-    write(path, text.getvalue().encode("utf-8-sig"))
+    cells = [[cell(row.get(key)) for key in COLUMNS] for row in rows]
+    table = pd.DataFrame(cells, columns=list(COLUMNS.values()), dtype=object)
+    write(path, table.to_csv(index=False, lineterminator="\r\n").encode("utf-8-sig"))
 
 
 def cell(value: Any) -> Any:
@@ -99,17 +85,16 @@ def cell(value: Any) -> Any:
 # —— 网页与笔记本里的表格 ——
 
 
-@lru_cache(maxsize=1)
-def _template() -> Template:
-    return figures.template("comparison/comparison.html.j2", change=change, group_name=group_name,
+TEMPLATE = figures.template("comparison/comparison.html.j2", change=change, group_name=group_name,
                             percent="{:.0%}".format)
 
 
 def page(comparison: Any, images: dict[str, Path]) -> str:
     """整个对比页面的 HTML；comparison 是 evaluate.Comparison，images 是 {图名: PNG 文件}"""
     encoded = [(title, base64.b64encode(p.read_bytes()).decode()) for title, p in images.items()]
-    return _template().render(
-        page=True, before=comparison.before, after=comparison.after, baseline=comparison.lexical_baseline,
+    table = comparison.table().reset_index().to_html(index=False, classes="summary", border=0)  # 也转义
+    return TEMPLATE.render(
+        page=True, table=table, before=comparison.before, baseline=comparison.lexical_baseline,
         notes=comparison.notes, rows=comparison.rows, images=encoded, changes=CHANGES)
 
 
@@ -122,7 +107,7 @@ class AnswerTable:
     def _repr_html_(self) -> str:
         if not self.rows:
             return f"<p>{self!r}</p>"
-        return figures.without_blank_lines(_template().render(page=False, rows=self.rows))
+        return figures.without_blank_lines(TEMPLATE.render(page=False, rows=self.rows))
 
     def __repr__(self) -> str:
         lines = []
@@ -144,9 +129,8 @@ def answer_table(rows: list[dict], kind: str | None = None, group: str | None = 
 # —— 图 ——
 
 
-def group_label(group: str) -> str:
-    """图上的问题组名，如 train → 训练过的问法；不认识的组原样返回"""
-    return label(*GROUPS[group]) if group in GROUPS else data_label(group, "group")
+def _label(group: str) -> str:
+    return label(*GROUPS.get(group, (group, "group")))
 
 
 def accuracy_bars(before: dict[str, dict], after: dict[str, dict],
@@ -169,7 +153,7 @@ def accuracy_bars(before: dict[str, dict], after: dict[str, dict],
         for x, height in zip(xs, heights, strict=True):
             axes.text(x, height + 0.015, f"{height:.0%}", ha="center", va="bottom", fontsize=9)
     _baseline_lines(axes, groups, baseline or {}, width * 1.15)
-    axes.set_xticks(range(len(groups)), [f"{group_label(g)}\nn={after[g]['n']}" for g in groups])
+    axes.set_xticks(range(len(groups)), [f"{_label(g)}\nn={after[g]['n']}" for g in groups])
     axes.set(ylim=(0, 1.12), ylabel=label("正确率", "accuracy"))
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
@@ -202,7 +186,7 @@ def fact_strip(rows: list[dict], path: str | Path | None = None) -> Figure:
     image = axes.pcolormesh(marks, cmap=colours, vmin=0, vmax=1, edgecolors="white", linewidth=1)
     axes.set_xticks(np.arange(width) + 0.5, [data_label(f, "?") for f in marks], rotation=90, fontsize=7)
     stages = {"before_correct": label("微调前", "before"), "after_correct": label("微调后", "after")}
-    axes.set_yticks(np.arange(height) + 0.5, [f"{group_label(g)} · {stages[s]}" for g, s in marks.index])
+    axes.set_yticks(np.arange(height) + 0.5, [f"{_label(g)} · {stages[s]}" for g, s in marks.index])
     axes.invert_yaxis()
     axes.tick_params(length=0)
     bar = figure.colorbar(image, ax=axes, ticks=[1 / 6, 0.5, 5 / 6], aspect=8, pad=0.01)

@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import accumulate, count, pairwise
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from labutils.base.errors import LabError
 from labutils.base.text import Cut
@@ -74,33 +74,20 @@ def complete_turns(messages: list[dict]) -> list[dict]:
     return kept
 
 
-def _joined(content: object) -> object:
-    """片段列表里的文字接起来，图片一类的片段不要；别的形状原样返回。"""
-    if isinstance(content, list) and all(isinstance(part, dict) for part in content):
-        return "".join(part["text"] for part in content if isinstance(part.get("text"), str))
-    return content
-
-
 class _Message(BaseModel):
     role: Literal["user", "assistant"]
-    content: Annotated[str, BeforeValidator(_joined)]
+    content: str
 
 
 def plain_messages(history: list[dict] | None) -> list[dict]:
-    """历史对话 → ``[{"role": …, "content": 字符串}]``；形状不对时抛出 LabError，指出是第几条。
-
-    浏览器送来的 content 是片段列表 ``[{"type": "text", "text": …}]``，程序接口送来的是字符串。
-    """
+    """历史对话 → ``[{"role": …, "content": …}]``，别的键去掉；形状不对时抛出 LabError，指出是第几条。"""
     try:
         checked = TypeAdapter(list[_Message]).validate_python(history or [], strict=True)
-        return [message.model_dump() for message in checked]
     except ValidationError as error:
-        place = error.errors()[0]["loc"]
-    if not place:
-        raise LabError("历史对话应当是消息列表，每条是有 role 和 content 的字典，请改正后再发送。")
-    wrong = ("的 content 应当是文字，请改成字符串" if "content" in place else
-             "不对：要有 role（user 或 assistant）和 content")
-    raise LabError(f"历史对话第 {place[0] + 1} 条{wrong}。")
+        where = "".join(f"第 {place + 1} 条" for place in error.errors()[0]["loc"][:1])
+        raise LabError(f"历史对话{where}不对：应当是消息列表，每条是有 role（user 或 assistant）和 content"
+                       "（字符串）的字典，请改正后再发送。") from None
+    return [message.model_dump() for message in checked]
 
 
 class Prompt(NamedTuple):
@@ -129,10 +116,8 @@ class ChatEngine:
 
     def sides(self, mode: str) -> list[str]:
         """一个模式要回答的是哪几边。"""
-        if mode not in (BEFORE, AFTER, BOTH):
-            raise LabError(f"没有“{mode}”这个模式，请从 {'、'.join(self.modes)} 里选一个。")
         if mode not in self.modes:
-            raise LabError(f"没有加载适配器，不能用“{mode}”；请用带适配器的模型打开网页。")
+            raise LabError(f"不能用“{mode}”，请从 {'、'.join(self.modes)} 里选；有适配器的模型才分微调前后。")
         return [BEFORE, AFTER] if mode == BOTH else [mode]
 
     def limit(self) -> int | None:

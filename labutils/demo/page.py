@@ -9,9 +9,7 @@ import gradio as gr
 from labutils.base import files
 from labutils.dataset.build import DOWN, FEEDBACK, UP
 from labutils.demo.engine import AFTER, BEFORE, DEFAULTS, MAX_CHARACTERS, ChatEngine, Streams
-from labutils.demo.events import EMPTY, Page
-from labutils.demo.sources import Feedback, Sources
-from labutils.demo.sources import examples as pick_examples
+from labutils.demo.events import EMPTY, Feedback, Page, Sources, examples
 
 # 各系统自带的中文字体；网页不从外网下载字体，断网也能用。
 _FONTS = ["system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans SC", "Noto Sans CJK SC",
@@ -46,14 +44,14 @@ MAX_EVENTS = 256  # 框架自己的队：所有人的点击加起来最多排这
 
 
 def build(
-    model, tokenizer, examples: Sequence[str] | None = None, rows: Sequence[dict] = (),
-    stream: Callable | None = None, parallel: int = 1, adapter: str = "", feedback=FEEDBACK,
+    model, tokenizer, rows: Sequence[dict] = (), stream: Callable | None = None, parallel: int = 1,
+    adapter: str = "", feedback=FEEDBACK,
 ) -> gr.Blocks:
     """搭好网页，返回还没有启动的 ``gr.Blocks``。
 
     model 是带 LoRA 适配器的 PeftModel（可切换微调前后），或普通模型（不显示开关，并说明原因）。
-    rows 是问答数据：给出处，也给例子；examples 另外指定例子。adapter 是标题下的适配器名，feedback 是存评价与
-    改正的 JSONL。stream 代替本机的模型来回答，形状见 engine.Streams，这时一次答 parallel 个。
+    rows 是问答数据：给出处，也给例子。adapter 是标题下的适配器名，feedback 是存评价与改正的 JSONL。
+    stream 代替本机的模型来回答，形状见 engine.Streams，这时一次答 parallel 个。
     """
     if stream is None:
         from labutils.demo import batching  # 用到时才导入：转给服务器时不必等 torch 加载
@@ -61,10 +59,9 @@ def build(
     line = Streams(stream, parallel) if stream else batching.local(model, tokenizer)
     engine = ChatEngine(model, tokenizer, line)
     page = Page(engine, Sources(rows), Feedback(feedback))
-    examples = pick_examples(rows) if examples is None else list(examples)
     with gr.Blocks(title="教育行业大模型课程实验", analytics_enabled=False) as blocks:
         gr.HTML(title_block(model, engine.has_adapter, adapter), elem_id="lab-title")
-        _lay_out(engine, examples)
+        _lay_out(engine, examples(rows))
         _wire(page, gr.State(EMPTY), {block.elem_id: block for block in blocks.blocks.values()})
         blocks.unload(page.stop)
         # 谁先谁后由 engine 里的队管，框架不必再限制
@@ -72,7 +69,7 @@ def build(
     return blocks.queue(max_size=MAX_EVENTS, api_open=False)  # 要排队的不能绕过队直接调用
 
 
-def _lay_out(engine: ChatEngine, examples: list[str]) -> None:
+def _lay_out(engine: ChatEngine, questions: list[str]) -> None:
     """从上到下摆好组件；样式、接线、测试都按 elem_id 认它们。"""
     gr.Radio(engine.modes, value=AFTER, label="用哪个模型回答", elem_id="lab-mode",
              show_label=False, container=False, visible=engine.has_adapter)
@@ -94,8 +91,8 @@ def _lay_out(engine: ChatEngine, examples: list[str]) -> None:
                          min_width=150, autofocus=True, elem_id="lab-box")
         gr.Button("发送", variant="primary", scale=1, min_width=64, elem_id="lab-send")
         gr.Button("停止", variant="stop", scale=1, min_width=64, elem_id="lab-stop")
-    if examples:
-        gr.Examples([[e] for e in examples], box, label="试试这些问题", elem_id="lab-examples",
+    if questions:
+        gr.Examples([[text] for text in questions], box, label="试试这些问题", elem_id="lab-examples",
                     api_visibility="private")
     with gr.Accordion("改正", open=False, elem_id="lab-panel"):
         gr.Textbox(label="正确答案", info="存下来给老师看，以后可以变成新的训练数据；请不要写个人信息",
@@ -155,14 +152,5 @@ def _facts(model, adapter: str) -> list[str]:
         rank = f"（r={config.r}，alpha={config.lora_alpha}）" if hasattr(config, "r") else ""
         facts.append(f"适配器 {adapter} {kind}{rank}")
     if hasattr(model, "device"):
-        facts.append(f"设备 {_device_name(model.device)}")
+        facts.append(f"设备 {str(model.device).upper()}")
     return facts
-
-
-def _device_name(device) -> str:
-    """设备的叫法：CPU、显卡的型号，或原样（如 mps）。"""
-    if device.type == "cuda":
-        import torch
-
-        return torch.cuda.get_device_name(device)
-    return "CPU" if device.type == "cpu" else str(device)

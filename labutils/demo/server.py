@@ -65,7 +65,7 @@ def launch(
     port 为 None 或 0 时从 ports 里找空端口。share 或 server_name 让外面能访问时必须有 auth，
     没给就生成一个随机密码并打印一次。inline=True 在 notebook 里嵌入网页。
     root_path 是网页外面套着的路径，不写时在 JupyterHub 里经 jupyter-server-proxy 转发。
-    page 是交给 build 的参数（rows、examples、adapter、feedback、stream、parallel）。
+    page 是交给 build 的参数（rows、adapter、feedback、stream、parallel）。
     端口被占用或地址不对时抛出 LabError。
     """
     global _current

@@ -1,4 +1,4 @@
-"""命令行：labutils run | dataset | finetune | infer | compare | check | demo | export | merge。
+"""命令行：labutils run | dataset | finetune | infer | compare | check | demo | merge。
 
 重的库（torch、transformers、gradio）都在命令里面才导入，所以 ``labutils --help`` 立刻出现。
 用户能改正的错误（LabError、OSError）只打印一句话，不打印调用栈，退出码 1；命令写错时退出码 2。
@@ -26,7 +26,6 @@ app = typer.Typer(
 Seed = Annotated[int, Option(help="随机种子，同样的种子得到同样的结果")]
 Checkpoint = Annotated[str, Argument(help="checkpoint-N 文件夹、模型文件夹或 tiny；不写就用最近一次的结果")]
 Limit = Annotated[int, Option("--max-new-tokens", min=1, help="回答最多多少个 token")]
-NewFolder = Annotated[str, Argument(help="写到这个文件夹，必须是新的")]
 
 
 @app.command()
@@ -47,9 +46,8 @@ def run(
     from labutils.lab import run as lab_run
 
     given = lab_run.split_assignments(p or [])
-    with console.progress() as (say, on_cell):
-        summary = lab_run.run(model, config, pdf, qa, seed, out, api_model, given,
-                              preset=preset, max_cost=max_cost, say=say, on_cell=on_cell)
+    summary = lab_run.run(model, config, pdf, qa, seed, out, api_model, given,
+                          preset=preset, max_cost=max_cost)
     if not summary["ok"]:
         raise LabError(report.describe_failure(summary["failed"]))
     print(report.verdict(summary)[1])
@@ -203,7 +201,6 @@ def check(
 @app.command()
 def demo(
     checkpoint: Checkpoint = "",
-    adapter: Annotated[str, Option(help="适配器文件夹，与直接写检查点相同")] = "",
     port: Annotated[int, Option(help="端口；0 是 8080 或它后面第一个空的")] = 0,
     host: Annotated[str, Option(help="0.0.0.0 让局域网能访问，要密码")] = "127.0.0.1",
     share: Annotated[bool, Option("--share", help="生成临时的公网链接，要密码")] = False,
@@ -221,7 +218,11 @@ def demo(
     LAB_DEMO_AUTH=用户名:密码 指定，用 --share 或 --host 对外开放时不指定就自动生成；
     服务器的密钥用 OPENAI_API_KEY。
     """
-    source = _demo_source(checkpoint, adapter, endpoint, model)
+    if bool(endpoint) != bool(model) or (endpoint and checkpoint):
+        raise LabError("--endpoint 与 --model 要一起写，而且不能再写检查点。")
+    source = None
+    if not endpoint:
+        source = console.checkpoint_or_newest(checkpoint or os.environ.get("MODEL_PATH", ""))
     qa = qa or str(console.data_beside(source or "tiny") / "qa.jsonl")
     from labutils.demo import server
     from labutils.demo.endpoint import Endpoint
@@ -232,37 +233,16 @@ def demo(
         endpoint=Endpoint(endpoint, model) if endpoint else None, qa=qa, feedback=feedback)
 
 
-def _demo_source(checkpoint: str, adapter: str, endpoint: str, model: str) -> str | None:
-    """网页载入哪个模型，问服务器时是 None；几个选项互相矛盾时引发 LabError。"""
-    if adapter and checkpoint:
-        raise LabError("检查点与 --adapter 只写一个。")
-    given = checkpoint or adapter
-    if bool(endpoint) != bool(model) or (endpoint and given):
-        raise LabError("--endpoint 与 --model 要一起写，而且不能再写检查点。")
-    return None if endpoint else console.checkpoint_or_newest(given or os.environ.get("MODEL_PATH", ""))
-
-
-@app.command()
-def export(
-    model: Annotated[str, Argument(help="官方 ChatGLM3 文件夹，或在它上面训练的适配器")],
-    out: NewFolder,
-) -> None:
-    """官方 ChatGLM3 文件夹换成原生格式；适配器换成官方的 query_key_value 写法。"""
-    from labutils.models import export as exporter
-
-    print(exporter.export(model, files.place(out)))
-
-
 @app.command()
 def merge(
     checkpoint: Annotated[str, Argument(help="checkpoint-N 文件夹")],
-    out: NewFolder,
+    out: Annotated[str, Argument(help="写到这个文件夹，必须是新的")],
     dtype: Annotated[str, Option(help="写成 float32、bfloat16 或 float16；不写就与基座相同")] = "",
 ) -> None:
     """把适配器合并进基座，写成 transformers 与 vLLM 直接能读的文件夹。"""
-    from labutils.models import export as exporter
+    from labutils.models import export
 
-    print(exporter.merge(checkpoint, files.place(out), dtype or None))
+    print(export.merge(checkpoint, files.place(out), dtype or None))
 
 
 def main() -> None:

@@ -1,10 +1,9 @@
-"""命令行的外观：进度条、多轮对话、找最近的检查点、写错命令时的提示。"""
+"""命令行的外观：多轮对话、找最近的检查点、写错命令时的提示。"""
 
 import os
 import re
 import sys
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +11,6 @@ from typer.exceptions import TyperException
 
 from labutils.base import files
 from labutils.base.errors import LabError
-
-
-@contextmanager
-def progress():
-    """终端里显示进度条，其他地方（日志、持续集成）每个 notebook 打印一行。给出 run.run 的 say 与 on_cell。"""
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as bar:
-        task = bar.add_task("准备", total=None)
-
-        def say(line: str) -> None:
-            bar.console.print(line, markup=False, highlight=False)
-
-        def on_cell(name: str, done: int, total: int) -> None:
-            bar.update(task, description=f"{name}  {done}/{total}", completed=done, total=total)
-
-        yield say, on_cell
 
 
 def print_anything() -> None:

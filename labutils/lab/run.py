@@ -4,11 +4,8 @@ runs/<时间>/ 里有执行过的 notebook（.ipynb 与 .html）、output/、rep
 """
 
 import ast
-import itertools
 import logging
 import time
-from collections.abc import Callable
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -16,14 +13,13 @@ import nbformat
 
 from labutils.base import files
 from labutils.base.errors import LabError
-from labutils.base.files import one_sentence, rel, sentence, short
+from labutils.base.files import from_root, one_sentence, rel, sentence
 from labutils.base.settings import as_bool
 from labutils.lab import preflight, report
 from labutils.training.config import load_config, override
 
 Value = str | int | float | bool
 Failure = dict[str, str | int | None]
-OnCell = Callable[[str, int, int], None]
 ROAD = ("00_start_here", "01_build_dataset", "02_lora_finetune", "03_before_after", "04_web_demo")
 _RESERVED = {"OUT": "输出位置用 --out 指定",
              "KEEP_OPEN": "整套运行时网页必须自动关闭，想一直开着请用 labutils demo"}
@@ -35,12 +31,10 @@ def run(
     pdf: str = "data/source/course_document.pdf", qa: str = "data/qa.jsonl", seed: int = 42,
     out: str | Path = "runs", api_model: str = "", parameters: dict[str, Value] | None = None,
     notebooks: Path | None = None, preset: str = "", max_cost: float = 5.0,
-    say: Callable[[str], None] = print, on_cell: OnCell = lambda *_: None,
 ) -> dict:
-    """跑完整个实验，返回 summary.json 的内容（键见 report.summarize）。
+    """跑完整个实验，每个 notebook 打印一行，返回 summary.json 的内容（键见 report.summarize）。
 
     各项与命令行相同；parameters 是额外的 notebook 参数，notebooks 是 notebook 所在的文件夹（默认仓库里的）。
-    say 收到每行进度，on_cell 收到（notebook 名，已完成的单元数，单元总数）。
     输入不对时在执行之前抛 LabError；执行中失败时不抛错，summary["failed"] 说明是哪个单元、什么原因。
     """
     config, pdf, qa = map(files.resolve, (config, pdf, qa))
@@ -48,21 +42,21 @@ def run(
     override(load_config(config), {"seed": seed})  # 到 notebook 02 才用，现在就看对不对
     given = dict(parameters or {})
     local = files.model_folder(model)
-    options = {"MODEL": short(local) if local else model, "SEED": seed, "CONFIG": short(config),
-               "PDF": short(pdf), "QA_FILE": short(qa), "API_MODEL": api_model, "PRESET": preset,
+    options = {"MODEL": from_root(local) if local else model, "SEED": seed, "CONFIG": from_root(config),
+               "PDF": from_root(pdf), "QA_FILE": from_root(qa), "API_MODEL": api_model, "PRESET": preset,
                "MAX_COST": max_cost}
     plan = plan_parameters(find_road(notebooks or files.NOTEBOOKS), options, given)
     folder = make_run_folder(out)
     seconds, failed = {}, None
     for path, values in plan.items():
-        say(f"▶ {path.stem}")
+        print(f"▶ {path.stem}", flush=True)
         started = time.perf_counter()
-        failed = execute(path, folder / path.name, values | {"OUT": short(folder / "output")}, on_cell)
+        failed = execute(path, folder / path.name, values | {"OUT": from_root(folder / "output")})
         seconds[path.stem] = round(time.perf_counter() - started, 1)
         unreadable = _publish(folder / path.name)
         if failed := failed or unreadable:
             break
-        say(f"✓ {path.stem}  {seconds[path.stem]:.1f} 秒")
+        print(f"✓ {path.stem}  {seconds[path.stem]:.1f} 秒", flush=True)
     summary = report.summarize(folder, options["MODEL"], seed, seconds, failed)
     report.write(folder, summary, {**options, **given}, [path.stem for path in plan])
     return summary
@@ -138,52 +132,38 @@ def _check_names(given: dict[str, Value], defaults: dict[Path, dict]) -> None:
     for name in given:
         if name in _RESERVED:
             raise LabError(f"不能用 -p 改 {name}：{_RESERVED[name]}。")
-        if name not in set().union(*defaults.values()):
-            raise LabError(f"没有名为 {name} 的参数。{_allowed(defaults)}")
-
-
-def _allowed(defaults: dict[Path, dict]) -> str:
-    shared = set.intersection(*map(set, defaults.values()))
-    parts = ["各 notebook 都有的：" + "、".join(sorted(shared))]
-    for path, known in defaults.items():
-        if own := [name for name in known if name not in shared]:
-            parts.append(f"{path.stem}：" + "、".join(own))
-    return "可用的参数——" + "；".join(parts) + "。"
+        if name not in (known := set().union(*defaults.values())):
+            usable = "、".join(sorted(known - _RESERVED.keys()))
+            raise LabError(f"没有名为 {name} 的参数，可用的有：{usable}。")
 
 
 @one_sentence()
 def make_run_folder(out: str | Path) -> Path:
-    """新建 out/<时间>/；同一秒里第二次运行时加编号，绝不覆盖旧结果。写不进去时抛 LabError。"""
-    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    for number in itertools.count(1):
-        folder = files.place(out) / (stamp if number == 1 else f"{stamp}-{number}")
-        with suppress(FileExistsError):
-            folder.mkdir(parents=True)
-            return folder
+    """新建 out/<时间>/；已经有了、写不进去时抛 LabError，绝不覆盖旧结果。"""
+    folder = files.place(out) / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    folder.mkdir(parents=True)
+    return folder
 
 
-def execute(source: Path, target: Path, values: dict, on_cell: OnCell = lambda *_: None) -> Failure | None:
-    """执行一个 notebook，结果存到 target；返回 None，或一条失败记录。"""
+def execute(source: Path, target: Path, values: dict) -> Failure | None:
+    """执行一个 notebook，结果存到 target；返回 None，或一条失败记录。终端里显示进度条。"""
     import papermill
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    total = len(nbformat.read(source, as_version=4).cells) + bool(values)  # papermill 会插入一个单元
     cell = None
     try:
         papermill.execute_notebook(
             source, target, parameters=values, kernel_name="python3", language="python", cwd=files.ROOT,
-            progress_bar=False, extra_arguments=["--IPKernelApp.log_level=40"],
-            on_cell_executed=lambda cell_index, **_: on_cell(source.stem, cell_index + 1, total))
+            progress_bar={"desc": source.stem, "leave": False, "disable": None},  # None：不在终端里就不显示
+            extra_arguments=["--IPKernelApp.log_level=40"])
         return None
     except PapermillExecutionError as failed:
         kind = "" if failed.ename == "LabError" else f"{failed.ename}: "  # LabError 本身就是一句话
         cell, error = failed.exec_count, (kind + failed.evalue).strip()
     except DeadKernelError:
         error = "运行 notebook 的进程意外退出，多半是内存不够。"
-    except CellTimeoutError as failed:
-        error = f"单元运行超时：{failed}"
     except OSError as failed:
         error = sentence(failed, target)
     except KeyboardInterrupt:

@@ -21,9 +21,6 @@ from labutils.models.weights import MOVES_BASE, adapter_settings, tensors
 OFFICIAL_LAYERS = {"query_key_value": ["q_proj", "k_proj", "v_proj"], "dense": ["o_proj"],
                    "dense_h_to_4h": ["gate_up_proj"], "dense_4h_to_h": ["down_proj"]}
 QKV = OFFICIAL_LAYERS["query_key_value"]
-# 官方用的 peft 0.10 遇到不认识的键就报错，所以只写这几个
-KEPT = ("base_model_name_or_path", "peft_type", "task_type", "r", "lora_alpha", "lora_dropout", "bias",
-        "inference_mode")
 PREFIX = "base_model.model."  # peft 写在每个名字前面
 
 
@@ -61,7 +58,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     """适配器的全部权重；文件损坏或没有时引发 LabError。"""
     for name in ("adapter_model.safetensors", "adapter_model.bin"):
         if (folder / name).is_file():
-            return dict(tensors(folder / name))
+            return tensors(folder / name)
     raise LabError(f"适配器文件夹 {rel(folder)} 里没有 adapter_model.safetensors，"
                    "请换一个完整的 checkpoint-N。")
 
@@ -164,25 +161,8 @@ def _fuse(pairs: dict[str, dict[str, torch.Tensor]], rows: list[int]) -> tuple[t
     return a, torch.cat(parts) if same else torch.block_diag(*parts)
 
 
-def official_settings(settings: dict, weights: dict[str, torch.Tensor], folder: Path) -> dict:
-    """原生适配器的设置换成官方层名；合成后的 r 变大时 alpha 按比例变大，缩放不变。
-
-    weights 是 to_official 的结果。不是普通 LoRA 时引发 LabError。
-    """
-    _refuse_unusual(settings, weights, folder)
-    if settings.get("rank_pattern") or settings.get("alpha_pattern"):
-        raise LabError(f"{rel(folder)} 各层的 r 不同（rank_pattern），没法换成官方写法。")
-    modules = {name.split(".lora_")[0].rpartition(".")[2] for name in weights}
-    official = {key: settings[key] for key in KEPT} | {"target_modules": sorted(modules)}
-    rank = next((len(t) for n, t in weights.items() if "query_key_value.lora_A" in n), settings["r"])
-    if (larger := rank // settings["r"]) > 1:
-        official |= {"rank_pattern": {"query_key_value": rank},
-                     "alpha_pattern": {"query_key_value": settings["lora_alpha"] * larger}}
-    return official
-
-
 def check_adapter_alive(model, tokenizer, question: str) -> str:
-    """检查适配器：B 矩阵不全为零，而且开与关适配器时下一个词元的预测不同；返回一段说明，不改变模型。
+    """检查适配器：B 矩阵不全为零，而且开与关适配器时下一个词元的预测不同；返回一段说明，模型变成 eval 状态。
 
     有一项不通过就引发 LabError，说出最可能的原因。
     """
@@ -211,10 +191,8 @@ def _next_token(model: PeftModel, tokenizer, question: str) -> tuple[torch.Tenso
     if chat.is_glm_format(tokenizer):
         ids += tokenizer.encode("\n", add_special_tokens=False)  # 角色符之后总是换行，再后才是答案
     batch = torch.tensor([ids], device=model.device)
-    was_training = model.training
-    model.eval()
+    model.eval()  # 训练状态下的 dropout 会让两次不同
     with_adapter = model(input_ids=batch).logits[0, -1].float().softmax(-1)
     with model.disable_adapter():
         without = model(input_ids=batch).logits[0, -1].float().softmax(-1)
-    model.train(was_training)
     return with_adapter, without

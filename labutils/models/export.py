@@ -1,4 +1,4 @@
-"""写出独立的模型文件夹：官方 ChatGLM3 换成原生格式，或把适配器合并进基座。
+"""把适配器合并进基座，写出独立的模型文件夹。
 
 写出的文件夹 transformers 和 vLLM 都能直接读。先写进 <名字>.partial，核对过才改名。讲解见 notebook 90。
 """
@@ -9,57 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from labutils.base.errors import LabError, first_line
 from labutils.base.files import as_system_error, rel, resolve, sentence, write_json
-from labutils.models import adapters, chat, chatglm3, loader, weights
+from labutils.models import chat, loader, weights
 
 PROBE = "你好，请介绍一下自己。"
 SHARD = "4GB"
 # 合并前后 logits 的均方根相对误差上限：半精度的权重本身就只有 3 位有效数字
 LIMITS = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.05}
-
-
-def export(model: str | Path, out: str | Path) -> str:
-    """官方 ChatGLM3 文件夹 → 原生文件夹；官方没有的适配器写法 → 官方写法。返回一句结果说明。
-
-    model 是官方 ChatGLM3 文件夹，或在 ChatGLM3 上训练的适配器文件夹（写成官方 finetune_demo 能读的
-    query_key_value 适配器）。out 已有内容、磁盘不够、输入有任何不对之处都引发 LabError，不留下半个结果。
-    """
-    folder, out = resolve(model), Path(out).expanduser()
-    if folder.is_dir() and loader.is_adapter(folder):
-        return _export_adapter(folder, out)
-    if not chatglm3.is_official(folder):
-        if folder.is_dir():
-            loader.read_config(folder)  # 读不懂的、别家的结构，说出真正的原因
-        raise LabError(f"{model} 不是官方 ChatGLM3 文件夹；transformers 自带的模型不必导出，可以直接使用，"
-                       "要合并适配器请用 labutils merge。")
-    config = chatglm3.read_config(folder)
-    tokenizer = loader.read_tokenizer(str(model), str(folder), config)
-    chatglm3.check_weights(folder, config)
-    shards = weights.shards(folder)
-    with new_folder(out, sum(path.stat().st_size for path in shards)) as part:
-        _write_shards(shards, part, config)
-        chat.generation_config(tokenizer).save_pretrained(part)
-        _write_plain(config, tokenizer, part)
-    return f"原生格式的模型写在 {rel(out)}，transformers 与 vLLM 可以直接读。"
-
-
-def _export_adapter(folder: Path, out: Path) -> str:
-    settings, saved = weights.adapter_settings(folder), adapters.read_weights(folder)
-    if adapters.is_official(saved):
-        raise LabError(f"{rel(folder)} 已经是官方写法的适配器，不必导出。")
-    config = loader.read_config(loader.adapter_base(folder))
-    if not chatglm3.is_chatglm3(config):
-        raise LabError(f"{rel(folder)} 不是在 ChatGLM3 上训练的适配器，没有官方写法可换。")
-    official = adapters.to_official(saved, config)
-    with new_folder(out, sum(t.nbytes for t in official.values())) as part:
-        save_file({name: t.contiguous() for name, t in official.items()},
-                  part / "adapter_model.safetensors", {"format": "pt"})
-        write_json(part / "adapter_config.json", adapters.official_settings(settings, official, folder))
-    return f"官方写法的适配器写在 {rel(out)}，基座仍记作 {settings['base_model_name_or_path']}。"
 
 
 def merge(checkpoint: str | Path, out: str | Path, dtype: str | None = None) -> str:
@@ -133,24 +92,6 @@ def new_folder(out: Path, needed: int) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
-
-
-def _write_shards(shards: list[Path], part: Path, config) -> None:
-    """逐个分片换名字、拆 q/k/v 再写出：内存里同时只有一个分片。"""
-    rows, weight_map, size = chatglm3.qkv_rows(config), {}, 0
-    for number, path in enumerate(shards, 1):
-        native = {new: piece.contiguous() for name, tensor in weights.tensors(path)
-                  for new, piece in chatglm3.native_tensors(name, tensor, rows).items()}
-        weights.refuse_nan(native.items(), rel(path))
-        whole = len(shards) == 1
-        file = "model.safetensors" if whole else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file(native, part / file, {"format": "pt"})
-        weight_map |= dict.fromkeys(native, file)
-        size += sum(t.nbytes for t in native.values())
-        print(f"写好第 {number}/{len(shards)} 个权重文件", flush=True)  # 12 GB 要几分钟
-    if len(shards) > 1:
-        write_json(part / "model.safetensors.index.json",
-                    {"metadata": {"total_size": size}, "weight_map": weight_map})
 
 
 def _write_plain(config, tokenizer, part: Path) -> None:

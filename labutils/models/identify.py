@@ -112,7 +112,6 @@ def _weights(folder: Path, config) -> tuple[str, int]:
     files = weights.shards(folder)
     official = chatglm3.is_official(folder)
     found = chatglm3.check_weights(folder, config) if official else weights.shapes(files)
-    _check_total(folder, files)
     count = sum(torch.Size(shape).numel() for shape in found.values())
     if not official and not getattr(config, "quantization_config", None):  # 量化过的按字节打包，个数不可比
         with torch.device("meta"):
@@ -124,20 +123,6 @@ def _weights(folder: Path, config) -> tuple[str, int]:
     size = sum(path.stat().st_size for path in files)
     return (f"{len(files)} 个文件共 {size / 1e9:.2f} GB，{len(found)} 个张量，{count:,} 个参数，"
             "都与配置相符"), count
-
-
-def _check_total(folder: Path, files: list[Path]) -> None:
-    """索引写着全部张量的总字节数；与分片的数据部分比较，能发现装错的分片。"""
-    index = weights.listing(folder)
-    if index.name != "model.safetensors.index.json":
-        return
-    total, found = weights.read_json(index).get("metadata", {}).get("total_size"), 0
-    for path in files:
-        with path.open("rb") as file:  # 数据部分是文件长度减去 8 字节的头长度与头本身
-            found += path.stat().st_size - 8 - int.from_bytes(file.read(8), "little")
-    if total not in (None, found):
-        raise LabError(f"{rel(index)} 说权重共 {int(total):,} 字节，分片里却有 {found:,} 字节，"
-                       "请确认分片与索引来自同一次下载。")
 
 
 def _tokenizer(name: str, folder: Path, config):
@@ -168,7 +153,7 @@ def _verdict(folder: Path, prompts_match: bool, known: Known) -> Check:
         return Check(VERDICT, WARN, f"权重是 {known.title} 的大小，分词器却不是它的",
                      f"要用 {known.title}，请重新下载")
     if not chatglm3.is_official(folder):
-        return Check(VERDICT, OK, f"{known.title} 的原生格式（由 labutils export 或 merge 写出）")
+        return Check(VERDICT, OK, f"{known.title} 的原生格式（由 labutils merge 写出）")
     recorded = str(weights.read_json(folder / "config.json").get("_name_or_path", "")).lower()
     for suffix, note in VARIANTS.items():
         if recorded.endswith(f"-{suffix}"):

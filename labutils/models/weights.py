@@ -12,6 +12,7 @@ from pickle import UnpicklingError  # 只为认出 torch.load 拒绝读取时的
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 
 from labutils.base.errors import LabError, first_line
 from labutils.base.files import rel
@@ -32,7 +33,7 @@ def read_json(path: Path, advice: str = "请重新下载这个文件") -> dict:
     except (OSError, ValueError):
         value = None
     if not isinstance(value, dict):
-        raise LabError(f"{rel(path)} 读不懂，不是一份完整的配置，{advice}。")
+        raise LabError(f"{rel(path)} 读不懂（没有这个文件，或不是一份完整的配置），{advice}。")
     return value
 
 
@@ -41,17 +42,12 @@ def adapter_settings(folder: Path) -> dict:
     return read_json(folder / "adapter_config.json", "请换一个完整的 checkpoint-N")
 
 
-def listing(folder: Path) -> Path | None:
-    """transformers 会用的那个文件：整份权重，或分片的索引；旁边别的格式不算。"""
-    return next((folder / name for name in NAMES if (folder / name).is_file()), None)
-
-
 def shards(folder: Path) -> list[Path]:
-    """模型文件夹的全部权重文件，按名字排序。
+    """transformers 会用的全部权重文件，按名字排序；旁边别的格式不算。
 
     没有权重、索引读不懂、缺分片，或文件只是 git-lfs 的占位说明时引发 LabError。
     """
-    found = listing(folder)
+    found = next((folder / name for name in NAMES if (folder / name).is_file()), None)
     if found is None:
         raise LabError(f"模型文件夹 {rel(folder)} 里没有权重文件（model.safetensors 或 "
                        "pytorch_model.bin，或它们的分片与索引），请确认下载完整。")
@@ -75,21 +71,18 @@ def _listed(index: Path) -> list[Path]:
         raise LabError(f"权重索引 {rel(index)} 读不懂，请重新下载这个文件。") from None
 
 
-def tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """逐个产出一个权重文件里的 (名字, 张量)；内存里同时只有用到的部分。损坏时引发 LabError。
+def tensors(path: Path) -> dict[str, torch.Tensor]:
+    """一个权重文件里的张量；损坏时引发 LabError。
 
     .bin 是 torch.save 的压缩包：先核对每一项的校验和，再以 weights_only 读取，绝不执行其中的代码。
     """
     with _damage_said(path):
         if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():
-                    yield name, file.get_tensor(name)
-        else:
-            with zipfile.ZipFile(path) as archive:
-                if broken := archive.testzip():
-                    raise ValueError(f"{broken} 的校验和不对")
-            yield from torch.load(path, map_location="cpu", weights_only=True, mmap=True).items()
+            return load_file(path)
+        with zipfile.ZipFile(path) as archive:
+            if broken := archive.testzip():
+                raise ValueError(f"{broken} 的校验和不对")
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
@@ -101,7 +94,7 @@ def shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
                 with safe_open(path, framework="pt") as file:
                     found |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
             else:
-                found |= {name: tuple(tensor.shape) for name, tensor in tensors(path)}
+                found |= {name: tuple(tensor.shape) for name, tensor in tensors(path).items()}
     return found
 
 

@@ -20,8 +20,7 @@ PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 880}
 
 @pytest.fixture(scope="module")
 def demo(unlimited):
-    with server.launch(AdapterModel(), CharTokenizer(), stream=FakeStream(),
-                         examples=["一流本科课程分哪几类？"], rows=ROWS) as demo:
+    with server.launch(AdapterModel(), CharTokenizer(), stream=FakeStream(), rows=ROWS) as demo:
         yield demo
 
 

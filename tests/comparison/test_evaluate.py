@@ -1,6 +1,8 @@
 """微调前后对比：开关的次序、打分、写出的文件、坏输入"""
 
+import contextlib
 import csv
+import io
 import json
 import math
 from contextlib import contextmanager
@@ -61,12 +63,12 @@ def fake_answer(model, tokenizer, questions, on_batch=None, **generation):
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
-    """对比一次；返回 (结果, 报出的各行进度)。"""
-    lines = []
-    with pytest.MonkeyPatch.context() as patch:
+    """对比一次；返回 (结果, 打印的各行)。"""
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
         patch.setattr(generate, "answer", fake_answer)
         folder = tmp_path_factory.mktemp("lab") / "对比"
-        return compare(FakePeft(), None, GROUPS, folder, report=lines.append), lines
+        return compare(FakePeft(), None, GROUPS, folder), said.getvalue().splitlines()
 
 
 @pytest.fixture
@@ -112,6 +114,13 @@ def test_baseline_looks_up_trained_questions_only(result):
     copied = [row.get("baseline") for row in result.rows if row["group"] == "unseen"]
     assert copied == [TRAIN["answer"]] * 2
     assert all("baseline" not in row for row in result.rows if row["group"] != "unseen")
+
+
+def test_a_group_of_ones_own_keeps_its_name(monkeypatch, tmp_path):
+    monkeypatch.setattr(generate, "answer", fake_answer)
+    result = compare(FakePeft(), None, {"我的": [TRAIN]}, tmp_path)
+    assert list(result.table().index) == ["我的"]
+    assert "我的" in result.files["html"].read_text(encoding="utf-8")
 
 
 def test_tables_for_people(result):
@@ -179,7 +188,7 @@ def test_progress_is_reported_group_by_group(compared):
 
 def test_an_adapter_without_effect_is_noticed(monkeypatch, tmp_path):
     monkeypatch.setattr(generate, "answer", lambda m, t, questions, on_batch: on_batch([0], ["一样"]))
-    result = compare(FakePeft(), None, {"train": [TRAIN]}, tmp_path, report=lambda line: None)
+    result = compare(FakePeft(), None, {"train": [TRAIN]}, tmp_path)
     assert "适配器没有起作用" in result.notes[0]
     assert "适配器没有起作用" in result.files["html"].read_text(encoding="utf-8")
 
@@ -187,7 +196,7 @@ def test_an_adapter_without_effect_is_noticed(monkeypatch, tmp_path):
 def test_empty_groups_are_kept_but_not_drawn(monkeypatch, tmp_path):
     monkeypatch.setattr(generate, "answer", fake_answer)
     groups = {"train": [], "unseen": [UNSEEN], "general": []}
-    result = compare(FakePeft(), None, groups, tmp_path, report=lambda line: None)
+    result = compare(FakePeft(), None, groups, tmp_path)
     nothing = {"accuracy": None, "n": 0, "interval": None, "rouge_l": None, "bleu_4": None}
     assert result.after["general"] | {"interval": None} == nothing
     assert result.lexical_baseline == {} and len(result.table()) == 1
@@ -254,7 +263,7 @@ def test_a_question_from_another_split_is_named(folders):
 
 def test_a_question_that_is_not_text_is_named(folders):
     files.write_json_lines([TRAIN, {**UNSEEN, "question": None}], folders[0])
-    with pytest.raises(LabError, match="qa.jsonl 第 2 条的 question 不是文字"):
+    with pytest.raises(LabError, match="dev.json 第 1 条的问题.*不在 .*qa.jsonl"):
         load_groups(*folders)
 
 
@@ -322,7 +331,7 @@ def test_no_adapter_at_all(tmp_path):
 
 def test_real_model_answers_differ_and_come_back_after_the_switch(trained, tmp_path):
     model, tokenizer = loader.load(trained, dtype="float32", device="cpu")
-    options = {"report": lambda line: None, "max_new_tokens": 8}
+    options = {"max_new_tokens": 8}
     first = compare(model, tokenizer, GROUPS, tmp_path / "1", **options)
     again = compare(model, tokenizer, GROUPS, tmp_path / "2", **options)
     assert [row["before"] for row in first.rows] != [row["after"] for row in first.rows]
@@ -421,16 +430,16 @@ def counting_answer(model, tokenizer, questions, on_batch=None, **generation):
     return []
 
 
-def test_compare_goes_on_where_it_stopped(monkeypatch, tmp_path):
+def test_compare_goes_on_where_it_stopped(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(generate, "answer", counting_answer)
-    whole = compare(StoppingPeft(), None, GROUPS, tmp_path / "whole", report=lambda line: None)
+    whole = compare(StoppingPeft(), None, GROUPS, tmp_path / "whole")
     total = 2 * sum(map(len, GROUPS.values()))
     with pytest.raises(PowerCut):
-        compare(StoppingPeft(stop_after=7), None, GROUPS, tmp_path / "cut", report=lambda line: None)
-    lines: list[str] = []
+        compare(StoppingPeft(stop_after=7), None, GROUPS, tmp_path / "cut")
+    capsys.readouterr()
     rest = StoppingPeft()
-    result = compare(rest, None, GROUPS, tmp_path / "cut", report=lines.append)
-    assert "已有 7 个回答" in lines[0]
+    result = compare(rest, None, GROUPS, tmp_path / "cut")
+    assert "已有 7 个回答" in capsys.readouterr().out.splitlines()[0]
     assert len(rest.asked) == total - 7
     assert result.rows == whole.rows
     assert not (tmp_path / "cut" / NAME).exists(), "写好结果之后不再需要"

@@ -16,7 +16,7 @@ from labutils.dataset.generation import Generation
 from labutils.dataset.prompts import Chunk
 from labutils.dataset.report import mark, paragraphs
 from labutils.dataset.rows import check_no_leak, load_conversations, load_qa
-from labutils.demo.sources import Feedback
+from labutils.demo.events import Feedback
 
 TEXT = "图书馆每周开放六天。借书期限是三十天。逾期每天交费两角。"
 ROWS = [

@@ -187,7 +187,7 @@ GOOD_LINE = json.dumps(to_conversations([GOOD])[0], ensure_ascii=False)
         ('{"question": "问"}', "第 2 行缺少 conversations"),
         ('"文字"', "第 2 行缺少 conversations"),
         ('{"conversations": "\\ud83d"}', "残缺的字符"),
-        ('{"a": ' + "[" * 100_000, "太深"),
+        ('{"a": ' + "[" * 100_000, "层的括号"),
         ('{"conversations": []}', "没有消息"),
         ('{"conversations": ["问"]}', "第 1 条消息应有 role"),
         ('{"conversations": [{"role": "user", "content": ""}]}', "不空的文字"),
@@ -242,7 +242,7 @@ def test_load_qa_takes_both_forms(tmp_path):
     with pytest.raises(LabError, match="qa.jsonl 第 2 行不是 JSON 对象"):
         load_qa(path)
     path.write_text(GOOD_LINE + '\n{"page": ' + "9" * 5000 + "}\n", encoding="utf-8")
-    with pytest.raises(LabError, match="qa.jsonl 第 2 行起有一个几千位的整数"):
+    with pytest.raises(LabError, match="qa.jsonl 第 2 行起有读不了的内容：.*几千位的整数"):
         load_qa(path)
 
 

@@ -220,7 +220,7 @@ def wanted(model_and_tokenizer):
 
 @pytest.fixture(scope="module")
 def demo(model_and_tokenizer, wanted):  # 先算好 wanted，网页才开始用模型
-    with web_server.launch(*model_and_tokenizer, examples=[QUESTION]) as demo:
+    with web_server.launch(*model_and_tokenizer, rows=[{"question": QUESTION}]) as demo:
         yield demo
 
 

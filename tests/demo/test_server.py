@@ -15,7 +15,7 @@ from gradio_client.exceptions import AppError, AuthenticationError
 
 from labutils.base.errors import LabError
 from labutils.demo import server
-from labutils.demo.sources import Sources, examples
+from labutils.demo.events import Sources, examples
 from labutils.models import loader
 
 
@@ -80,9 +80,8 @@ def test_api_says_what_is_not_finished(client):
     assert both == f"【微调前】前：没完{CUT}\n【微调后】后：没完{CUT}"
 
 
-def test_api_passes_history_of_both_shapes(demo, client):
-    history = [{"role": "user", "content": "甲"},
-               {"role": "assistant", "content": [{"type": "text", "text": "乙"}]}]
+def test_api_passes_history(demo, client):
+    history = [{"role": "user", "content": "甲"}, {"role": "assistant", "content": "乙"}]
     client.predict("丙", "微调后", history, api_name="/chat")
     assert [m["content"] for m in demo.stream.calls[-1]["messages"]] == ["甲", "乙", "丙"]
 
@@ -103,7 +102,7 @@ def test_errors_reach_the_user_in_chinese(client, question, said):
 
 
 def test_unknown_mode_is_refused(client):
-    with pytest.raises(AppError, match="没有“随便”这个模式"):
+    with pytest.raises(AppError, match="不能用“随便”"):
         client.predict("你好", "随便", api_name="/chat")
 
 
@@ -123,7 +122,7 @@ def test_plain_model_works_without_switch():
     demo = launch(PlainModel())
     client = Client(demo.url, verbose=False)
     assert client.predict("说：好", api_name="/chat") == "后：好"
-    with pytest.raises(AppError, match="没有加载适配器"):
+    with pytest.raises(AppError, match="有适配器的模型才分微调前后"):
         client.predict("说：好", "微调前", api_name="/chat")
     assert "没有加载 LoRA 适配器" in httpx.get(demo.url).text
     demo.close()

@@ -10,8 +10,8 @@ from labutils.base.errors import LabError
 from labutils.dataset import checks
 from labutils.dataset.build import DOWN, UP, read_pairs
 from labutils.dataset.rows import load_qa
-from labutils.demo import sources
-from labutils.demo.sources import NONE, Feedback, Sources, examples
+from labutils.demo import events
+from labutils.demo.events import NONE, Feedback, Sources, examples
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_a_vote_after_half_a_line_begins_a_new_line(feedback):
 def test_size_is_bounded(feedback, monkeypatch):
     with pytest.raises(LabError, match="超过上限 2000"):
         feedback.save("问", "答", "微调后", correction="长" * 2001)
-    monkeypatch.setattr(sources, "MAX_BYTES", 300)
+    monkeypatch.setattr(events, "MAX_BYTES", 300)
     feedback.save("问", "答", "微调后", vote=UP)
     with pytest.raises(LabError, match="已经写满"):
         for _ in range(5):

@@ -1,9 +1,12 @@
 """整套运行：用几个不到一秒的小 notebook 走完真实的 papermill 流程。"""
 
 import base64
+import contextlib
 import errno
+import io
 import json
 import re
+from datetime import datetime
 from pathlib import Path
 
 import nbformat
@@ -88,29 +91,28 @@ def road(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """跑完一次；返回 (摘要, 运行文件夹, 各行进度, 各单元的进度)。"""
-    place, lines, cells = tmp_path_factory.mktemp("lab"), [], []
-    with pytest.MonkeyPatch.context() as patch:
+    """跑完一次；返回 (摘要, 运行文件夹, 打印的)。"""
+    place, said = tmp_path_factory.mktemp("lab"), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
         patch.setattr(preflight, "check_inputs", lambda *args: None)
-        summary = run.run(notebooks=make_road(place / "notebooks"), out=place / "runs", seed=7,
-                          say=lines.append, on_cell=lambda *args: cells.append(args))
+        summary = run.run(notebooks=make_road(place / "notebooks"), out=place / "runs", seed=7)
     (folder,) = (place / "runs").iterdir()
-    return summary, folder, lines, cells
+    return summary, folder, said.getvalue()
 
 
 def test_full_run_writes_everything(finished):
-    summary, folder, lines, cells = finished
+    summary, folder, said = finished
     assert summary["ok"] and summary["failed"] is None
     assert json.loads((folder / "summary.json").read_text(encoding="utf-8")) == summary
     for name in run.ROAD:
         assert (folder / f"{name}.ipynb").is_file() and (folder / f"{name}.html").is_file()
-    assert any("✓ 04_web_demo" in line for line in lines)
-    assert cells[-1][0] == "04_web_demo" and cells[-1][1] == cells[-1][2]
+    assert [line.split("  ")[0] for line in said.splitlines()] == [
+        f"{mark} {name}" for name in run.ROAD for mark in "▶✓"]
     assert set(summary["seconds"]) == {*run.ROAD, "total"} and summary["seed"] == 7
 
 
 def test_numbers_come_from_the_files_of_the_notebooks(finished):
-    summary, folder, _, _ = finished
+    summary, folder, _ = finished
     assert summary["qa"] == {"pairs": 3, "train": 2, "dev": 1}
     assert summary["training"]["steps"] == 30 and summary["adapter"] == "x/checkpoint-30"
     assert summary["accuracy"]["after"]["unseen"] == {"accuracy": 0.8, "n": 20}
@@ -164,7 +166,7 @@ def test_interrupted_summary_keeps_the_old_one(tmp_path, interrupted):
 def test_failing_cell_is_named_and_reported(road, tmp_path):
     code = "from labutils.base.errors import LabError\nraise LabError('第 3 行少了答案，请补上。')"
     make_notebook(road, "01_build_dataset", code)
-    summary = run.run(notebooks=road, out=tmp_path / "runs", say=lambda line: None)
+    summary = run.run(notebooks=road, out=tmp_path / "runs")
     assert summary["ok"] is False
     failed = summary["failed"]
     assert failed["notebook"] == "01_build_dataset" and failed["cell"] == 4
@@ -194,7 +196,7 @@ def test_full_disk_is_in_the_report(road, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("papermill.execute_notebook", full)
-    summary = run.run(notebooks=road, out=tmp_path / "runs", say=lambda line: None)
+    summary = run.run(notebooks=road, out=tmp_path / "runs")
     assert summary["failed"]["error"].startswith("磁盘满了，不能读写 ")
     (folder,) = (tmp_path / "runs").iterdir()
     assert (folder / "summary.json").is_file() and (folder / "report.html").is_file()
@@ -236,9 +238,16 @@ def test_pictures_of_the_repository_are_inside_the_html(tmp_path):
     assert "<title>04_web_demo</title>" in page and source.read_bytes() == before
 
 
-def test_two_runs_in_one_second_do_not_share_a_folder(tmp_path):
-    first, second = run.make_run_folder(tmp_path), run.make_run_folder(tmp_path)
-    assert first != second and first.is_dir() and second.is_dir()
+def test_a_run_never_uses_the_folder_of_another(tmp_path, monkeypatch):
+    class Still(datetime):
+        @classmethod
+        def now(cls):
+            return cls(2026, 1, 2)
+
+    monkeypatch.setattr(run, "datetime", Still)
+    assert run.make_run_folder(tmp_path).is_dir()
+    with pytest.raises(LabError, match="已经有同名的文件"):
+        run.make_run_folder(tmp_path)
 
 
 def test_folder_that_cannot_be_made_is_one_sentence(tmp_path):
@@ -276,7 +285,7 @@ def test_unknown_parameter_lists_the_allowed_names(road):
     with pytest.raises(LabError) as caught:
         run.plan_parameters(run.find_road(road), {}, {"EPOCHS": "3"})
     message = str(caught.value)
-    assert "EPOCHS" in message and "SEED" in message and "02_lora_finetune：CONFIG" in message
+    assert "EPOCHS" in message and "SEED" in message and "CONFIG" in message and "OUT" not in message
 
 
 def test_parameter_goes_to_every_notebook_that_has_it(road):

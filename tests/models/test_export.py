@@ -1,6 +1,5 @@
-"""export 与 merge：写出的文件夹用普通的 transformers 读得出、结果相同；出错时什么也不留下。"""
+"""merge：写出的文件夹用普通的 transformers 读得出、结果相同；出错时什么也不留下。"""
 
-import errno
 import json
 import shutil
 from pathlib import Path
@@ -52,32 +51,12 @@ def logits(model, ids):
     return model(input_ids=torch.tensor([ids])).logits[0].float()
 
 
-@pytest.mark.parametrize(("kind", "shards"), [("safetensors", 3), ("bin", 2), ("safetensors", 1)])
-def test_exported_folder_loads_plainly_and_is_equal(tmp_path, kind, shards):
-    source, out = tmp_path / "official", tmp_path / "sub" / "native"
-    chatglm3_fake.write(source, kind=kind, shards=shards, rope_ratio=50)
-    message = export.export(source, out)
-    assert "native" in message and str(tmp_path) not in message
-    direct, tokenizer = loader.load(source, dtype="float32", device="cpu")
-    plain = AutoModelForCausalLM.from_pretrained(out, dtype="float32")
-    plain_tokenizer = AutoTokenizer.from_pretrained(out)
-    ids = chat.prompt_ids(tokenizer, MESSAGES)
-    assert chat.prompt_ids(plain_tokenizer, MESSAGES) == ids
-    assert torch.equal(logits(direct, ids), logits(plain, ids))
-    assert plain.generation_config.eos_token_id == direct.generation_config.eos_token_id
-    assert plain_tokenizer.padding_side == "left" and plain_tokenizer.pad_token == "<unk>"
-    names = {path.name for path in out.iterdir()}
-    assert not any(name.endswith((".py", ".bin", ".model")) for name in names)
-    assert ("model.safetensors.index.json" in names) == (shards > 1)
-
-
-def test_exported_config_is_read_by_older_programs_too(official, tmp_path):
+def test_merged_folder_is_read_by_older_programs_too(official, adapter, tmp_path):
     """4.57 只认平铺的旋转位置键，也不认 5.x 的分词器写法；文件里不留机器路径，谁都能读。"""
-    export.export(official, tmp_path / "out")
+    export.merge(adapter, tmp_path / "out")
     config = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
     assert (config["rope_theta"], config["partial_rotary_factor"]) == (500000.0, 0.5)
-    assert (config["model_type"], config["architectures"]) == ("glm", ["GlmForCausalLM"])
-    assert (config["dtype"], config["rms_norm_eps"], config["eos_token_id"]) == ("float16", 1e-5, 2)
+    assert (config["model_type"], config["dtype"], config["rms_norm_eps"]) == ("glm", "float16", 1e-5)
     saved = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text(encoding="utf-8"))
     assert saved["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert "<|user|>" in saved["additional_special_tokens"] and "extra_special_tokens" not in saved
@@ -85,6 +64,8 @@ def test_exported_config_is_read_by_older_programs_too(official, tmp_path):
     texts = [path.read_text(encoding="utf-8") for path in (tmp_path / "out").glob("*.json")]
     assert not any(str(official) in text or "auto_map" in text for text in texts)
     assert len(GenerationConfig.from_pretrained(tmp_path / "out").eos_token_id) == 3
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert not any(name.endswith((".py", ".bin", ".model")) for name in names)
 
 
 @pytest.mark.parametrize("dtype", [None, "float32"])
@@ -155,86 +136,52 @@ def test_merge_refuses_a_result_that_differs(adapter, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("work", ["export", "merge"])
-def test_not_enough_space_is_known_before_writing(official, adapter, tmp_path, monkeypatch, work):
+def test_not_enough_space_is_known_before_writing(adapter, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(export.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(LabError, match="磁盘空间不够"):
-        getattr(export, work)(official if work == "export" else adapter, tmp_path / "out")
+        export.merge(adapter, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_disk_filling_up_midway_leaves_nothing(official, tmp_path, monkeypatch):
-    calls, real = [], export.save_file
-
-    def full(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == 2:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        real(*args, **kwargs)
-
-    monkeypatch.setattr(export, "save_file", full)
-    with pytest.raises(LabError, match="磁盘满了"):
-        export.export(official, tmp_path / "out")
-    assert len(calls) == 2 and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="没有 /dev/full")
-def test_a_real_full_device_leaves_nothing(official, tmp_path, monkeypatch):
+def test_a_real_full_device_leaves_nothing(adapter, tmp_path, monkeypatch):
     """/dev/full 的每次写入都真的报磁盘满。"""
-    monkeypatch.setattr(export, "save_file", lambda *args: Path("/dev/full").write_bytes(b"x" * 9999))
+    monkeypatch.setattr(export, "_write_plain", lambda *args: Path("/dev/full").write_bytes(b"x" * 9999))
     with pytest.raises(LabError, match="磁盘满了"):
-        export.export(official, tmp_path / "out")
+        export.merge(adapter, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_interrupted_export_leaves_nothing(official, tmp_path, monkeypatch):
+def test_interrupted_merge_leaves_nothing(adapter, tmp_path, monkeypatch):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(export, "_write_plain", stop)
     with pytest.raises(KeyboardInterrupt):
-        export.export(official, tmp_path / "out")
+        export.merge(adapter, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_leftover_of_a_killed_run_is_replaced(official, tmp_path):
+def test_leftover_of_a_killed_run_is_replaced(adapter, tmp_path):
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "half.safetensors").write_bytes(b"x")
-    export.export(official, tmp_path / "out")
+    export.merge(adapter, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert not (tmp_path / "out" / "half.safetensors").exists()
 
 
-def test_existing_output_is_never_overwritten(official, adapter, tmp_path):
+def test_existing_output_is_never_overwritten(adapter, tmp_path):
     (tmp_path / "note.txt").write_text("重要", encoding="utf-8")
-    for work, source in ((export.export, official), (export.merge, adapter)):
-        with pytest.raises(LabError, match="已经有内容"):
-            work(source, tmp_path)
+    with pytest.raises(LabError, match="已经有内容"):
+        export.merge(adapter, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
 
 
-def test_damaged_shard_stops_the_export(official, tmp_path):
-    broken = shutil.copytree(official, tmp_path / "broken")
-    shard = sorted(broken.glob("model-0*"))[1]
-    shard.write_bytes(shard.read_bytes()[:-100])
-    with pytest.raises(LabError, match="损坏或没有下载完"):
-        export.export(broken, tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
-
-
-@pytest.mark.parametrize(("work", "source", "words"), [
-    ("export", "tiny", "不必导出"), ("merge", "tiny", "不是适配器"), ("merge", "没有这个", "不是适配器")])
-def test_wrong_kind_of_source(tmp_path, work, source, words):
-    with pytest.raises(LabError, match=words):
-        getattr(export, work)(source, tmp_path / "out")
-
-
-def test_another_architecture_is_not_called_native(official, tmp_path):
-    copy = shutil.copytree(official, tmp_path / "m")
-    (copy / "config.json").write_text('{"model_type": "baichuan"}', encoding="utf-8")
-    with pytest.raises(LabError, match="baichuan 不是 transformers 自带的"):
-        export.export(copy, tmp_path / "out")
+@pytest.mark.parametrize("source", ["tiny", "没有这个"])
+def test_wrong_kind_of_source(tmp_path, source):
+    with pytest.raises(LabError, match="不是适配器"):
+        export.merge(source, tmp_path / "out")
 
 
 def test_unknown_dtype_is_explained(adapter, tmp_path):
@@ -242,16 +189,14 @@ def test_unknown_dtype_is_explained(adapter, tmp_path):
         export.merge(adapter, tmp_path / "out", "float7")
 
 
-def test_unwritable_place_is_explained(official, tmp_path):
+def test_unwritable_place_is_explained(adapter, tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(LabError, match="不能读写 .*out"):
-        export.export(official, tmp_path / "file" / "out")
+        export.merge(adapter, tmp_path / "file" / "out")
 
 
-def test_commands(official, adapter, tmp_path):
-    runner = CliRunner()
-    done = runner.invoke(cli.app, ["export", str(official), str(tmp_path / "native")])
-    assert done.exit_code == 0 and "原生格式的模型写在" in done.output
-    done = runner.invoke(cli.app, ["merge", str(adapter), str(tmp_path / "merged"), "--dtype", "float32"])
+def test_command(adapter, tmp_path):
+    arguments = ["merge", str(adapter), str(tmp_path / "merged"), "--dtype", "float32"]
+    done = CliRunner().invoke(cli.app, arguments)
     assert done.exit_code == 0 and "核对过" in done.output
     assert (tmp_path / "merged" / "config.json").is_file()

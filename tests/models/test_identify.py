@@ -54,8 +54,6 @@ def test_native_format_of_the_known_model(toy_base):
         (lambda f: cut(f / "model-00001-of-00002.safetensors"), "权重", "损坏或没有下载完"),
         (lambda f: (f / "model-00001-of-00002.safetensors").write_text(
             "version https://git-lfs.github.com/spec/v1\n"), "权重", "git-lfs"),
-        (lambda f: change(f / "model.safetensors.index.json", metadata={"total_size": 7}), "权重",
-         "说权重共 7 字节"),
         (lambda f: change(f / "config.json", num_layers=3), "权重", "缺少张量"),
         (lambda f: change(f / "config.json", quantization_bit=4), "配置", "quantization_bit"),
         (lambda f: (f / "tokenizer.model").unlink(), "分词器", "tokenizer.model"),

@@ -108,7 +108,7 @@ def test_folder_without_config(tmp_path):
 def test_adapter_without_config_is_explained(adapter, tmp_path):
     broken = shutil.copytree(adapter, tmp_path / "checkpoint-9")
     (broken / "adapter_config.json").unlink()
-    with pytest.raises(LabError, match=r"没有 adapter_config\.json"):
+    with pytest.raises(LabError, match=r"adapter_config\.json 读不懂（没有这个文件"):
         loader.load(broken)
 
 

@@ -255,8 +255,8 @@ def test_switched_off_unsupported_keys_are_fine(tmp_path):
     ("training_args:\n\tmax_steps: 1\n", ["第 2 行"]),
     ("max_input_length: 64\nmax_input_length: 128\n", ["第 2 行", "重复"]),
     ("seed: 1\nmodel: {{名字}}\n", ["第 2 行", "加引号"]),
-    ("seed: 1\npriced_on: !!timestamp 甲\n", ["第 2 行", "日期"]),
-    ("seed: !!int ''\n", ["第 1 行", "数"]),
+    ("seed: 1\npriced_on: !!timestamp 甲\n", ["写法有误"]),
+    ("seed: !!int ''\n", ["写法有误"]),
     ("- a\n- b\n", ["键: 值"]),
     ("", ["键: 值"]),
 ])

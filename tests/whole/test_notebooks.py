@@ -1,0 +1,167 @@
+"""两本单独看的 notebook。
+
+附录 90：不在整套运行里，但要被测试；命令与说明相同，文字里不写没有算过的数，练习有正确答案。
+notebook 01 真的去问一个服务器：事件循环已经在跑也能用；密钥不出现在输出、文件和最啰嗦的调用栈里。
+"""
+
+import contextlib
+import io
+import logging
+import re
+
+import nbformat
+import pytest
+import torch
+from fakes import chatglm3_fake
+from fakes.qa_server import KEY, long_text, serve
+from nbclient import NotebookClient
+
+from labutils import models
+from labutils.base import files
+from labutils.lab import run
+from labutils.models.identify import CHATGLM3_6B
+
+# —— 附录 90 ——
+
+PATH = files.NOTEBOOKS / "90_chatglm3_6b.ipynb"
+NOTEBOOK = nbformat.read(PATH, as_version=4)
+TEXTS = [cell.source for cell in NOTEBOOK.cells if cell.cell_type == "markdown"]
+CODE = [cell for cell in NOTEBOOK.cells if cell.cell_type == "code"]
+
+
+def printed(cell) -> str:
+    return "".join(output.get("text", "") for output in cell.outputs)
+
+
+def code_with(words: str) -> str:
+    (source,) = (cell.source for cell in CODE if words in cell.source)
+    return source
+
+
+def run_cell(source: str, **names) -> str:
+    """执行一个单元，返回打印的内容。"""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(source, names)  # 仓库自己的 notebook
+    return out.getvalue()
+
+
+def test_it_is_beside_the_road():
+    assert PATH.stem not in run.ROAD and PATH not in run.find_road(files.NOTEBOOKS)
+    assert {"CONFIG", "GPU", "TFLOPS"} <= set(run.read_defaults(PATH))
+
+
+def test_size_of_the_lesson():
+    assert 25 <= len(NOTEBOOK.cells) <= 45 and PATH.stat().st_size < 150_000
+    lengths = sorted(sum(bool(line.strip()) for line in cell.source.splitlines()) for cell in CODE)
+    assert 4 <= lengths[len(lengths) // 2] <= 8 and lengths[-1] <= 20
+
+
+def test_text_holds_no_number_that_no_cell_computed():
+    """去掉代码、标题和列表的编号之后，数字只能出现在名字里（6B、fp16、Qwen3-0.6B……）。"""
+    for text in TEXTS:
+        plain = re.sub(r"```.*?```|`[^`]*`|^#+ .*$|^\d+\. ", "", text, flags=re.DOTALL | re.MULTILINE)
+        assert re.findall(r"(?<![\w.-])\d[\d.,]*(?!B)\b", plain) == [], text
+
+
+def test_commands_are_those_of_the_readme():
+    shown = {line.strip() for cell in CODE for line in printed(cell).splitlines()}
+    readme = (files.ROOT / "README.md").read_text(encoding="utf-8")
+    block = readme[readme.index("modelscope download"):].partition("```")[0]
+    lines = [line.partition("  #")[0].strip() for line in block.splitlines()]
+    assert len(lines) >= 8 and [line for line in lines if line not in shown] == []
+    assert any("Qwen3-0.6B" in line for line in shown)
+
+
+def test_nothing_is_downloaded_and_no_remote_code_is_allowed():
+    source = "\n".join(cell.source for cell in CODE)
+    assert "trust_remote_code" not in source and "AutoTokenizer" not in source
+    assert "CHATGLM3_6B.sources" in source and CHATGLM3_6B.licence in "".join(map(printed, CODE))
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_check_cell_says_what_the_folder_is(tmp_path, official):
+    """默认是自带的小模型；写一个官方格式的文件夹，就说它是不是课程的模型。"""
+    if official:
+        chatglm3_fake.write(tmp_path)
+    model = str(tmp_path) if official else run.read_defaults(PATH)["MODEL"]
+    said = run_cell(code_with("check_folder(MODEL)"), models=models, MODEL=model)
+    assert ("不是课程所说的 ChatGLM3-6B" if official else "自带的小模型") in said
+    if not official:
+        assert said == next(printed(cell) for cell in CODE if "check_folder(MODEL)" in cell.source)
+
+
+def test_first_exercise_accepts_the_right_answer_only():
+    fused, rows = torch.nn.Linear(4, 6), [2, 2, 2]
+    source, names = code_with("练习 1"), {"torch": torch, "fused": fused, "rows": rows}
+    assert "还没有" in run_cell(source, **names)
+    right = source.replace("return q_weight", "return torch.cat([q_weight, k_weight, v_weight])")
+    assert "✓" in run_cell(right, **names)
+
+
+# —— 问一个服务器 ——
+
+SETUP = """
+%xmode Verbose
+import logging
+logging.basicConfig(level=logging.DEBUG)
+from labutils.dataset.prompts import Chunk
+from labutils.dataset.generation import generate
+from labutils.dataset.prompts import Prompts
+chunks = [Chunk(f"第{{i}}号事项的办理期限是{{i + 10}}天。", (i,)) for i in range(1, 7)]
+prompts = Prompts("JSON", "：\\n{{{{文本}}}}")
+out = {out!r}
+"""
+CELLS = [
+    "import asyncio\nasyncio.get_running_loop().is_running()",
+    "result = generate(chunks[:3], 'm', out, prompts)\nlen(result.files)",
+    "result = generate(chunks, 'm', out, prompts, concurrency=1)",  # 服务器答 401，并把密钥说出来
+    "result = generate(chunks, 'm', out, prompts, max_cost=1)",
+    # 程序自己在处理这个 401 时出错：调用栈最长，还会打印每一层的变量
+    "import labutils.dataset.ask as module\nmodule.explain = None\n"
+    "generate(chunks, 'm', out, prompts)",
+]
+
+
+@pytest.mark.slow
+def test_in_a_notebook(tmp_path, monkeypatch):
+    sources = [SETUP.format(out=str(tmp_path / "out")), *CELLS]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in sources])
+    with serve(monkeypatch, script=["ok"] * 3 + [401] * 99) as server:
+        NotebookClient(notebook, timeout=300, allow_errors=True, kernel_name="python3").execute()
+    texts = ["".join(map(str, cell.outputs)) for cell in notebook.cells]
+    assert "True" in texts[1] and "问成 3 次" in texts[2] and "error" not in texts[2].replace("stderr", "")
+    assert len(server.calls) >= 4 and "不认这个密钥（401）" in texts[3]
+    assert "价格没有填" in texts[4] and "TypeError" in texts[5]
+    assert KEY not in nbformat.writes(notebook)
+    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(written) >= 5 and not [p for p in written if KEY.encode() in p.read_bytes()]
+
+
+BUILD = files.NOTEBOOKS / "01_build_dataset.ipynb"
+UNFILLED = "m 的价格没有填，没法按金额控制，还没有调用，没有花钱；请在 configs/api_presets.yaml 的"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("replies", "max_cost", "failure", "asked"), [
+    ([], 0.0, "", True),  # 0：不设上限
+    ([401] * 99, 0.0, "127.0.0.1 不认这个密钥（401），请检查环境变量 OPENAI_API_KEY", True),
+    ([], 5.0, UNFILLED, False),
+], ids=["good", "wrong key", "no price"])
+def test_notebook_01_with_a_key(tmp_path, monkeypatch, caplog, capfd, replies, max_cost, failure, asked):
+    """真的用 papermill 执行 notebook 01，服务器出错时会把密钥说出来：哪个文件、哪行日志里都不能有它。"""
+    document = tmp_path / "guide.md"
+    document.write_text("\n".join(long_text(3, 12)).replace("\n", "\n\n"), encoding="utf-8")
+    monkeypatch.setenv("OPENAI_LOG", "debug")
+    caplog.set_level(logging.DEBUG)
+    values = {"OUT": str(tmp_path / "out"), "PDF": str(document), "API_MODEL": "m", "MAX_COST": max_cost}
+    with serve(monkeypatch, script=replies) as server:
+        failed = run.execute(BUILD, tmp_path / "done.ipynb", values)
+        assert run.to_html(tmp_path / "done.ipynb")
+    assert bool(server.calls) == asked
+    if failure:
+        assert failed["error"].startswith(failure) and "\n" not in failed["error"]
+    else:
+        assert failed is None and (tmp_path / "out" / "data" / "train.json").is_file()
+    assert KEY.encode() not in b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
+    assert KEY not in caplog.text + "".join(capfd.readouterr())
