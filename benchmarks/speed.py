@@ -73,7 +73,7 @@ def rows_of(results: dict[str, list[dict]], columns: dict[str, str], base: str =
 def startup(rounds: int) -> list[str]:
     wanted = ("--help", "infer --help", "finetune 没有 tiny configs/lora_tiny.yaml",
               "finetune data 没有 configs/lora_tiny.yaml", "finetune data tiny configs/没有.yaml",
-              "check 没有", "compare 没有", "demo 没有", "infer 没有", "merge 没有 输出", "export 没有 输出",
+              "check 没有", "compare 没有", "demo 没有", "infer 没有", "merge 没有 输出",
               "dataset 没有.pdf", "run --model 没有", "run --pdf 没有.pdf", "check",
               "check tiny configs/lora_tiny.yaml")
     ways = {f"labutils {words}": (f"""

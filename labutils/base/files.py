@@ -44,6 +44,20 @@ def model_folder(name: str) -> Path | None:
     return folder if name != "tiny" and folder.is_dir() else None
 
 
+def existing(path: str) -> str:
+    """原样返回；写了却没有这个文件或文件夹时引发 LabError。"""
+    if path and not resolve(path).exists():
+        raise LabError(f"{rel(resolve(path))} 不存在，请检查路径和名字。")
+    return path
+
+
+def existing_model(name: str) -> str:
+    """原样返回；不是本机的文件夹、自带的 "tiny"，又不像网上名字的，引发 LabError。"""
+    if name and name != "tiny" and not model_folder(name) and not is_hub_name(name):
+        raise LabError(f"找不到模型文件夹 {name}，请检查路径；自带的小模型写作 tiny。")
+    return name
+
+
 def is_hub_name(name: str) -> bool:
     """像不像网上的“组织/名称”；前一半是现成的文件夹、或惯用的文件夹名时，那是一个写错了的路径。"""
     first = name.partition("/")[0]

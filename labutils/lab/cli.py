@@ -23,6 +23,18 @@ app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]})
 
+
+def _good_config(path: str) -> str:
+    """原样返回；没有这个配置、写得不对时引发 LabError。"""
+    from labutils.training.config import load_config
+
+    if path:
+        load_config(files.resolve(path))
+    return path
+
+
+# 文件先看有没有、配置先看对不对：写错了立刻说，不必等 torch 导入完
+File = partial(Option, callback=files.existing)
 Seed = Annotated[int, Option(help="随机种子，同样的种子得到同样的结果")]
 Checkpoint = Annotated[str, Argument(help="checkpoint-N 文件夹、模型文件夹或 tiny；不写就用最近一次的结果")]
 Limit = Annotated[int, Option("--max-new-tokens", min=1, help="回答最多多少个 token")]
@@ -30,10 +42,11 @@ Limit = Annotated[int, Option("--max-new-tokens", min=1, help="回答最多多�
 
 @app.command()
 def run(
-    model: Annotated[str, Option(help="tiny、模型文件夹或网上的“组织/名称”")] = "tiny",
-    config: Annotated[str, Option(help="微调配置")] = "configs/lora_tiny.yaml",
-    pdf: Annotated[str, Option(help="课程文档")] = "data/source/course_document.pdf",
-    qa: Annotated[str, Option(help="问答对（JSON Lines）")] = "data/qa.jsonl",
+    model: Annotated[str, Option(
+        help="tiny、模型文件夹或网上的“组织/名称”", callback=files.existing_model)] = "tiny",
+    config: Annotated[str, Option(help="微调配置", callback=_good_config)] = "configs/lora_tiny.yaml",
+    pdf: Annotated[str, File(help="课程文档")] = "data/source/course_document.pdf",
+    qa: Annotated[str, File(help="问答对（JSON Lines）")] = "data/qa.jsonl",
     seed: Seed = 42,
     out: Annotated[str, Option(help="结果放在这里的 <时间> 文件夹里")] = "runs",
     api_model: Annotated[str, Option(help="造问答对的 API 模型名；空着且没有 --preset 就不调用 API")] = "",
@@ -55,12 +68,13 @@ def run(
 
 @app.command()
 def dataset(
-    pdf: Annotated[str, Argument(help="要读的 PDF")] = "data/source/course_document.pdf",
-    qa: Annotated[str, Option(help="现成的问答对（JSON Lines）")] = "data/qa.jsonl",
+    pdf: Annotated[str, Argument(
+        help="要读的 PDF", callback=files.existing)] = "data/source/course_document.pdf",
+    qa: Annotated[str, File(help="现成的问答对（JSON Lines）")] = "data/qa.jsonl",
     out: Annotated[str, Option(help="实验文件夹；数据写进它的 data/")] = "output/lab",
     api_model: Annotated[str, Option(help="出题的大模型名；空着且没有 --preset 就用 --qa 的问答")] = "",
     seed: Seed = 42,
-    feedback: Annotated[str, Option(
+    feedback: Annotated[str, File(
         help="网页存下的评价与改正，例如 output/feedback.jsonl；合格的作为新问答加进来")] = "",
     preset: Annotated[str, Option(
         help="用哪个服务：openai、zhipu、deepseek、qwen、ollama、vllm，"
@@ -93,9 +107,10 @@ def _confirm(yes: bool, problem: str) -> bool:
 
 @app.command()
 def finetune(
-    data: Annotated[str, Argument(help="含 train.json 与 dev.json 的文件夹")],
-    model: Annotated[str, Argument(help="tiny、模型文件夹或网上的“组织/名称”")],
-    config: Annotated[str, Argument(help="微调配置（YAML）")],
+    data: Annotated[str, Argument(help="含 train.json 与 dev.json 的文件夹", callback=files.existing)],
+    model: Annotated[str, Argument(
+        help="tiny、模型文件夹或网上的“组织/名称”", callback=files.existing_model)],
+    config: Annotated[str, Argument(help="微调配置（YAML）", callback=_good_config)],
     resume: Annotated[str, Argument(
         help="auto 或 yes 接着训练，no 从头；或从哪一步接着")] = "auto",
     out: Annotated[str, Option(help="结果文件夹；不写就用配置里的 output_dir")] = "",
@@ -176,8 +191,9 @@ def compare(
 
 @app.command()
 def check(
-    model: Annotated[str, Argument(help="要核对的模型文件夹或 tiny；不写就检查环境")] = "",
-    config: Annotated[str, Argument(help="微调配置；写了就估算内存")] = "",
+    model: Annotated[str, Argument(
+        help="要核对的模型文件夹或 tiny；不写就检查环境", callback=files.existing_model)] = "",
+    config: Annotated[str, Argument(help="微调配置；写了就估算内存", callback=_good_config)] = "",
     length: Annotated[int, Option(min=0, help="样本的 token 数；0 按配置允许的最长算")] = 0,
     gpu: Annotated[float, Option(min=0, help="按这么大（GiB）的显卡估算；0 是这台机器")] = 0,
 ) -> None:
@@ -235,7 +251,7 @@ def demo(
 
 @app.command()
 def merge(
-    checkpoint: Annotated[str, Argument(help="checkpoint-N 文件夹")],
+    checkpoint: Annotated[str, Argument(help="checkpoint-N 文件夹", callback=files.existing_model)],
     out: Annotated[str, Argument(help="写到这个文件夹，必须是新的")],
     dtype: Annotated[str, Option(help="写成 float32、bfloat16 或 float16；不写就与基座相同")] = "",
 ) -> None:

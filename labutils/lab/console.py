@@ -50,7 +50,7 @@ def newest_checkpoint() -> str | None:
 def checkpoint_or_newest(checkpoint: str) -> str:
     """用户指定的位置；没有指定时是最近一次微调的检查点，一个也没有就抛 LabError。"""
     if checkpoint:
-        return checkpoint
+        return files.existing_model(checkpoint)
     if (newest := newest_checkpoint()) is None:
         raise LabError("还没有微调过的模型：请先运行 make lab，或指明用哪个，例如 tiny。")
     print(f"使用最近一次微调的结果：{files.rel(newest)}")

@@ -14,7 +14,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from labutils.base.errors import LabError, first_line
-from labutils.base.files import ROOT, is_hub_name, model_folder, rel, resolve
+from labutils.base.files import ROOT, existing_model, is_hub_name, model_folder, rel, resolve
 from labutils.models import chat, chatglm3, weights
 
 TINY = "tiny"
@@ -65,8 +65,7 @@ def _base_folder(name: str) -> str:
             raise LabError(f"模型文件夹 {rel(folder)} 里没有 config.json，"
                            "请确认下载完整、路径没有多一层。")
         return str(folder)
-    if not is_hub_name(name):
-        raise LabError(f"找不到模型文件夹 {name}，请检查路径；自带的小模型写作 tiny。")
+    existing_model(name)
     _go_online()
     return _chatglm3_snapshot(name)
 
