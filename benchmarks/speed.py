@@ -88,6 +88,47 @@ except SystemExit:
     return rows_of(side_by_side(ways, rounds), {"wall": "秒", "cpu": "CPU 秒"})
 
 
+# ---- 回答 ----
+
+ANSWERS = """
+import hashlib, json, time
+import torch
+from labutils.base import files
+from labutils.comparison import evaluate
+from labutils.lab import console
+from labutils.models import chat, generate, loader
+adapter = console.newest_checkpoint()
+data = console.data_beside(str(adapter))
+groups = evaluate.load_groups(data / "qa.jsonl", data, files.DATA / "probes")
+asked = [item.get("messages") or item["question"] for items in groups.values() for item in items]
+model, tokenizer = loader.load(adapter, device="cpu", dtype="float32")
+cpu, wall = time.process_time(), time.perf_counter()
+WORK
+cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+digest = hashlib.sha256(json.dumps(replies).encode()).hexdigest()[:8]
+print(json.dumps({"wall": wall, "cpu": cpu, "n": len(replies), "text": digest}))
+"""
+ONE_BY_ONE = """
+replies = []
+for question in asked:
+    ids = torch.tensor([chat.prompt_ids(tokenizer, generate.as_messages(question))])
+    said = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=128,
+                          do_sample=False)[0, ids.shape[1]:]
+    replies.append(generate.clean(tokenizer, said.tolist()))
+"""
+
+
+def answering(rounds: int) -> list[str]:
+    together = "replies = generate.answer(model, tokenizer, asked)"
+    ways = {"一题一次 model.generate": (ANSWERS.replace("WORK", ONE_BY_ONE),),
+            "generate.answer": (ANSWERS.replace("WORK", together),)}
+    results = side_by_side(ways, rounds)
+    runs = [run for way in results.values() for run in way]
+    same = "一字不差" if len({run["text"] for run in runs}) == 1 else "不全相同"
+    return [f"最近一次微调的适配器，四组共 {runs[0]['n']} 题，贪心，至多 128 个词元；回答{same}。", "",
+            *rows_of(results, {"wall": "秒", "cpu": "CPU 秒"}, "一题一次 model.generate")]
+
+
 # ---- 增长 ----
 
 GROWTH = """
@@ -139,7 +180,7 @@ def growth(rounds: int) -> list[str]:
     return lines
 
 
-PARTS = {"startup": ("启动", startup), "growth": ("增长", growth)}
+PARTS = {"startup": ("启动", startup), "answering": ("回答", answering), "growth": ("增长", growth)}
 
 
 def machine() -> str:

@@ -5,10 +5,12 @@
 """
 
 import hashlib
+import itertools
 import json
 import math
 import time
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -104,14 +106,12 @@ class KeptAnswers:
         return self._known.get((stage, _key(prompt)))
 
     @one_sentence()
-    def add(self, stage: str, answered: list[tuple[str | list[dict], str]]) -> None:
-        """记下一批 (问题, 回答)；磁盘满了等抛出 LabError"""
+    def add(self, stage: str, prompt: str | list[dict], reply: str) -> None:
+        """记下一个回答；磁盘满了等抛出 LabError"""
+        self._known[stage, _key(prompt)] = reply
+        row = {"stage": stage, "prompt": _key(prompt), "reply": reply, "cut": isinstance(reply, Unfinished)}
         with self.path.open("a", encoding="utf-8") as file:
-            for prompt, reply in answered:
-                self._known[stage, _key(prompt)] = reply
-                row = {"stage": stage, "prompt": _key(prompt), "reply": reply,
-                       "cut": isinstance(reply, Unfinished)}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def _key(prompt: str | list[dict]) -> str:
@@ -181,8 +181,8 @@ def compare(model: Any, tokenizer: Any, groups: dict[str, list[dict]], out_dir: 
             **generation: Any) -> Comparison:
     """让 groups 里的每道题在微调前后各答一次，打分，并把结果写进 out_dir
 
-    groups：{组: 题}，每题有 question 或 messages（多轮，以 user 结尾）、answer、key_points。每答完一组
-    打印一行进度；答完一批存一批，中途停下再运行，答过的题不再答。
+    groups：{组: 题}，每题有 question 或 messages（多轮，以 user 结尾）、answer、key_points。每答完一成
+    打印一行进度；答完一题存一题，中途停下再运行，答过的题不再答。
     模型没有适配器、关掉适配器不是基座、题目缺项、out_dir 写不进去时，在回答之前抛出 LabError。
     """
     if not hasattr(model, "disable_adapter"):
@@ -207,26 +207,22 @@ def compare(model: Any, tokenizer: Any, groups: dict[str, list[dict]], out_dir: 
 
 
 def _ask_all(model, tokenizer, groups, stage, kept: KeptAnswers, generation) -> dict[str, list[str]]:
-    """{组: 每题的回答}；每答完一组打印一行"""
-    replies = {}
-    for group, items in groups.items():
-        started = time.perf_counter()
-        replies[group] = _ask(model, tokenizer, items, stage, kept, generation)
-        print(f"{STAGES[stage]} · {results.group_name(group)}：{len(items)} 题，"
-              f"{time.perf_counter() - started:.1f} 秒")
-    return replies
+    """{组: 每题的回答}。各组的题一起答；答过的从 kept 取，没答过的答完一题记一题，每答完一成报一行"""
+    prompts = {group: [item.get("messages") or item["question"] for item in items]
+               for group, items in groups.items()}
+    new = [prompt for prompt in chain(*prompts.values()) if kept.get(stage, prompt) is None]
+    started, count = time.perf_counter(), itertools.count(1)
 
+    def keep(number: int, reply: str) -> None:
+        kept.add(stage, new[number], reply)
+        done = next(count)
+        if done % math.ceil(len(new) / 10) == 0 or done == len(new):
+            spent = time.perf_counter() - started
+            print(f"{STAGES[stage]}：{done}/{len(new)} 题，{spent:.1f} 秒，"
+                  f"约还要 {spent / done * (len(new) - done):.0f} 秒", flush=True)
 
-def _ask(model, tokenizer, items, stage, kept: KeptAnswers, generation) -> list[str]:
-    """每题的回答；答过的从 kept 取，没答过的答完一批记一批"""
-    prompts = [item.get("messages") or item["question"] for item in items]
-    new = [prompt for prompt in prompts if kept.get(stage, prompt) is None]
-
-    def keep(picked: list[int], replies: list[str]) -> None:
-        kept.add(stage, [(new[i], reply) for i, reply in zip(picked, replies, strict=True)])
-
-    generate.answer(model, tokenizer, new, **generation, on_batch=keep)
-    return [kept.get(stage, prompt) for prompt in prompts]
+    generate.answer(model, tokenizer, new, **generation, on_answer=keep)
+    return {group: [kept.get(stage, prompt) for prompt in asked] for group, asked in prompts.items()}
 
 
 # —— 分数 ——

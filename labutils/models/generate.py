@@ -4,7 +4,6 @@ import queue
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
-from itertools import takewhile
 from threading import Event, Thread
 
 import torch
@@ -14,6 +13,7 @@ from labutils.base.errors import LabError
 from labutils.base.text import Cut
 from labutils.models.chat import header, prompt_ids
 from labutils.models.loader import OUT_OF_MEMORY
+from labutils.models.table import Row, can_batch, finished, left_pad
 
 
 class Unfinished(str):
@@ -21,31 +21,38 @@ class Unfinished(str):
 
 
 @torch.inference_mode()
-def answer(model, tokenizer, questions, max_new_tokens: int = 128, batch_size: int = 32,
-           on_batch: Callable[[list[int], list[str]], None] | None = None, **generation) -> list[str]:
+def answer(model, tokenizer, questions, max_new_tokens: int = 128, batch_size: int = 64,
+           on_answer: Callable[[int, str], None] | None = None, **generation) -> list[str]:
     """批量回答；每个问题是字符串或消息列表，返回同样顺序的回答，没有说完的是 Unfinished。
 
-    on_batch(题号, 回答)：每答完一批调用一次，用来边答边存。默认贪心解码，其余的 generation 交给
-    ``model.generate``（如 temperature、top_p、repetition_penalty）。显存或内存不够时引发 LabError。
+    on_answer(题号, 回答)：每答完一题调用一次，用来边答边存。默认贪心解码，也可以给 temperature、top_p、
+    top_k、repetition_penalty、do_sample。同时算 batch_size 题；显存或内存不够时引发 LabError。
     """
-    rows = [prompt_ids(tokenizer, as_messages(question)) for question in questions]
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-    options, skipped = _options({"max_new_tokens": max_new_tokens, **generation}), header(tokenizer)
-    replies, stops = [""] * len(rows), set(model.generation_config.eos_token_id)
-    for start in range(0, len(order), batch_size):
-        picked = order[start : start + batch_size]
-        batch = left_pad([rows[i] for i in picked], tokenizer.pad_token_id, model.device)
-        try:
-            output = model.generate(**batch, **options)[:, batch["input_ids"].shape[1] :]
-        except OUT_OF_MEMORY:
-            raise LabError(f"一次回答 {len(picked)} 个问题，显存或内存不够；请减小 batch_size 或 "
-                           "max_new_tokens，或换小一号的模型。") from None
-        for index, ids in zip(picked, output.tolist(), strict=True):
-            said = list(takewhile(lambda token: token not in stops, ids))
-            replies[index] = (Unfinished if said == ids else str)(clean(tokenizer, said, skipped))
-        if on_batch:
-            on_batch(picked, [replies[index] for index in picked])
-    return replies
+    rows = [Row(model, prompt_ids(tokenizer, as_messages(question)), True, max_new_tokens, **generation)
+            for question in questions]
+    numbers, skipped, replies = {id(row): number for number, row in enumerate(rows)}, header(tokenizer), {}
+    order = sorted(rows, key=lambda row: -len(row.ids))  # 长的先来
+    done = finished(model, order, batch_size) if can_batch(model) else _one_by_one(
+        model, order, _options({"max_new_tokens": max_new_tokens, **generation}))
+    try:
+        for row in done:
+            number = numbers[id(row)]
+            said = str if row.complete else Unfinished
+            replies[number] = said(clean(tokenizer, row.said[: -1 if row.complete else None], skipped))
+            if on_answer:
+                on_answer(number, replies[number])
+    except OUT_OF_MEMORY:
+        raise LabError(f"同时回答 {batch_size} 个问题，显存或内存不够；请减小 batch_size 或 "
+                       "max_new_tokens，或换小一号的模型。") from None
+    return [replies[number] for number in range(len(rows))]
+
+
+def _one_by_one(model, rows: list[Row], options: dict) -> Iterator[Row]:
+    """拼不了批的结构（状态空间、滑动窗口……），一次一个。"""
+    for row in rows:
+        batch = left_pad([row.ids], 0, model.device)
+        row.said = model.generate(**batch, **options)[0, len(row.ids) :].tolist()
+        yield row
 
 
 def as_messages(question: str | list[dict]) -> list[dict]:
@@ -59,14 +66,6 @@ def _options(generation: dict) -> dict:
     if temperature := options.pop("temperature", None):
         options |= {"do_sample": True, "temperature": temperature}
     return options
-
-
-def left_pad(rows: list[list[int]], pad: int, device) -> dict[str, torch.Tensor]:
-    """左侧补齐；返回 (批, 最长) 的 input_ids 与 attention_mask。"""
-    width = max(map(len, rows))
-    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-    return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
 
 
 def clean(tokenizer, ids: list[int], skipped: str = "") -> str:

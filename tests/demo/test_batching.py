@@ -11,12 +11,14 @@ from fakes.web_fakes import wait_for
 from peft import LoraConfig, get_peft_model
 
 from labutils.base.errors import LabError
+from labutils.base.text import Cut
 from labutils.demo import batching
-from labutils.demo.batching import Batcher, Row, Table, can_batch, processors
+from labutils.demo.batching import Batcher, Row
 from labutils.demo.engine import AFTER, BEFORE, SHARE, ChatEngine, Prompt, Stop, Streams
 from labutils.models import loader
 from labutils.models.chat import prompt_ids
 from labutils.models.generate import GrowingText, answer, as_messages, stream
+from labutils.models.table import Table, can_batch, processors
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +46,9 @@ def prompt_of(tuned, question):
 
 
 def alone(tuned, question, adapter, **options):
-    model, tokenizer = tuned
-    if adapter:
-        return answer(model, tokenizer, [question], **options)[0]
-    with model.disable_adapter():
-        return answer(model, tokenizer, [question], **options)[0]
+    """transformers 的 generate 单独回答。"""
+    pieces = stream(*tuned, question, adapter=adapter, **options)
+    return "".join(piece for piece in pieces if not isinstance(piece, Cut))
 
 
 def line(tuned, width=32):
@@ -281,10 +281,11 @@ def test_more_than_fit_wait_their_turn_and_all_are_answered(tuned):
 
 
 def test_what_can_be_batched(tuned, toy_base):
-    assert can_batch(tuned[0]) and can_batch(loader.load(toy_base, device="cpu")[0])
+    assert can_batch(tuned[0], mixed=True) and can_batch(loader.load(toy_base, device="cpu")[0])
     assert not can_batch(object())
     config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], use_dora=True)
-    assert not can_batch(get_peft_model(loader.load(toy_base, device="cpu")[0], config))
+    dora = get_peft_model(loader.load(toy_base, device="cpu")[0], config)
+    assert can_batch(dora) and not can_batch(dora, mixed=True)
 
 
 @pytest.mark.parametrize(("kind", "settings", "fits"), [
@@ -302,7 +303,9 @@ def test_batching_is_tried_not_guessed(tmp_path, kind, settings, fits):
     torch.manual_seed(1)
     for name, weight in pair[0].named_parameters():
         weight.data += torch.randn_like(weight) if "lora_B" in name else 0
-    assert can_batch(pair[0]) == fits
+    assert can_batch(pair[0], mixed=True) == fits
+    assert answer(*pair, QUESTIONS, max_new_tokens=6) == [
+        alone(pair, question, True, max_new_tokens=6) for question in QUESTIONS]
     chat = ChatEngine(*pair, batching.local(*pair))
     assert isinstance(chat.line, Batcher) == fits
     for adapter in (True, False):

@@ -12,7 +12,7 @@ from transformers import GenerationConfig
 
 from labutils.base.errors import LabError
 from labutils.base.text import Cut
-from labutils.models import chat, generate, loader
+from labutils.models import chat, generate, loader, table
 from labutils.models.chat import encode
 from tools.tiny_base import vocab
 
@@ -42,8 +42,9 @@ def test_answers_come_back_in_order(taught):
 
 def test_batching_does_not_change_answers(taught):
     questions = list(TALK) * 2
-    one = generate.answer(*taught, questions, batch_size=1)
-    assert one == generate.answer(*taught, questions, batch_size=6)
+    one = ["".join(generate.stream(*taught, question)) for question in questions]
+    for size in (1, 4, 6, 64):
+        assert one == generate.answer(*taught, questions, batch_size=size)
 
 
 def test_message_lists_are_accepted(taught):
@@ -115,11 +116,11 @@ def test_an_end_token_only_the_base_knows_ends_answers(taught):
 
 
 def test_too_little_memory_is_said(taught, monkeypatch):
-    def fail(**_):
+    def fail(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(taught[0], "generate", fail)
-    with pytest.raises(LabError, match="2 个问题，显存或内存不够"):
+    monkeypatch.setattr(table.Table, "join", fail)
+    with pytest.raises(LabError, match="64 个问题，显存或内存不够"):
         generate.answer(*taught, ["你好", "再见"])
 
 
