@@ -21,6 +21,8 @@ _SQUEEZE = 0.75  # 全角标点可以和后面的字挤在一起，至多挤掉�
 _LEVEL, _SMALL = 0.08, 0.86  # 基线相差不到这么多是同样高；字号不到这么多是小字（上下标、脚注）
 _SAME_LINE, _FAR = 0.3, 2.2  # 基线相差不到这么多是同一行；页边的一行离正文这么远是页眉页脚
 MIN_LINES, MIN_PROSE = 5, 8  # 至少这么多行才可能分栏、直排；一栏里的行，字数的中位数至少这么多（格子短）
+# 地图、散点图一页有上万处字，都和都比要几分钟：栏边只试起头最多的几处（真的都在前六处），只和近来画的比
+_MOST_EDGES, _RECENT = 20, 300
 _MIN_VERTICAL, _VERTICAL_SHARE = 20, 0.8  # 直排：一字一处的至少这么多个，占全部的这么多
 _SPLIT_SHARE = 0.6  # 至少这么多的行没有横跨中缝
 _INDENT = 4  # 段首缩进至多这么多字
@@ -87,7 +89,7 @@ def _pieces(runs: list[Run]) -> list[Run]:
     drawn: dict[str, list[Run]] = defaultdict(list)
     piece = Run("\t", 0, 0, 0, 1)
     for run in runs:
-        if any(_same_place(run, before) for before in drawn[run.text]):
+        if any(_same_place(run, before) for before in drawn[run.text][-_RECENT:]):
             continue
         drawn[run.text].append(run)
         gap = (run.x - piece.right) / piece.size
@@ -188,7 +190,7 @@ def _lines(found: list[Run]) -> list[Line]:
     """照画的先后，接连画在同一条基线上的是一行；后来补画的放回紧挨着的那一行。"""
     lines: list[Line] = []
     for line in _grouped(_rows(found), _same_line):
-        home = next((other for other in lines if _touches(other, line[0])), None)
+        home = next((other for other in lines[-_RECENT:] if _touches(other, line[0])), None)
         if home is None:
             lines.append(line)
         else:
@@ -197,8 +199,9 @@ def _lines(found: list[Run]) -> list[Line]:
 
 
 def _touches(line: Line, piece: Run) -> bool:
-    near = SPACE * piece.size * _same_line(line, piece)
-    return any(abs(piece.x - other.right) < near or abs(other.x - piece.right) < near for other in line)
+    near = SPACE * piece.size
+    return _same_line(line, piece) and any(
+        abs(piece.x - other.right) < near or abs(other.x - piece.right) < near for other in line)
 
 
 def _same_line(line: list[Run], piece: Run) -> bool:
@@ -303,7 +306,7 @@ def _regions(found: list[Run]) -> list[list[Run]]:
 def _edge(found: list[Run]) -> float | None:
     """栏边：几串从同一处起头，左右都像栏；有几处时取横跨它的串最少、最靠左的。没有就返回 None。"""
     starts = Counter(round(piece.x) for piece in found)
-    likely = sorted(x - 1 for x, times in starts.items() if times > 1)
+    likely = sorted(x - 1 for x, times in starts.most_common(_MOST_EDGES) if times > 1)
     likely.sort(key=lambda edge: sum(_crosses(piece, edge) for piece in found))
     return next(filter(partial(_are_columns, found), likely), None)
 

@@ -6,6 +6,7 @@ PDFium 给出一页上每个字和它的位置；怎样排成行、分不分栏�
 import ctypes
 import math
 import re
+import sys
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -200,7 +201,7 @@ def _runs(handle: api.FPDF_TEXTPAGE) -> list[Run]:
                 runs[-1].right = right = box.right  # 一个空格不管多宽都不算空隙
             space = max(space, kind)
             continue
-        if close and not space:
+        if (close and not space) or (runs and 0xDC00 <= code < 0xE000):  # 代理对的后一半
             runs[-1].text += _character(handle, i, code)
             runs[-1].right = box.right
         else:
@@ -215,8 +216,9 @@ def _start(handle: api.FPDF_TEXTPAGE, i: int, code: int, box: api.FS_RECTF, spac
     matrix, x, y = api.FS_MATRIX(), ctypes.c_double(), ctypes.c_double()
     api.FPDFText_GetMatrix(handle, i, matrix)
     api.FPDFText_GetCharOrigin(handle, i, x, y)
-    size = abs(api.FPDFText_GetFontSize(handle, i) * math.hypot(matrix.c, matrix.d)) or 1.0
-    angle = round(math.degrees(math.atan2(matrix.b, matrix.a))) % 360
+    font = api.FPDFText_GetFontSize(handle, i)  # 可以是负的：字倒过来画
+    size = abs(font * math.hypot(matrix.c, matrix.d)) or 1.0
+    angle = round(math.degrees(math.atan2(font * matrix.b, font * matrix.a))) % 360
     angle *= 2 < angle < 358
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     across = max(abs(cos) * (box.right - box.left), abs(sin) * (box.top - box.bottom))
@@ -227,10 +229,11 @@ def _start(handle: api.FPDF_TEXTPAGE, i: int, code: int, box: api.FS_RECTF, spac
 
 
 def _character(handle: api.FPDF_TEXTPAGE, i: int, code: int) -> str:
+    """第 i 个字；字体里没有对照的，code 是它的编码，可以大得不是字。"""
     if code in SYMBOL:
         font = api.FPDFTextObj_GetFont(api.FPDFText_GetTextObject(handle, i))
         return SYMBOL[code] if "symbol" in pdfium.PdfFont(font).get_base_name().lower() else chr(code)
-    return "-" if code == _HYPHEN else chr(code)
+    return "-" if code == _HYPHEN else chr(code if code <= sys.maxunicode else 0xFFFD)
 
 
 _TYPED = (api.FPDF_FORMFIELD_TEXTFIELD, api.FPDF_FORMFIELD_COMBOBOX, api.FPDF_FORMFIELD_LISTBOX)
@@ -262,13 +265,13 @@ def _string(get: Callable[..., int]) -> str:
 _FOUNDER = re.compile("[犃犅犆犇犈犉犌犎犐犑犓犔犕犖犗犘犙犚犛犜犝犞犠犡犢犣"
                       "犪犫犮犱犲犳犵犺犻犼犽犾犿狀狅狆狇狉狊狋狌狏狑狓狔狕]")
 _HAN, _LATIN = re.compile("[\u3400-\u9fff]"), re.compile("[\u00a1-\u00ff]")
-_PLAIN = re.compile("[0-9A-Za-z\u4e00-\u9fa5，。、；：（）]")
+_PLAIN = re.compile("[0-9A-Za-z\u3001-\u30ff\u4e00-\u9fa5，；：（）]")
 
 
 def _is_garbled(runs: list[Run]) -> bool:
     """三成以上的字查不到，或是替换符、控制符、私有区字符（汉字都好的页不算），或像按西文读了汉字的编码。
 
-    字体里没有对照的字，PDFium 只好猜；猜出来的八成是字母、数字、常用汉字的，就是猜对了。
+    字体里没有对照的字，PDFium 只好猜；猜出来的八成是字母、数字、假名、常用汉字的，就是猜对了。
     """
     unknown = "".join(run.text for run in runs if not run.known)
     visible = re.sub(r"[\s.…·]+", "", "".join(run.text for run in runs))  # 目录里的点线不算

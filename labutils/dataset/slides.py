@@ -116,8 +116,8 @@ def _pages(package: Package, main: str) -> Iterator[str]:
         content = package.xml(resolve(main, page.get("BaseLoc")))
         for mark in list(content.iter("Template")):
             mark.append(package.xml(resolve(main, templates[mark.get("TemplateID")])))
-        runs = _runs(content, units)  # 模板页先画后画不定，照位置排
-        yield page_text(sorted(runs, key=lambda run: (-run.y, run.x)))[0]
+        runs = [run for run in _runs(content, units) if run.size]  # 缩成零的字看不见
+        yield page_text(sorted(runs, key=lambda run: (-run.y, run.x)))[0]  # 模板页先画后画不定，照位置排
 
 
 def _numbers(text: str) -> list[float]:

@@ -288,7 +288,8 @@ def test_ofd_lines_by_place_with_the_red_head(tmp_path):
 def test_ofd_transforms_invisible_and_composite(tmp_path):
     lines = ofd_line("第一行。", 100, 100) + ofd_line("第二行。", 100, 120)
     units = f'<o:CompositeGraphicUnit ID="5">{lines}</o:CompositeGraphicUnit>'
-    body = (ofd_line("末行", 0, 60) + ofd_line("看不见", 0, 10, more='Visible="false"')
+    body = (ofd_line("末行", 0, 60) + ofd_line("零号字", 0, 15, 0)
+            + ofd_line("看不见", 0, 10, more='Visible="false"')
             + '<o:CompositeObject Boundary="0 0 200 200" CTM="0.35 0 0 0.35 0 0" ResourceID="5"/>')
     assert read_pages(ofd(tmp_path / "a.ofd", body, units=units))[0].text == "第一行。\n第二行。\n末行"
 

@@ -31,6 +31,7 @@ from labutils.base.errors import LabError
 from labutils.dataset.checks import on_page
 from labutils.dataset.clean import Page
 from labutils.dataset.formats import read_pages
+from labutils.dataset.layout import Run, page_text
 
 # ---- 寻常的 PDF，和整份读不了的 ----
 
@@ -309,6 +310,9 @@ def test_fonts_without_their_own_table(tmp_path):
     cids = b"".join(n.to_bytes(2, "big") for n in (3693, 3456, 1846, 2756, 3647, 2359, 1634, 574))
     path = raw_pdf(tmp_path / "cid.pdf", [draw(cids)], awkward.SONG % b"Identity-H")
     assert text_of(path) == "图书馆每天开放。"
+    kana = b"".join(n.to_bytes(2, "big") for n in range(374, 384))
+    path = raw_pdf(tmp_path / "kana.pdf", [draw(kana)], awkward.SONG % b"Identity-H")
+    assert text_of(path) == "こごさざしじすずせぜ"
     codes = simple_font(b"ABCDEF+E-BZ", b"/Encoding/Identity-H/ToUnicode 7 0 R")
     table = to_unicode(a31="2", a32="4")
     assert text_of(raw_pdf(tmp_path / "cnki.pdf", [draw(b"1212")], codes, table)) == "2424"
@@ -345,6 +349,17 @@ def test_characters_outside_the_basic_plane(tmp_path):
     font = simple_font(b"ABCDEF+Foo", b"/ToUnicode 7 0 R")
     text = text_of(raw_pdf(tmp_path / "y.pdf", [draw(b"12")], font, to_unicode(a31="𠮷", a32="野")))
     assert text == "𠮷野"
+    wide = font.replace(b"600 ", b"1000 ")  # 两个代理码的框是同一个，差一个字宽
+    table = to_unicode(a31="𠮷", a32="野", a33="𩸽")
+    assert text_of(raw_pdf(tmp_path / "z.pdf", [draw(b"123")], wide, table)) == "𠮷野𩸽"
+
+
+def test_codes_beyond_unicode_are_garbled(tmp_path):
+    """四个字节的编码，字体里没有对照：PDFium 把编码当成字给出来。"""
+    font = awkward.SONG.replace(b"/%s", b" 7 0 R")
+    codes = (b"begincmap 2 begincodespacerange <00> <7f> <f0808080> <f7bfbfbf> endcodespacerange "
+             b"1 begincidrange <f0a8a780> <f0a8a783> 1 endcidrange endcmap")
+    assert "乱码" in error_of(raw_pdf(tmp_path / "b.pdf", [draw(b"\xf0\xa8\xa7\x80" * 3)], font, codes))
 
 
 # ---- 一页上的位置 ----
@@ -392,6 +407,7 @@ def test_form_values_and_text_notes(tmp_path, capsys):
     (draw("下。", y=700) + draw("中。", y=740) + draw("上。"), "上。\n中。\n下。"),
     (b"q 12 0 0 12 0 0 cm " + draw("放大画的字。", 5, 60, 1) + b"Q", "放大画的字。"),
     (b"q 1 0 0 -1 0 842 cm " + draw("翻转的坐标。", 60, 80, matrix=b"1 0 0 -1") + b"Q", "翻转的坐标。"),
+    (draw("倒着的页。", 400, 60, -12) + draw("字号是负的。", 400, 80, -12), "倒着的页。\n字号是负的。"),
     (b"3 Tr " + draw("看不见的识别层。"), "看不见的识别层。"),
     (draw("类型      门数") + draw("线上      1875", y=760), "类型 门数\n线上 1875"),
 ])
@@ -453,3 +469,11 @@ def test_heads_taken_are_told_and_progress_is_shown(tmp_path, capsys):
     read_pages(awkward.long_document(tmp_path / "long.pdf", 60))
     assert "读到第 30 页，共 60 页" in capsys.readouterr().out
 
+
+@pytest.mark.parametrize("words", [["l"], ["地名", "River", "一条长长的街道名字"]], ids=["散点图", "地图"])
+def test_ten_thousand_places_on_a_page_take_seconds(words):
+    rng = random.Random(0)
+    places = [(rng.choice(words), rng.uniform(0, 3000), rng.uniform(0, 2000)) for _ in range(10_000)]
+    started = time.process_time()
+    text, _ = page_text([Run(word, x, x + 8 * len(word), y, 8) for word, x, y in places])
+    assert time.process_time() - started < 10 and len(text) > 10_000
