@@ -9,7 +9,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, groupby
+from itertools import chain, groupby, pairwise
 
 from labutils.base.text import without_spaces
 
@@ -74,13 +74,8 @@ def tidy(text: str) -> str:
     text = _FULL_STOP_IN_NUMBER.sub(".", text)
     text = _HALF_MARK.sub(lambda m: _HALF_MARKS[m.group()], text)
     text = _BULLET.sub(r"\1• ", text)  # 符号字体的项目符号落在私有区
-    return _SPACED.sub(_close_up, text)
-
-
-def _close_up(match: re.Match) -> str:
-    """“关 于 开 展 课 程”是分散对齐的标题，合拢；“一 二 三 四 五 六 日”是表头，不动。"""
-    spaced = match.group()
-    return spaced if set(spaced) <= _COUNTING else without_spaces(spaced)
+    # “关 于 开 展 课 程”是分散对齐的标题，合拢；“一 二 三 四 五 六 日”是表头，不动
+    return _SPACED.sub(lambda m: m[0] if set(m[0]) <= _COUNTING else without_spaces(m[0]), text)
 
 
 def width(text: str) -> int:
@@ -95,15 +90,32 @@ CLOSING = "”’」』）)】》"
 COUNT = r"[零〇一二三四五六七八九十百\d]+"
 NUMBERED = r"[（(][一二三四五六七八九十\d]+[）)]|\d{1,2}(?:\.\d{1,2})*[.．、\s]\s*\D"  # （一）、1.2 总则
 HEADING = re.compile(rf"\s*(?:第{COUNT}[章节条]|[一二三四五六七八九十]+、|{NUMBERED}|[·•●○◆■▪－*-]\s)")
-
-
 _LOOSE = re.compile(r"\d[\d.]*\s")  # 数字后面只有空白，没有顿号、点
+# 从位置看得出、排成行就看不出的事，用两种没人用的空格写在一行前面（layout.py）：接着上一行；是小字
+GOES_ON, NOTE = "\u1680", "\u2001"
+_NOTE_MARK = re.compile(rf"{NOTE}\s*[¹²³⁰-⁹①-⑳*†‡§\[注]")
+_PLACES = str.maketrans("\t", " ", GOES_ON + NOTE)
 
 
 def join_pages(pages: Sequence[list[str]]) -> list[str]:
-    """每页的各行接成段落；分开格子的制表符换成空格。"""
+    """每页的各行接成段落；分开格子的制表符换成空格。页末的话没完的，脚注放到这句话前面。"""
     full = usual_width(chain.from_iterable(pages))
-    return [join_lines(lines, full).replace("\t", " ") for lines in pages]
+    joined = [[join_lines(lines, full).translate(_PLACES) for lines in _split_notes(page)] for page in pages]
+    return [_with_notes(*page, after) for page, (after, _) in pairwise([*joined, ["", ""]])]
+
+
+def _split_notes(lines: list[str]) -> tuple[list[str], list[str]]:
+    """一页的 (正文各行, 页末的脚注各行)。"""
+    end = next((i for i in range(len(lines), 0, -1) if not lines[i - 1].startswith(NOTE)), 0)
+    return (lines[:end], lines[end:]) if any(map(_NOTE_MARK.match, lines[end:])) else (lines, [])
+
+
+def _with_notes(body: str, notes: str, after: str) -> str:
+    """after 是下一页的正文。"""
+    stops = _SENTENCE.finditer(body, 0, max(0, len(body) - 16))
+    over = notes and after and between(body, after) != "\n"
+    cut = max((stop.end() for stop in stops), default=0) if over else 0
+    return "\n".join(filter(None, [body[: cut or None].strip(), notes, body[cut or len(body) :].strip()]))
 
 
 def usual_width(lines: Iterable[str]) -> int:
@@ -120,9 +132,12 @@ def usual_width(lines: Iterable[str]) -> int:
     return max(long, key=lambda w: (sum(counts[w - d] for d in range(-1, 5)), w))
 
 
+_SENTENCE = re.compile(rf"[。！？；][{CLOSING}⁰-⁹¹²³①-⑳]*|\.(?=\s+[A-Z])|\n")
 NEVER_FIRST = tuple("，。、；：？！）》”’」』")  # 排版规矩：这些标点不会在一句话的开头
 _HYPHENATED = re.compile(r"(?:^|[^A-Za-z-])[A-Za-z]*[a-z]-$")
-_UNBROKEN = re.compile(rf"[“‘（(《〔【]*(?:[!-~]+|.?)[{CLOSING}，。、；：！？〕]*")
+_CLOSED = f"[{CLOSING}，。、；：！？〕]"
+_WORD = f"[“‘（(《〔【]*(?:[!-~]+|.?)(?: ?{_CLOSED})*"
+UNBROKEN = re.compile(f"{_WORD}(?:(?<={_CLOSED})(?=[“‘（(《〔【!-~]){_WORD})?")
 _WORDS_MEET = re.compile(r"""(?![0-9]{2})[A-Za-z0-9,.;:!?)\]%'"][A-Za-z0-9(\["']""")
 _CELL_GAP = re.compile(rf"(?<=[{HAN}\d）)%])\s+(?=[{HAN}\d（(—-])")
 # 汉字与汉字、数字与数字之间的空白，正文里不大会有；“共 24 门”那样的空白正文里常有
@@ -145,20 +160,24 @@ def join_lines(lines: list[str], full_width: int = 0) -> str:
             text = _attach(text, body)
         else:
             text += ("\n" if text else "") + body
-        previous = line.rstrip()  # 段首的缩进也占地方
+        previous = line.rstrip().lstrip(GOES_ON + NOTE)  # 段首的缩进也占地方
     return text
 
 
 def _goes_on(previous: str, line: str, full: float) -> bool:
-    end, body = previous.rstrip(CLOSING)[-1:], line.strip()
-    stopped = end in STOPS or (end == "." and not body[:1].isascii()) or line.startswith(("\u3000", "  "))
-    unfinished = _is_full(width(previous), body, full) and not stopped
+    body = line.strip()
+    # 差一点没写满，是因为下一行开头不可断开的一截（K0001、3.11、“〔2019〕”）放不下的，也算写满
+    size, needed = width(previous), width(UNBROKEN.match(body)[0])
+    is_full = GOES_ON in line[:2] or size >= full or (size >= 0.75 * full and size + needed > 1.25 * full)
+    unfinished = is_full and not _stopped(previous, line)
     return body.startswith(NEVER_FIRST) or (unfinished and not _stand_apart(previous.strip(), body))
 
 
-def _is_full(size: int, below: str, full: float) -> bool:
-    """差一点没写满，是因为下一行开头不可断开的一截（K0001、3.11、“〔2019〕”）放不下的，也算写满。"""
-    return size >= full or (size >= 0.75 * full and size + width(_UNBROKEN.match(below)[0]) > 1.25 * full)
+def _stopped(previous: str, line: str) -> bool:
+    """上一行说完了，或这一行另起一段；“8:”“30”是断开的时刻。"""
+    end, first = previous.rstrip(CLOSING)[-1:], line.strip()[:1]
+    stop = end in STOPS and not re.fullmatch(r"\d[:：]\d", previous[-2:] + first)
+    return stop or (end == "." and not first.isascii()) or line.startswith(("\u3000", "  "))
 
 
 def _stand_apart(line: str, below: str) -> bool:
@@ -211,7 +230,8 @@ PAGE_NUMBER = re.compile(
 )
 _SURELY = re.compile(r"第.+[页頁]|page|\d\s*(?:/|of)|^\s*[-–—·|_].*[-–—·|_]\s*$", re.IGNORECASE)
 _BARE = re.compile(r"\d{1,3}|[ivx]{1,6}", re.IGNORECASE)
-_FOLIO = re.compile(r"^(\d{1,4})(?=[^\d.])|(?:第\s*)?(?<!\d)(\d{1,4})(?:\s*页)?(?:\s*[/共]\s*\d+\s*页?)?$")
+_FOLIO = re.compile(r"^(\d{1,4})(?![\d.]|[-/:]\d|$)|"
+                    r"(?:第\s*)?(?<!\d)(\d{1,4})(?:\s*页)?(?:\s*[/共]\s*\d+\s*页?)?$")
 _CODE = re.compile(r"[!-~]*[(){};=][!-~]*")
 _HAS_WORD = re.compile(r"[^\W\d_]{2}")  # 只有数字、符号的行可能是表格，不当页眉
 EDGE = 2  # 页眉、页脚各至多几行（页码不算）
@@ -344,6 +364,8 @@ def _kind(words: list[str], index: int, heads: dict[str, set[int]], always: set[
 
 def _peeled(lines: list[str], kinds: list[int]) -> tuple[list[str], list[str]]:
     """从两头往里剥，剥到正文为止；会把一页剥空的，也许是标题的就留着。"""
+    if re.fullmatch(rf"{GOES_ON}\W*\w\W*", "".join(lines[1:2])) and kinds[0] > _NUMBER:
+        kinds[1] = kinds[0]  # 标题折下来的一个字，和第一行一样
     top, bottom = _margin(lines, kinds), len(lines) - _margin(lines[::-1], kinds[::-1])
     if top >= bottom and _TITLE in kinds:
         return _peeled(lines, [kind if kind != _TITLE else _TEXT for kind in kinds])
@@ -360,12 +382,9 @@ def _margin(lines: list[str], kinds: list[int]) -> int:
     for place, (line, kind) in enumerate(zip(lines, kinds, strict=True)):
         numbers = kinds[: place + 1].count(_NUMBER)
         cells = set(map(without_spaces, line.split("\t")))
-        table = kind != _NUMBER and list(map(_is_table_row, lines[place : place + 2])) == [True, True]
+        rows = [is_row(row) and len(row.split()) > 2 for row in lines[place : place + 2]]
+        table = kind != _NUMBER and rows == [True, True]
         if kind == _TEXT or numbers > 1 or place + 1 - numbers > EDGE or cells <= seen or table:
             return place
         seen |= cells
     return len(kinds)
-
-
-def _is_table_row(line: str) -> bool:
-    return is_row(line) and len(line.split()) >= 3

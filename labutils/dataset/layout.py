@@ -14,7 +14,7 @@ from itertools import chain, groupby, pairwise
 from statistics import median
 
 from labutils.base.text import without_spaces
-from labutils.dataset.clean import glue
+from labutils.dataset.clean import GOES_ON, NOTE, UNBROKEN, glue, width
 
 CELL, SPACE = 1.0, 0.5  # 空出一个字宽是隔开的格子，半个字宽是汉字之间有意的空格（以字号计）
 _SQUEEZE = 0.75  # 全角标点可以和后面的字挤在一起，至多挤掉这么多
@@ -29,6 +29,7 @@ _INDENT = 4  # 段首缩进至多这么多字
 _FULL_WIDTH, _FULL_SHARE, _GAP_SHARE = 0.8, 0.4, 0.1  # 写满：到最长行的八成；正文四成写满，至多一成有格子
 
 _HAN = "[\u2e80-\u9fff\uf900-\ufaff\ufe10-\ufe4f\uff01-\uff60]"
+_STOP = re.compile(r"[，。；]|[,.](?!\d)")
 _TWO_HAN, _SINGLE = re.compile(2 * _HAN), re.compile(f"{_HAN}.?")
 _SCRIPT = re.compile("[0-9+\u2212,，n-]+")
 RAISED = str.maketrans("0123456789+-\u2212n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻ⁿ")
@@ -67,7 +68,7 @@ def page_text(runs: list[Run]) -> tuple[str, str]:
     vertical = _is_vertical(main)
     if vertical:
         main, *others = _by_angle([_upright(run) if run.angle == 270 else run for run in runs])
-    texts = list(map(_column_text, _columns(main)) if vertical else map(_text, _regions(main)))
+    texts = list(map(_column_text, _columns(main))) if vertical else _region_texts(main)
     drawn = without_spaces("".join(piece.text for piece in main))
     layout = "" if len(texts) < 2 or without_spaces("".join(texts)) == drawn else _LAYOUTS[vertical]
     return "\n".join(filter(None, [*texts, *map(_text, others)])), layout
@@ -105,9 +106,11 @@ def _pieces(runs: list[Run]) -> list[Run]:
 
 def _between(left: str, right: str, gap: float, space: int) -> str:
     """两个字之间放什么；gap 以字号计。推断出来的空格在两个汉字之间不作数，西文的词距可以拉得很开。"""
-    if gap >= CELL * (2 if space and (left + right).isascii() else 1):
+    han = bool(_TWO_HAN.match(left + right))
+    stretched = space > han  # 两端对齐的行，空格会拉开；汉字与西文之间至多拉开一个字多
+    if gap >= CELL * (1 + stretched * (1 if (left + right).isascii() else 0.3)):
         return "\t"
-    return " " if gap >= SPACE or space > bool(_TWO_HAN.match(left + right)) else ""
+    return " " if gap >= SPACE or stretched else ""
 
 
 def _same_place(run: Run, before: Run) -> bool:
@@ -155,11 +158,12 @@ def _rows(found: list[Run]) -> list[Run]:
     return result + _row(row)
 
 
-def _below(cell: list[Run], piece: Run) -> bool:
-    """piece 是这一格里折下来的下一行。"""
+def _below(cell: list[Run], piece: Run, alike: float = 0.01) -> bool:
+    """piece 是这一格里折下来的下一行；字号至多相差 alike 倍。"""
     above = cell[-1]
     overlap = piece.x < above.right and above.x < piece.right
-    return overlap and 0.5 < (above.y - piece.y) / piece.size < _FAR and abs(piece.size - above.size) < 0.1
+    like = abs(piece.size - above.size) < alike * piece.size
+    return overlap and like and 0.5 < (above.y - piece.y) / piece.size < _FAR
 
 
 def _beside_row(row: list[list[Run]], cell: list[Run]) -> bool:
@@ -222,13 +226,46 @@ def _peeled(lines: list[Line]) -> list[Line]:
     return top + lines + bottom[::-1]
 
 
-def _text(found: list[Run]) -> str:
-    """排成行的文字；比最左边缩进几个字，前面就有几个全身空格，判断写没写满一行时要算上。"""
-    lines = _lines(found)
-    left = min((line[0].x for line in lines), default=0)
-    indents = [min(_INDENT, (line[0].x - left) / line[0].size) for line in lines]
-    return "\n".join("\u2003" * round(2 * indent) + _line_text(line)
-                     for indent, line in zip(indents, lines, strict=True))
+def _region_texts(found: list[Run]) -> list[str]:
+    usual = median([piece.size for piece in found for _ in piece.text] or [0])
+    return [_text(region, usual) for region in _regions(found)]
+
+
+def _text(found: list[Run], usual: float = 0) -> str:
+    """排成行的文字；前面标明哪几行接着上一行、哪几行是小字（usual 是通常的字号），缩进几个字就空几个字。"""
+    lines = [replace(line[0], text=_line_text(line), right=line[-1].right) for line in _lines(found)]
+    left, sides, text = min((line.x for line in lines), default=0), _sides_of(lines), []
+    for block in _grouped(lines, partial(_below, alike=0.1)):
+        for line, joint in zip(block, [False, *_joints(block, sides, _sides_of(block))], strict=True):
+            indent = "\u2003" * round(2 * min(_INDENT, (line.x - left) / line.size))
+            text.append(NOTE * (line.size < _SMALL * usual) + GOES_ON * joint + indent + line.text)
+    return "\n".join(text)
+
+
+def _sides_of(lines: list[Run]) -> tuple[float, float]:
+    """这些行的左边和右边；四分之一以上写到右边、有标点的才是一段段的话，不是名单、表格、落款，看不出右边在哪里。"""
+    plain = [line for line in lines if "\t" not in line.text]
+    if not _STOP.search("".join(line.text for line in plain)):
+        return 0, math.inf
+    left, rights = min(line.x for line in plain), sorted(line.right for line in plain)
+    sides = left, rights[-1 - len(plain) // 10]
+    return sides if sum(_joints(plain, sides)) >= max(2, len(plain) / 4) else (0, math.inf)
+
+
+def _joints(lines: list[Run], *sides: tuple[float, float]) -> list[bool]:
+    """哪几行（第一行除外）接着上一行。"""
+    return [any(_goes_on(above, line, *side) for side in sides) for above, line in pairwise(lines)]
+
+
+def _goes_on(above: Run, line: Run, left: float, right: float) -> bool:
+    """上一行从左边写起，到右边放不下这一行开头不可断开的一截（再多算一格）。
+
+    这一行也从左边写起，或和上一行一样居中（折成两行的标题）；靠右的是落款。
+    """
+    centred = abs(line.x + line.right - above.x - above.right) < line.size
+    beside = above.x - left < _INDENT * line.size and (centred or line.x - left < _INDENT * line.size)
+    needed = (width(UNBROKEN.match(line.text)[0]) + 1) * (line.right - line.x) / width(line.text)
+    return beside and above.right + needed > right and line.text[0] != "\u3000"
 
 
 def _line_text(line: Line) -> str:
@@ -290,16 +327,16 @@ def _downward(found: list[Run]) -> list[list[Run]]:
 
 def _regions(found: list[Run]) -> list[list[Run]]:
     """左栏读完再读右栏，右边还能再分；横跨两栏的标题把页面隔成上下几段，各段分别读。"""
-    edge = _edge(found)
+    far = _far(found)
+    edge = _edge([piece for piece in found if piece.y not in far])
     if edge is None:
         return [found]
     regions: list[list[Run]] = []
-    far = _far(found)
     ordered = sorted(found, key=lambda piece: -piece.y)
     for apart, band in groupby(ordered, key=lambda piece: _crosses(piece, edge) or piece.y in far):
         left, right = _sides(band, edge)
-        body, notes = _notes(left)
-        regions += [left + right] if apart else [body, *_regions(right), notes]
+        (body, notes), (others, more) = _notes(left), _notes(right)
+        regions += [left + right] if apart else [body, *_regions(others), notes, more]
     return list(filter(None, regions))
 
 
@@ -314,7 +351,7 @@ def _edge(found: list[Run]) -> float | None:
 def _sides(found: Iterable[Run], edge: float) -> tuple[list[Run], list[Run]]:
     sides: tuple[list[Run], list[Run]] = [], []
     for piece in found:
-        sides[piece.x >= edge].append(piece)
+        sides[piece.x + piece.right > 2 * edge].append(piece)
     return sides
 
 
@@ -326,22 +363,23 @@ def _notes(column: list[Run]) -> tuple[list[Run], list[Run]]:
 
 
 def _crosses(piece: Run, edge: float) -> bool:
-    """横跨中缝：从左栏一直画到栏边。"""
-    return piece.x < edge < piece.right
+    """横跨中缝：两边都伸进去一个半字以上；标点悬在外面、一行排得过长，只碰到一点。"""
+    reach = 1.5 * piece.size
+    return piece.x + reach < edge < piece.right - reach
 
 
 def _far(found: list[Run]) -> set[float]:
     """离正文远的页眉页脚、标题的高低：它们不分左右。"""
     rows = _downward(found)
-    ends = [(rows[0], rows[1][0]), (rows[-1], rows[-2][0])]
-    return {piece.y for row, near in ends for piece in row if abs(piece.y - near.y) > _FAR * piece.size}
+    ends = [*pairwise(rows[:2]), *pairwise(rows[:-3:-1])]
+    return {piece.y for row, near in ends for piece in row if abs(piece.y - near[0].y) > _FAR * piece.size}
 
 
 def _are_columns(found: list[Run], edge: float) -> bool:
     """两边的行够多，横跨中缝的够少，两边都是写满的长行（右边可以自己再分栏）。"""
     split = [piece for piece in found if not _crosses(piece, edge)]
     left, right = _sides(split, edge)
-    enough = min(len(left), len(right)) >= MIN_LINES and len(split) >= _SPLIT_SHARE * len(found)
+    enough = len(left) >= MIN_LINES and len(right) > 1 and len(split) >= _SPLIT_SHARE * len(found)
     return enough and _is_prose(left) and (_is_prose(right) or _edge(right) is not None)
 
 

@@ -32,6 +32,7 @@ from labutils.dataset.checks import on_page
 from labutils.dataset.clean import Page
 from labutils.dataset.formats import read_pages
 from labutils.dataset.layout import Run, page_text
+from labutils.dataset.prompts import chunks
 
 # ---- 寻常的 PDF，和整份读不了的 ----
 
@@ -432,6 +433,56 @@ def test_three_columns_and_notes_below_them(tmp_path):
     pdf.text(10, 85, "① 第一栏的注")
     text = text_of(awkward.save(pdf, tmp_path / "three.pdf")).replace("\n", "")
     assert text == "".join(text[:200] for text in texts) + "① 第一栏的注"
+
+
+def lines_of(text, x, y, per_line=20, size=12):
+    """从 (x, y) 往下排的几行，一行 per_line 个字。"""
+    return b"".join(draw(text[i : i + per_line], x, y - 18 * (i // per_line), size)
+                    for i in range(0, len(text), per_line))
+
+
+BODY = "图书馆面向全体师生开放，读者凭校园卡入馆；自习室座位采用预约制，每人每天可以预约两次，" * 5
+NOTES = ["①每周一上午闭馆整理图书，遇到节假日顺延。", "②迟到二十分钟的预约自动取消，不计次数。"]
+
+
+def test_only_what_reaches_well_into_both_columns_lies_across_them(tmp_path):
+    """一行排得过长、标点悬在栏外，只碰到另一栏；脚注读完各栏再读；末页的右栏只有两行。"""
+    left, right = BODY[:150], BODY[150:190]
+    content = draw("校园使用指南", 250, 800, 20) + lines_of(left, 60, 760, 21) + draw(NOTES[0], 60, 619, 8)
+    content += draw("（" + right[:17], 308, 760) + lines_of(right[17:], 310, 742)
+    content += draw(NOTES[1], 310, 619, 8)
+    text = text_of(raw_pdf(tmp_path / "two.pdf", [content]))
+    assert text.replace("\n", "") == "校园使用指南" + left + "（" + right + "".join(NOTES)
+
+
+def test_notes_stand_before_the_sentence_that_goes_on_over_the_page(tmp_path):
+    ends = ["这一句话到了页末还没有说完，须在第二天", "上午补办手续。"]
+    first = "借书期限是三十天，逾期不还的，每天交两角。" * 6
+    pages = read_pages(raw_pdf(tmp_path / "over.pdf", [
+        lines_of(first + ends[0], 60, 780) + lines_of(NOTES[0], 60, 550, 30, 8) + draw("1", 300, 40, 9),
+        draw(ends[1], 60, 780) + draw("2", 300, 40, 9)]))
+    assert [page.text for page in pages] == [f"{first}\n{NOTES[0]}\n{ends[0]}", ends[1]]
+    assert "".join(ends) in [chunk.text for chunk in chunks(pages, 40, 0)]
+
+
+@pytest.mark.parametrize(("lines", "joined"), [
+    (["借书的期限最长，每次不超过", "29 天的，记为一次，用到", "Python3.11等工具。"], True),
+    (["程序设计与算法基础", "线性代数与空间几何", "大学物理实验的方法"], False),
+    (["责任心强，热爱教育事业和学生", "身体健康", "有本科以上学历"], False),
+])
+def test_full_is_judged_in_the_narrow_box_itself(tmp_path, lines, joined):
+    """一页宽的正文里有一个窄的文本框：写满没写满，看它自己的右边。"""
+    box = b"".join(draw(line, 200, 500 - 18 * i) for i, line in enumerate(lines))
+    text = text_of(raw_pdf(tmp_path / "box.pdf", [lines_of(BODY, 60, 780, 40) + box]))
+    assert text.split("\n") == [BODY, *(["".join(lines)] if joined else lines)]
+
+
+def test_title_in_two_lines_and_signature(tmp_path):
+    title, body, names = "关于开展二〇二六年春季学期课程认定工作的", BODY + "遵照执行", "江北综合大学教务九月"
+    content = (draw(title, 60, 800, 24) + draw("通知", 276, 770, 24) + lines_of(body, 60, 720, 40)
+               + lines_of(names, 444, 612, 8))
+    text = text_of(raw_pdf(tmp_path / "t.pdf", [content]))
+    assert text.split("\n") == [title + "通知", body, names[:8], names[8:]]
 
 
 def test_sideways_words_stay_in_their_vertical_line(tmp_path):
