@@ -22,7 +22,8 @@ GLM = {"head_dim": 64, "attention_bias": True, "pad_token_id": 0, "eos_token_id"
 SHAPES = {
     "glm-52m": ("GlmConfig", {**GLM, "vocab_size": 16000, "hidden_size": 512, "intermediate_size": 1536,
                               "num_hidden_layers": 10, "num_attention_heads": 8, "num_key_value_heads": 2},
-                {"per_device_train_batch_size": 8, "max_input_length": 64, "max_output_length": 63}),
+                {"per_device_train_batch_size": 8, "max_input_length": 64, "max_output_length": 63,
+                 "lora_dropout": 0.0}),  # 没有 dropout：两份同时算
     "glm-165m-checkpointing": (
         "GlmConfig", {**GLM, "vocab_size": 32000, "hidden_size": 1024, "intermediate_size": 3072,
                       "num_hidden_layers": 9, "num_attention_heads": 16, "num_key_value_heads": 2},

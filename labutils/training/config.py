@@ -73,7 +73,6 @@ class TrainingConfig:
     gradient_checkpointing: StrictBool = _also("gradient_checkpointing", False)
     dataloader_num_workers: StrictInt = Field(0, ge=0, le=128)
     remove_unused_columns: StrictBool = False
-    group_by_length: StrictBool = False
     save_strategy: Literal["steps"] = "steps"
     save_steps: Count = 500
     save_total_limit: Count | None = None

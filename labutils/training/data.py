@@ -10,7 +10,6 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -139,20 +138,6 @@ def _endless(size: int, seed: str):
         yield from order
 
 
-def group_similar(plan: Sequence, lengths: Sequence[int], batch: int, seed: int) -> list:
-    """把长短相近的样本放进同一批，少算填充；lengths 是 plan 里各样本的词元数。
-
-    每 8 批一块，块内按长度排，再打乱批的次序；块再大，一批里的样本太相像（benchmarks/LOG.md）。
-    """
-    rng, grouped = random.Random(f"{seed}-group"), []
-    for start in range(0, len(plan), 8 * batch):
-        block = sorted(range(len(plan))[start:start + 8 * batch], key=lengths.__getitem__)
-        batches = [block[i:i + batch] for i in range(0, len(block), batch)]
-        rng.shuffle(batches)
-        grouped += map(plan.__getitem__, itertools.chain(*batches))
-    return grouped
-
-
 class Sample(NamedTuple):
     """课程表的一项：第几轮、第几个来源、来源的第几个样本；question 是新问法，不改写时是 None。"""
 
@@ -183,8 +168,6 @@ class PlannedDataset(torch.utils.data.Dataset):
             total = math.ceil(config.training_args.num_train_epochs * self.per_epoch / batch) * batch
         entries = schedule(sizes, counts, total, seed)
         self.plan = [Sample(*entry, self._new_question(*entry, seed)) for entry in entries]
-        if config.training_args.group_by_length:
-            self.plan = group_similar(self.plan, list(map(self._length, self.plan)), batch, seed)
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -198,14 +181,6 @@ class PlannedDataset(torch.utils.data.Dataset):
         messages[asked] = messages[asked] | {"content": question}
         reworded = chat.truncate(chat.encode(self.tokenizer, messages), self.max_length)
         return reworded or self.encoded[source][row]  # 新问法太长，放不下回答的，仍用原来的
-
-    def _length(self, sample: Sample) -> int:
-        """大约多少个词元：一个汉字约一个词元，所以改写只按字数的增减算，不必先编码。"""
-        length = len(self.encoded[sample.source][sample.row]["input_ids"])
-        if sample.question is None:
-            return length
-        messages = self.messages[sample.source][sample.row]
-        return length + len(sample.question) - len(messages[_first_question(messages)]["content"])
 
     def _new_question(self, epoch: int, source: int, row: int, seed: int) -> str | None:
         """这个样本的新问法；这一次不改写，或与验证问题太像，返回 None。"""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,19 +17,18 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
-from torch.nn.functional import cross_entropy
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 from transformers.pytorch_utils import Conv1D
 
 from labutils.base import files
 from labutils.base.errors import LabError, first_line
 from labutils.models import adapters, chatglm3, loader
-from labutils.models.chat import IGNORE
 from labutils.training import checkpoints, data
 from labutils.training.callbacks import TrainingLog, read_log, watchers
 from labutils.training.checkpoints import explained, find_adapter
 from labutils.training.config import Config, load_config, lora_targets, override
 from labutils.training.data import LeftCollator
+from labutils.training.trainer import make_trainer
 
 MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")  # peft 不给它们的 out_proj 加
 DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}
@@ -81,10 +81,9 @@ def run(data_dir: str | Path, model_name: str, config_path: str | Path, output_d
         with checkpoints.discard_when_full(folder), explained(folder):
             log = TrainingLog(folder / checkpoints.LOG, done, train.per_epoch / batch, write=main)
             args.eval_on_start = args.eval_strategy != "no" and start is None
-            trainer = LabTrainer(
-                model=model, args=args, train_dataset=train, eval_dataset=dev,
-                data_collator=LeftCollator(tokenizer.pad_token_id or 0, data.takes_positions(base)),
-                callbacks=watchers(log, callbacks))
+            padded = LeftCollator(tokenizer.pad_token_id or 0, data.takes_positions(base))
+            trainer = make_trainer(model, args, padded, [*dev, *itertools.chain(*train.encoded)],
+                                   train_dataset=train, eval_dataset=dev, callbacks=watchers(log, callbacks))
             trainer.remove_callback(PrinterCallback)  # 它打印英文字典；进度由 PrintProgress 打印
             set_seed(seed)
             trainer.train(resume_from_checkpoint=str(start) if start else None)
@@ -128,8 +127,8 @@ def _own_gpu() -> str | None:
 
 def training_arguments(config: Config, folder: Path, use_cpu: bool) -> TrainingArguments:
     """把配置换成 TrainingArguments；数据次序由课程表定，所以按顺序取（sequential）。"""
-    ours = ("output_dir", "num_train_epochs", "gradient_checkpointing", "group_by_length",
-            "predict_with_generate", "generation_config", "use_cpu")
+    ours = ("output_dir", "num_train_epochs", "gradient_checkpointing", "predict_with_generate",
+            "generation_config", "use_cpu")
     written = dataclasses.asdict(config.training_args)
     values = {key: value for key, value in written.items() if key not in ours}
     args = TrainingArguments(
@@ -293,30 +292,6 @@ def _continue_from(last: Path, identity: dict[str, Any]) -> None:
         if planned:
             print("max_steps 由 {} 改成 {}：学习率从这里起按新的总步数安排".format(*planned))
         (folder / checkpoints.RESULT).unlink(missing_ok=True)  # 上次的结果，训练完会重写
-
-
-class LabTrainer(Trainer):
-    """验证集损失与训练损失一样按词元平均；保存时只留适配器，不写含机器路径的模型卡和 pickle 的训练参数。"""
-
-    def __init__(self, **options: Any):
-        super().__init__(**options, compute_metrics=lambda rows: {
-            "loss": float(rows.predictions.sum() / rows.label_ids.sum())})
-
-    @torch.no_grad()
-    def prediction_step(self, model, inputs, *_, **__):
-        """(None, 每行的损失之和, 每行要学的词元数)：Trainer 自己的是各批平均数的平均，随每批几条而变。"""
-        inputs = self._prepare_inputs(inputs)
-        labels = inputs.pop("labels")[:, 1:]
-        with self.compute_loss_context_manager():
-            logits = model(**inputs).logits[:, :-1].float()
-        losses = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="none")
-        return None, losses.view_as(labels).sum(1), (labels != IGNORE).sum(1)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
-            self.model.save_pretrained(folder, state_dict=state_dict, save_embedding_layers=False)
-            (folder / "README.md").unlink(missing_ok=True)
 
 
 @dataclass

@@ -1,16 +1,14 @@
 """训练之前估算内存：在 meta 设备上把一步训练真的走一遍，只记账，不算数，也不占内存。
 
 meta 张量只有形状没有内容。账本记下每个算子新产生的存储块，释放时划去，余额的最大值就是峰值；所以任何结构、
-用不用梯度检查点，都按真实的代码计算，只要 config.json 与微调配置。后半把估算说成话。讲解见 notebook 00。
+用不用梯度检查点，都按真实的代码计算，只要 config.json 与微调配置。样本都按一样长算，补齐与首尾相接就一样多。
+后半把估算说成话。讲解见 notebook 00。
 """
 
-import contextlib
 import copy
-import io
 import itertools
 import operator
 import weakref
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +17,10 @@ from typing import Any
 import psutil
 import torch
 from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface, AutoModelForCausalLM
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from labutils.base import files
 from labutils.base.errors import GIB, OK, WARN, Check, first_line
@@ -32,24 +30,11 @@ from labutils.training.data import takes_positions
 from labutils.training.finetune import DTYPES, add_lora
 
 ATTENTION = "lab_ledger"  # 估算时用的注意力，见 _fused_attention
+CPU, GPU = 1.9, 1.1  # 分配器的碎片与对齐，乘在峰值上；CPU 的由 benchmarks/memory.py 量得，GPU 的是约数
 CUDA_ITSELF = 0.6 * GIB  # CUDA 运行环境与矩阵库的工作区，约数
 SHORT = 128  # 再短就装不下一问一答了
 # 4 位量化每个权重的字节数：半字节，每 64 个共用 1 字节的缩放系数，每 256 个系数再共用 4 字节（QLoRA）
 FOUR_BIT = 0.5 + 1 / 64 + 4 / (64 * 256)
-
-
-@dataclass(frozen=True)
-class Allocator:
-    """一种分配器的脾气。小于 kept 字节的块释放后仍留在进程里，大块用不上它们，所以大小两种各记峰值；
-    slack 是碎片与对齐，乘在峰值上。"""
-
-    kept: int
-    slack: float
-
-
-# glibc 把 32 MiB 以下的块留在堆里（mallopt(3) 的 M_MMAP_THRESHOLD）；碎片的大小由 benchmarks/memory.py 量得
-CPU = Allocator(32 * 2**20, 4 / 3)
-GPU = Allocator(0, 1.1)  # CUDA 的分配器把大块切开来用；一成是约数
 
 
 @dataclass(frozen=True)
@@ -66,44 +51,47 @@ class Estimate:
     @property
     def total(self) -> int:
         """峰值：常驻的部分，加上训练与评测中较大的那个。"""
-        busiest = max(self.gradients + self.activations, self.evaluation)
-        return self.weights + self.adapter + self.optimizer + busiest
+        return self.weights + self.adapter + self.optimizer + max(
+            self.gradients + self.activations, self.evaluation)
 
 
 def estimate_memory(model_config, config: Config, dtype: torch.dtype, length: int = 0,
-                    allocator: Allocator = CPU) -> Estimate:
+                    slack: float = CPU) -> Estimate:
     """估算内存（字节），不读权重，只改动 model_config 的副本；length 是样本的 token 数，见 clipped。"""
     training, length = config.training_args, clipped(length, config)
     keep = min(length, config.max_output_length + 1)
-    with contextlib.redirect_stdout(io.StringIO()):
-        base = _skeleton(model_config, dtype)
-        weights, scratch = _weight_bytes(base, config.quantization)
-        model = add_lora(base, config, "", training.seed)
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(model_config, dtype=dtype, attn_implementation="eager")
+    fused = base._supports_attention_backend
+    if fused:  # 换不了注意力的结构（Bloom、Falcon 等）照它自己最费内存的写法算
+        base.config._attn_implementation = ATTENTION
+    base.config.use_cache = False
+    weights, scratch = _weight_bytes(base, config.quantization)
+    model = add_lora(base, config, "", training.seed).train()
     trainable = sum(p.nbytes for p in model.parameters() if p.requires_grad)
     if training.gradient_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    model.train()
-    activations = _peak(model, training.per_device_train_batch_size, length, keep, allocator)
+
+    def peak(rows: int) -> int:
+        ids = torch.zeros((rows, length), dtype=torch.long, device="meta")
+        with torch.set_grad_enabled(model.training), _Ledger(model) as ledger:
+            mask = ids.new_ones((1, 1, 1, 1) if fused else (rows, length))  # 四维的原样传下去，没有人看
+            positions = {"position_ids": ids} if takes_positions(base) else {}
+            loss = model(input_ids=ids, attention_mask=mask, labels=ids[:, :keep], logits_to_keep=keep,
+                         **positions).loss
+            if model.training:
+                loss.backward()
+        return int(slack * ledger.high) + scratch
+
+    activations = peak(training.per_device_train_batch_size)
     model.eval()
-    evaluation = 0
-    if training.eval_strategy != "no":
-        evaluation = _peak(model, training.per_device_eval_batch_size, length, keep, allocator)
-    return Estimate(weights, trainable, trainable, 2 * trainable, activations + scratch, evaluation + scratch)
+    evaluation = 0 if training.eval_strategy == "no" else peak(training.per_device_eval_batch_size)
+    return Estimate(weights, trainable, trainable, 2 * trainable, activations, evaluation)
 
 
 def clipped(length: int, config: Config) -> int:
     """一条样本的 token 数：0 表示按配置允许的最长算，更长的会被截断。"""
     return min(length or config.max_length, config.max_length)
-
-
-def _skeleton(model_config, dtype: torch.dtype) -> nn.Module:
-    """没有权重的模型：只有形状。换不了注意力的结构（Bloom、Falcon 等）照它自己最费内存的写法算。"""
-    fused = MODEL_FOR_CAUSAL_LM_MAPPING[type(model_config)]._supports_attention_backend
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(model_config, dtype=dtype,
-                                                 attn_implementation=ATTENTION if fused else "eager")
-    model.config.use_cache = False
-    return model
 
 
 def _weight_bytes(model: nn.Module, quantization: str | None) -> tuple[int, int]:
@@ -117,75 +105,37 @@ def _weight_bytes(model: nn.Module, quantization: str | None) -> tuple[int, int]
     return int(total - saved), max(weight.nbytes for weight in linears)
 
 
-def _peak(model: nn.Module, rows: int, length: int, keep: int, allocator: Allocator) -> int:
-    """一批最长的样本走一步的峰值，不含权重与梯度：训练是前向与反向，评测只有前向，但要算整批的 logits。
-
-    用 ATTENTION 时注意力遮罩已展开成 (批, 1, 长, 长)，因为 meta 张量没有内容可看。
-    """
-    ids = torch.zeros((rows, length), dtype=torch.long, device="meta")
-    shape = (rows, 1, length, length) if model.config._attn_implementation == ATTENTION else (rows, length)
-    mask, labels = torch.ones(shape, dtype=torch.bool, device="meta"), ids[:, :keep]
-    extra = {"position_ids": ids} if takes_positions(model.get_base_model()) else {}
-    with torch.set_grad_enabled(model.training), _Ledger(model, allocator.kept) as ledger:
-        loss = model(input_ids=ids, attention_mask=mask, labels=labels, logits_to_keep=keep, **extra).loss
-        if model.training:
-            loss.backward()
-    model.zero_grad()
-    return int(allocator.slack * sum(ledger.high.values()))
-
-
 class _Ledger(TorchDispatchMode):
-    """账本：算子产生的每个存储块记一笔，释放时划去；大块与小块各记各的最高余额。"""
+    """账本：算子产生的每个存储块记一笔，释放时划去；now 是余额，high 是它的最大值。"""
 
-    def __init__(self, model: nn.Module, kept: int):
+    def __init__(self, model: nn.Module):
         super().__init__()
-        self.kept, self.now, self.high = kept, Counter(), Counter()
+        self.now = self.high = 0
         resident = [*model.parameters(), *model.buffers()]  # 已在别处计算，它们的视图不再记
         self.held = {tensor.untyped_storage()._cdata for tensor in resident}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        tree_map_only(torch.Tensor, lambda tensor: self._enter(tensor.untyped_storage()), result)
+        for storage in (tensor.untyped_storage() for tensor in filter(torch.is_tensor, tree_leaves(result))):
+            if storage._cdata not in self.held:
+                weakref.finalize(storage, self._leave, storage._cdata, storage.nbytes())
+                self.held.add(storage._cdata)
+                self.now += storage.nbytes()
+                self.high = max(self.high, self.now)
         return result
 
-    def _enter(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key in self.held:
-            return
-        small = size < self.kept
-        self.held.add(key)
-        self.now[small] += size
-        self.high[small] = max(self.high[small], self.now[small])
-        weakref.finalize(storage, self._leave, key, size, small)
-
-    def _leave(self, key: int, size: int, small: bool) -> None:
+    def _leave(self, key: int, size: int) -> None:
         self.held.discard(key)
-        self.now[small] -= size
+        self.now -= size
 
 
-def _fused_attention(module, query, key, value, attention_mask, **kwargs):
-    """CPU 与 GPU 用融合的注意力，不存 (长, 长) 的概率；meta 设备没有这种算子，所以替它记账。"""
-    groups = query.shape[1] // key.shape[1]
+def _fused_attention(module, query, key, value, mask, **kwargs):
+    """融合的注意力不存 (长, 长) 的概率；meta 设备不会自己选它，所以点名用 CPU 的那一种（它要三样一样宽）。"""
+    groups, fused = query.shape[1] // key.shape[1], torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    output = _Attention.apply(query, key, value, attention_mask)
+    same = query.shape == value.shape
+    output = fused(query, key, value)[0] if same else scaled_dot_product_attention(query, key, value)
     return output.transpose(1, 2).contiguous(), None
-
-
-class _Attention(torch.autograd.Function):
-    """形状与融合注意力相同：存下 q、k、v、输出、每行的归一化系数和换成小数的遮罩。"""
-
-    @staticmethod
-    def forward(ctx, query, key, value, mask):
-        output = query.new_empty((*query.shape[:-1], value.shape[-1]))
-        scale = query.new_empty(query.shape[:-1], dtype=torch.float32)
-        mask = None if mask is None else mask.to(query.dtype)
-        ctx.save_for_backward(query, key, value, output, scale, mask)
-        return output
-
-    @staticmethod
-    def backward(ctx, gradient):
-        query, key, value = ctx.saved_tensors[:3]
-        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None
 
 
 AttentionInterface.register(ATTENTION, _fused_attention)
@@ -201,47 +151,35 @@ def memory_report(name: str, config_path: str | Path, length: int = 0, gpu: floa
         DTYPES[config.dtype] or (torch.bfloat16 if gpu else None),
         "cpu" if config.training_args.use_cpu and not gpu else None)
     place, room = (f"{gpu:g} GiB 的显卡", int(gpu * GIB - CUDA_ITSELF)) if gpu else room_on(device)
-    allocator = GPU if gpu or device.type == "cuda" else CPU
+    slack = GPU if gpu or device.type == "cuda" else CPU
+
+    def estimate(changes: dict[str, Any]) -> Estimate:
+        changed = override(copy.deepcopy(config), changes)
+        return estimate_memory(model_config, changed, DTYPES[changed.dtype] or dtype, length, slack)
+
     try:
-        guess = estimate_memory(model_config, config, dtype, length, allocator)
+        guess = estimate({})
     except (RuntimeError, ValueError, TypeError, KeyError) as error:  # 有的算子看内容才走得下去
         return [Check("内存估算", WARN, f"{model_config.model_type} 结构估不出（{first_line(error)}）",
                       "请直接训练一步看看：labutils finetune 时配置里写 max_steps: 1")]
     checks = [Check("内存估算", OK, _describe(guess, config, dtype, length))]
+    if guess.total > room:
+        todo = _cheaper(estimate, remedies(config, slack == GPU), room)
+        return [*checks, Check(place, WARN, f"只能用 {size(room)}，放不下", todo)]
+    fits = f"能用 {size(room)}，放得下"
+    if config.training_args.gradient_checkpointing and (
+            need := estimate({"gradient_checkpointing": False}).total) <= room:
+        fits += f"；关掉 gradient_checkpointing 也放得下（约 {size(need)}），每步少算一遍前向"
+    return [*checks, Check(place, OK, fits)]
 
-    def total(changes: dict[str, Any]) -> int:
-        changed = override(copy.deepcopy(config), changes)
-        return estimate_memory(model_config, changed, DTYPES[changed.dtype] or dtype, length, allocator).total
 
-    if guess.total <= room:
-        return [*checks, Check(place, OK, f"能用 {size(room)}，放得下" + _spare(config, total, room))]
-    todo = _cheaper(remedies(config, allocator is GPU), total, guess.total, room)
-    return [*checks, Check(place, WARN, f"只能用 {size(room)}，放不下", todo)]
-
-
-def _cheaper(ways: Iterator[dict], total: Callable[[dict], int], need: int, room: int) -> str:
+def _cheaper(estimate: Callable[[dict], Estimate], ways: Iterator[dict], room: int) -> str:
     """第一种放得下的改法；都放不下就说最省的要多少。"""
     for changes in ways:
-        if (need := total(changes)) <= room:
+        if (need := estimate(changes).total) <= room:
             written = "、".join(f"{key}: {str(value).lower()}" for key, value in changes.items())
             return f"改成 {written}，约 {size(need)}"
     return f"最省的设置也要约 {size(need)}，请换更大的机器或更小的模型"
-
-
-def _spare(config: Config, total: Callable[[dict], int], room: int) -> str:
-    """有富余时，梯度检查点是不是也可以省掉。"""
-    without = {"gradient_checkpointing": False}
-    if not config.training_args.gradient_checkpointing or (need := total(without)) > room:
-        return ""
-    return f"；关掉 gradient_checkpointing 也放得下（约 {size(need)}），每步少算一遍前向"
-
-
-def room_on(device: torch.device) -> tuple[str, int]:
-    """这台机器上能用的：(名称, 字节)。"""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return f"GPU {torch.cuda.get_device_name(device)}", int(free - CUDA_ITSELF)
-    return "本机内存", psutil.virtual_memory().available
 
 
 def remedies(config: Config, on_gpu: bool) -> Iterator[dict[str, Any]]:
@@ -255,23 +193,31 @@ def remedies(config: Config, on_gpu: bool) -> Iterator[dict[str, Any]]:
             *((True, change) for change in halved),
             (on_gpu and config.dtype == "fp32", {"dtype": "bf16"}),
             (on_gpu and config.quantization is None, {"quantization": "4bit"}),
-            (config.max_length > 2 * SHORT, {"max_input_length": SHORT, "max_output_length": SHORT})]
+            (True, {"max_input_length": SHORT, "max_output_length": SHORT})]
     return itertools.accumulate((change for useful, change in ways if useful), operator.or_)
+
+
+def room_on(device: torch.device) -> tuple[str, int]:
+    """这台机器上能用的：(名称, 字节)。"""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return f"GPU {torch.cuda.get_device_name(device)}", int(free - CUDA_ITSELF)
+    return "本机内存", psutil.virtual_memory().available
 
 
 def _describe(guess: Estimate, config: Config, dtype: torch.dtype, length: int) -> str:
     training = config.training_args
     mode = "4 位量化" if config.quantization else str(dtype).removeprefix("torch.")
     saving = "，梯度检查点" if training.gradient_checkpointing else ""
-    resident = guess.adapter + guess.gradients + guess.optimizer
+    parts = {"模型权重": guess.weights,
+             "LoRA 的权重、梯度与优化器": guess.adapter + guess.gradients + guess.optimizer,
+             "训练时的激活": guess.activations,
+             f"评测时（每批 {training.per_device_eval_batch_size} 条）": guess.evaluation,
+             "峰值约": guess.total}
     return "\n".join([
         f"{files.rel(config.path)}，{mode}{saving}，每批 {training.per_device_train_batch_size} 条、"
         f"每条 {clipped(length, config)} 个词元",
-        f"    模型权重                {size(guess.weights)}",
-        f"    LoRA 的权重、梯度与优化器  {size(resident)}",
-        f"    训练时的激活            {size(guess.activations)}",
-        f"    评测时（每批 {training.per_device_eval_batch_size} 条）      {size(guess.evaluation)}",
-        f"    峰值约                  {size(guess.total)}"])
+        *(f"    {name} {size(amount)}" for name, amount in parts.items())])
 
 
 def size(amount: float) -> str:

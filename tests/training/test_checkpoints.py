@@ -35,7 +35,6 @@ training_args:
   warmup_steps: 2
   neftune_noise_alpha: 5
   per_device_train_batch_size: 4
-  group_by_length: true
   logging_steps: 2
   eval_steps: 4
   save_steps: 3
@@ -48,9 +47,9 @@ peft_config:
 
 KILLED_RUN = """\
 import os, signal, sys
-from labutils.training import finetune
+from labutils.training import finetune, trainer
 data, base, config, out = sys.argv[1:]
-original = finetune.LabTrainer._save_optimizer_and_scheduler
+original = trainer.LabTrainer._save_optimizer_and_scheduler
 
 def save_half(self, folder):
     if folder.endswith("checkpoint-6"):  # 适配器已写好，优化器只写一半，进程就没了
@@ -59,7 +58,7 @@ def save_half(self, folder):
         os.kill(os.getpid(), signal.SIGKILL)
     original(self, folder)
 
-finetune.LabTrainer._save_optimizer_and_scheduler = save_half
+trainer.LabTrainer._save_optimizer_and_scheduler = save_half
 finetune.run(data, base, config, out)
 """
 
@@ -146,7 +145,7 @@ def test_every_checkpoint_leads_to_the_same_end(lab, toy_base, straight, copy):
 
 
 def test_finished_run_is_not_trained_again(lab, toy_base, copy, capsys, monkeypatch):
-    monkeypatch.setattr(finetune, "LabTrainer", None)  # 一旦去训练就出错
+    monkeypatch.setattr(finetune, "make_trainer", None)  # 一旦去训练就出错
     before = (copy / "training_log.jsonl").read_text(encoding="utf-8")
     for resume in ("auto", 9):
         result = again(lab, toy_base, copy, resume=resume)
@@ -156,7 +155,7 @@ def test_finished_run_is_not_trained_again(lab, toy_base, copy, capsys, monkeypa
 
 @pytest.mark.parametrize("lost", ["optimizer.pt", "trainer_state.json"])
 def test_a_finished_adapter_without_its_training_state_is_kept(lab, toy_base, copy, lost, monkeypatch):
-    monkeypatch.setattr(finetune, "LabTrainer", None)
+    monkeypatch.setattr(finetune, "make_trainer", None)
     for checkpoint in checkpoints.checkpoints(copy):
         (checkpoint / lost).unlink()
     assert again(lab, toy_base, copy).adapter == copy / "checkpoint-9"

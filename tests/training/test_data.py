@@ -22,7 +22,6 @@ from labutils.training.data import (
     data_digest,
     encode_source,
     find_file,
-    group_similar,
     questions,
     read_dev,
     read_training,
@@ -96,28 +95,6 @@ def test_global_random_state_is_neither_used_nor_changed(tokenizer):
     data = dataset(tokenizer, question_augmentation=1.0)
     _ = [data[i] for i in range(40)]
     assert random.getstate() == state
-
-
-def test_grouping_keeps_the_samples_and_narrows_the_batches():
-    plan = schedule([64], [64], 64, seed=1)
-    lengths = [random.Random(row).randint(5, 200) for _, _, row in plan]
-    size = dict(zip(plan, lengths, strict=True))
-    grouped = group_similar(plan, lengths, 4, seed=1)
-    assert sorted(grouped) == sorted(plan)
-
-    def padding(entries):
-        sizes = [size[entry] for entry in entries]
-        return sum(max(sizes[i:i + 4]) * 4 for i in range(0, 64, 4)) - sum(sizes)
-
-    assert padding(grouped) < padding(plan) / 2
-
-
-def test_batches_are_grouped_by_the_length_after_rewording(tokenizer):
-    data = dataset(tokenizer, total=80, question_augmentation=1.0)
-    reworded = [i for i, sample in enumerate(data.plan) if sample.question]
-    assert reworded
-    for index in reworded:
-        assert abs(data._length(data.plan[index]) - len(data[index]["input_ids"])) <= 2
 
 
 def test_general_conversations_are_never_reworded(tokenizer):

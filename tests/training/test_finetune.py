@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from labutils.base import files
 from labutils.base.errors import LabError
 from labutils.models import adapters, chat, loader
-from labutils.training import callbacks, checkpoints, finetune
+from labutils.training import callbacks, checkpoints, finetune, trainer
 from labutils.training.checkpoints import explained
 from labutils.training.config import load_config
 
@@ -169,6 +169,17 @@ def test_same_seed_same_adapter_other_seed_other_adapter(lab, toy_base):
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
+def test_number_of_cores_changes_no_bit(lab, toy_base):
+    usual, adapters_of = torch.get_num_threads(), []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        result = train(lab, toy_base, output_dir=lab / str(count), max_steps=3, neftune_noise_alpha=5)
+        assert torch.get_num_threads() == count  # 用完还回来
+        adapters_of.append(load_file(result.adapter / "adapter_model.safetensors"))
+    torch.set_num_threads(usual)
+    assert all(torch.equal(adapters_of[0][key], adapters_of[1][key]) for key in adapters_of[0])
+
+
 def test_trainable_weights_are_fp32_even_on_a_bf16_base(lab, toy_base):
     adapter = train(lab, toy_base, max_steps=2, dtype="bf16", gradient_checkpointing=True).adapter
     tensors = load_file(adapter / "adapter_model.safetensors")
@@ -299,17 +310,21 @@ def test_an_adapter_is_no_base(lab, toy_base):
         train(lab, adapter, output_dir=lab / "second")
 
 
+def spoil_loss(monkeypatch, factor):
+    """每一步的损失都乘上 factor。"""
+    usual = trainer.PackedTrainer.training_step
+    monkeypatch.setattr(trainer.PackedTrainer, "training_step", lambda *args: usual(*args) * factor)
+
+
 def test_divergence_stops_with_advice(lab, toy_base, monkeypatch):
-    monkeypatch.setattr(finetune.LabTrainer, "compute_loss",
-                        lambda self, model, inputs, **_: model(**inputs).loss * float("nan"))
+    spoil_loss(monkeypatch, float("nan"))
     with pytest.raises(LabError, match=r"第 4 步发散.*learning_rate"):
         train(lab, toy_base, eval_strategy="no")
     assert "NaN" not in (lab / "out" / "training_log.jsonl").read_text(encoding="utf-8")
 
 
 def test_loss_that_drops_to_zero_stops_with_advice(lab, toy_base, monkeypatch):
-    monkeypatch.setattr(finetune.LabTrainer, "compute_loss",
-                        lambda self, model, inputs, **_: model(**inputs).loss * 0)
+    spoil_loss(monkeypatch, 0.0)
     with pytest.raises(LabError, match="突然变成 0"):
         train(lab, toy_base, eval_strategy="no")
 
@@ -319,7 +334,7 @@ def test_full_disk_is_one_clear_sentence(lab, toy_base, monkeypatch, code, words
     def full(*args, **kwargs):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(finetune.LabTrainer, "_save_optimizer_and_scheduler", full)
+    monkeypatch.setattr(trainer.LabTrainer, "_save_optimizer_and_scheduler", full)
     with pytest.raises(LabError, match=f"{words}.*接着训练"):
         train(lab, toy_base)
     assert [p.name for p in (lab / "out").glob("checkpoint-*")] == []  # 写了一半的不留
@@ -347,14 +362,14 @@ def test_folder_that_cannot_be_written_is_one_sentence(code, words):
 
 def test_disk_filling_up_while_saving_keeps_only_whole_checkpoints(lab, toy_base, monkeypatch):
     """torch.save 写到一半时报的错：一句话，半个检查点删掉，前面的还能接着训练。"""
-    real = finetune.LabTrainer._save_optimizer_and_scheduler
+    real = trainer.LabTrainer._save_optimizer_and_scheduler
 
     def full(self, folder):
         if folder.endswith("checkpoint-12"):
             raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
         real(self, folder)
 
-    monkeypatch.setattr(finetune.LabTrainer, "_save_optimizer_and_scheduler", full)
+    monkeypatch.setattr(trainer.LabTrainer, "_save_optimizer_and_scheduler", full)
     usage = shutil.disk_usage(lab)._replace(free=1000)
     monkeypatch.setattr("labutils.training.checkpoints.shutil.disk_usage", lambda folder: usage)
     with pytest.raises(LabError, match="磁盘满了.*接着训练"):
@@ -417,7 +432,7 @@ def write_config(path, batch):
         "training_args": {
             "max_steps": STEPS, "learning_rate": 5e-3, "per_device_train_batch_size": batch,
             "per_device_eval_batch_size": 7, "save_steps": 6, "logging_steps": 4, "eval_steps": 6,
-            "group_by_length": True, "use_cpu": True},
+            "use_cpu": True},
         "peft_config": {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0, "target_modules": "all-linear"}}
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return path

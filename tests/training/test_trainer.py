@@ -1,0 +1,182 @@
+"""拼接的一步：损失、梯度与左边补齐的一批相同，各段互不相见，与几个线程无关；不合用的结构照旧补齐。"""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from fakes.chat_fakes import KINDS, SIZES
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, TrainingArguments
+
+from labutils.models import loader
+from labutils.models.chat import IGNORE
+from labutils.training import finetune, trainer
+from labutils.training.config import Config, override
+from labutils.training.data import LeftCollator, takes_positions
+
+
+def rows(count=7, vocab=60):
+    generator = torch.Generator().manual_seed(1)
+    made = []
+    for size in torch.randint(5, 30, (count,), generator=generator).tolist():
+        ids = torch.randint(3, vocab, (size,), generator=generator).tolist()
+        prompt = size // 2
+        made.append({"input_ids": ids, "labels": [IGNORE] * prompt + ids[prompt:]})
+    return made
+
+
+def with_lora(base, **changes):
+    """加了 LoRA 的模型；B 不是零，每个可训练的权重才都有梯度。"""
+    base.config.use_cache = False
+    lora = finetune.add_lora(base, override(Config(), {"lora_dropout": 0.0, **changes}), "x", 1).train()
+    alive(lora)
+    return lora
+
+
+def alive(lora):
+    for name, weight in lora.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+
+
+def made(kind, **sizes):
+    torch.manual_seed(0)
+    values = SIZES | {"vocab_size": 64, "pad_token_id": 0} | KINDS.get(kind, {}) | sizes
+    config = AutoConfig.for_model(kind, **{key: size for key, size in values.items() if size is not None})
+    return AutoModelForCausalLM.from_config(config)
+
+
+@pytest.fixture(scope="module", params=["tiny", "qwen2"])
+def model(request):
+    return with_lora(loader.load("tiny")[0] if request.param == "tiny" else made("qwen2"))
+
+
+def trainable(model):
+    return [weight for weight in model.parameters() if weight.requires_grad]
+
+
+def usual(model, batch):
+    padded = LeftCollator(0, takes_positions(model.get_base_model()))(batch)
+    loss = model(**padded, use_cache=False).loss
+    return loss, torch.autograd.grad(loss, trainable(model))
+
+
+def ours(model, batch, threads=2):
+    base = model.get_base_model()
+    with ThreadPoolExecutor(threads) as pool, trainer.switched(base):
+        made = trainer.collate(2, batch)
+        loss, pieces = trainer.gradients(
+            base, made["parts"], trainable(model), len(made["labels"]) - 1, pool.map)
+    return loss, [sum(each) for each in zip(*pieces, strict=True)]
+
+
+def assert_same(model, batch):
+    (loss, gradient), (packed_loss, packed_gradient) = usual(model, batch), ours(model, batch)
+    torch.testing.assert_close(packed_loss, loss.detach(), rtol=1e-5, atol=0)
+    one, other = (torch.cat([each.flatten() for each in made]) for made in (packed_gradient, gradient))
+    assert torch.dist(one, other) < 1e-4 * other.norm() > 0
+
+
+def test_loss_and_gradient_are_those_of_the_padded_batch(model):
+    assert_same(model, rows())
+
+
+@pytest.mark.parametrize(("kind", "sizes"), [
+    ("mistral", {"sliding_window": 6}), ("cohere2", {"logit_scale": 7.0}), ("phi", {}), ("gpt_neox", {}),
+    ("gemma3_text", {"sliding_window": 6, "final_logit_softcapping": 0.5}),
+    ("qwen2", {"tie_word_embeddings": True})])
+def test_windows_scales_caps_and_biases_are_kept(kind, sizes):
+    """窗口、缩放、软上限、输出层的偏置、共用的词嵌入：都由模型自己的代码算。"""
+    base = made(kind, **sizes)
+    head = base.get_output_embeddings()
+    if head.bias is not None:
+        torch.nn.init.normal_(head.bias)
+    assert_same(with_lora(base), rows())
+
+
+@pytest.mark.parametrize("options", [
+    {"target_modules": ["q_proj", "lm_head"]}, {"modules_to_save": ["lm_head"]},
+    {"modules_to_save": ["embed_tokens"]}, {"target_modules": ["q_proj", "embed_tokens"]}])
+def test_trained_ends_get_their_gradient(options):
+    lora = get_peft_model(made("qwen2"), LoraConfig(**{"target_modules": ["q_proj"], **options}))
+    alive(lora)
+    assert_same(lora.train(), rows())
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    lora = with_lora(made("qwen2"))
+    expected = ours(lora, rows())[1]
+    lora.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    for one, other in zip(ours(lora, rows())[1], expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def built(tmp_path, base, activation_checkpointing=False, **changes):
+    args = TrainingArguments(str(tmp_path), use_cpu=True, activation_checkpointing=activation_checkpointing)
+    lora = with_lora(base, **changes)
+    return trainer.make_trainer(lora, args, LeftCollator(0, takes_positions(base)), rows())
+
+
+@pytest.mark.parametrize(("kind", "sizes", "changes", "count"), [
+    ("qwen3", {}, {}, 2), ("qwen3", {}, {"lora_dropout": 0.1}, 1),
+    ("qwen3", {"attention_dropout": 0.1}, {}, 1), ("opt", {}, {}, 1), ("phimoe", {}, {}, 1),
+    ("qwen3_moe", {}, {}, 1), ("qwen2_moe", {}, {}, 2)])
+def test_what_draws_random_numbers_is_one_piece(tmp_path, kind, sizes, changes, count):
+    """两份同时算，随机数的先后就不定了；peft 给专家加的 LoRA 也不能同时算。"""
+    found = built(tmp_path, made(kind, **sizes), **changes)
+    assert len(found.data_collator(rows())["parts"]) == count
+
+
+@pytest.mark.parametrize(("kind", "sizes"), [
+    ("falcon", {}), ("bloom", {}), ("falcon_h1", {}), ("gemma2", {}), ("stablelm", {}),
+    ("lfm2", {"layer_types": ["conv", "full_attention"]})])
+def test_architecture_that_mixes_neighbours_is_padded(tmp_path, capsys, kind, sizes):
+    """自己的注意力、状态空间、卷积、注意力的软上限：照旧补齐，并且说出来。"""
+    found = built(tmp_path, made(kind, **sizes))
+    assert isinstance(found.data_collator, LeftCollator) and not isinstance(found, trainer.PackedTrainer)
+    assert f"{kind} 结构的一批不能首尾相接" in capsys.readouterr().out
+    assert found.model.get_base_model().config._attn_implementation != trainer.PACKED
+
+
+def test_checkpointing_computes_one_piece_at_a_time(tmp_path):
+    """两份同时算，内存也要两份；用检查点的正缺内存。"""
+    found = built(tmp_path, made("qwen3"), activation_checkpointing=True)
+    assert len(found.data_collator(rows())["parts"]) == 1
+
+
+def test_half_precision_is_padded(tmp_path):
+    assert isinstance(built(tmp_path, made("qwen3").bfloat16()).data_collator, LeftCollator)
+
+
+def test_number_of_threads_changes_no_bit(model):
+    one, two = ours(model, rows(), threads=1), ours(model, rows(), threads=2)
+    assert torch.equal(one[0], two[0])
+    assert all(map(torch.equal, one[1], two[1]))
+
+
+def test_neighbours_do_not_see_each_other(model):
+    first, second, other = rows(3)
+    base = model.get_base_model()
+
+    def losses(*batch):
+        part, own = trainer.pack(list(batch)), len(trainer.pack([first])["labels"])
+        part |= {key: part[key][:own] for key in ("at", "labels")}
+        with torch.no_grad(), trainer.switched(base):
+            return trainer.total_loss(base, part)
+
+    torch.testing.assert_close(losses(first, second), losses(first, other))
+    torch.testing.assert_close(losses(first, second), losses(first))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 16])
+def test_halves_hold_every_row_and_are_alike(count):
+    batch = rows(count)
+    parts = trainer.split(batch, 2)
+    sizes = [sum(len(row["input_ids"]) for row in part) for part in parts]
+    assert len(parts) == min(count, 2) and sorted(map(id, sum(parts, []))) == sorted(map(id, batch))
+    assert max(sizes) - min(sizes) <= max(len(row["input_ids"]) for row in batch)
+
+
+def test_noise_depends_on_the_length_of_each_conversation():
+    made = trainer.noise([100, 4], width=64, alpha=8).abs()
+    assert made[:100].max() <= 8 / (100 * 64) ** 0.5 < made[100:].max() <= 8 / (4 * 64) ** 0.5
