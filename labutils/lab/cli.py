@@ -121,8 +121,7 @@ def finetune(
     from labutils.training import finetune as trainer
 
     result = trainer.run(data, model, config, files.place(out) if out else None, choice, seed)
-    if not console.process_name():
-        print(result)
+    print(result)
 
 
 def _resume_choice(text: str) -> str | int:
@@ -274,7 +273,7 @@ def main() -> None:
         code = command(sys.argv[1:] or ["--help"], standalone_mode=False)
     except (LabError, OSError) as error:
         text = files.sentence(error) if isinstance(error, OSError) else error
-        typer.secho(f"{console.process_name()}{text}", fg="red", err=True)
+        typer.secho(str(text), fg="red", err=True)
         code = 1
     except TyperException as error:
         typer.secho(console.usage_sentence(error), fg="red", err=True)

@@ -1,6 +1,5 @@
 """命令行的外观：多轮对话、找最近的检查点、写错命令时的提示。"""
 
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -64,12 +63,6 @@ def data_beside(source: str) -> Path:
     beside = run.parent / "data"
     trained = (folder / "adapter_config.json").is_file() and (beside / "train.json").is_file()
     return beside if trained else files.DATA
-
-
-def process_name() -> str:
-    """多个进程一起训练时，主进程以外的进程的称呼，写在它的话前面；主进程是空字符串。"""
-    rank = os.environ.get("RANK", "0")  # torchrun、accelerate launch 设的
-    return "" if rank == "0" else f"进程 {rank}："
 
 
 # 只能由英文认出的错误：它的写法 → 中文

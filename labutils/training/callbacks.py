@@ -35,14 +35,13 @@ class TrainingLog(TrainerCallback):
 
     两种行：{"step", "epoch", "loss", "learning_rate", "grad_norm", "seconds"} 和
     {"step", "epoch", "eval_loss"}。epoch 是问答数据过了几轮；seconds 是纯训练时间，不含评测与保存。
-    接着训练时先去掉 start_step 之后的行。多个进程一起训练时只有主进程写（write=True）。
+    接着训练时先去掉 start_step 之后的行。
     """
 
-    def __init__(self, path: Path, start_step: int, steps_per_epoch: float, write: bool = True):
+    def __init__(self, path: Path, start_step: int, steps_per_epoch: float):
         self.path, self.steps_per_epoch = path, steps_per_epoch
         self.rows = [row for row in read_log(path) if row["step"] <= start_step]
-        if write:
-            files.write_json_lines(self.rows, path)
+        files.write_json_lines(self.rows, path)
         self.seconds = max((row.get("seconds", 0.0) for row in self.rows), default=0.0)
 
     def on_step_begin(self, args, state, control, **kwargs):
@@ -56,7 +55,7 @@ class TrainingLog(TrainerCallback):
         if "loss" in logs:
             row["seconds"] = round(self.seconds, 3)
         # Trainer 最后的汇总行不要；汇总在 result.json
-        if state.is_world_process_zero and row.keys() & {"loss", "eval_loss"}:
+        if row.keys() & {"loss", "eval_loss"}:
             where = {"step": state.global_step, "epoch": round(state.global_step / self.steps_per_epoch, 3)}
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(where | row, ensure_ascii=False) + "\n")
@@ -95,8 +94,6 @@ class PrintProgress(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         step, total = state.global_step, state.max_steps
-        if not state.is_world_process_zero:
-            return
         if "eval_loss" in logs:
             print(f"  第 {step}/{total} 步  验证集损失 {logs['eval_loss']:.4f}", flush=True)
         elif "loss" in logs and (step >= total or step % max(total // 20, 1) < args.logging_steps):

@@ -8,8 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,8 +54,7 @@ def run(data_dir: str | Path, model_name: str, config_path: str | Path, output_d
     base, tokenizer, dtype, reason = _load_base(str(model_name), config)
 
     args = training_arguments(config, folder, use_cpu=base.device.type == "cpu")
-    main = args.process_index == 0
-    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    batch = args.train_batch_size * args.gradient_accumulation_steps
     total = None if args.max_steps < 0 else args.max_steps * batch
     train = data.PlannedDataset(tokenizer, sources, config, total, batch, seed, data.questions(dev_source))
     args.max_steps = len(train) // batch
@@ -65,21 +63,20 @@ def run(data_dir: str | Path, model_name: str, config_path: str | Path, output_d
     identity = {"数据内容": data.data_digest([*sources, dev_source]),
                 "基座": checkpoints.base_reference(str(model_name)),
                 "基座权重": checkpoints.weights_digest(base), "seed": seed, "dtype": dtype,
-                **checkpoints.decisive(config.as_dict()), "max_steps": args.max_steps,
-                "进程数": args.world_size}  # 换了进程数，每个进程看到的样本与随机数都不同
+                **checkpoints.decisive(config.as_dict()), "max_steps": args.max_steps}
     model = add_lora(base, config, identity["基座"], seed)
-    if main:
-        print(reason)
-        _describe([*sources, dev_source], [*train.truncated, truncated], config, model)
-        print(f"共 {args.max_steps} 步，每步 {batch} 条，约 {len(train) / train.per_epoch:.1f} 轮")
-        for note in config.notes:
-            print(f"说明：{note}")
+    print(reason)
+    _describe([*sources, dev_source], [*train.truncated, truncated], config, model)
+    print(f"共 {args.max_steps} 步，每步 {batch} 条，约 {len(train) / train.per_epoch:.1f} 轮")
+    for note in config.notes:
+        print(f"说明：{note}")
 
-    start = on_main_process(args, _starting_point, folder, resume, identity)
+    with explained(folder):
+        start = _starting_point(folder, resume, identity)
     done = checkpoints.step_of(start) if start else 0
     if done < args.max_steps:
         with checkpoints.discard_when_full(folder), explained(folder):
-            log = TrainingLog(folder / checkpoints.LOG, done, train.per_epoch / batch, write=main)
+            log = TrainingLog(folder / checkpoints.LOG, done, train.per_epoch / batch)
             args.eval_on_start = args.eval_strategy != "no" and start is None
             padded = LeftCollator(tokenizer.pad_token_id or 0, data.takes_positions(base))
             trainer = make_trainer(model, args, padded, [*dev, *itertools.chain(*train.encoded)],
@@ -87,7 +84,8 @@ def run(data_dir: str | Path, model_name: str, config_path: str | Path, output_d
             trainer.remove_callback(PrinterCallback)  # 它打印英文字典；进度由 PrintProgress 打印
             set_seed(seed)
             trainer.train(resume_from_checkpoint=str(start) if start else None)
-    return on_main_process(args, _result, folder, model, args.max_steps, batch)
+    with explained(folder):
+        return _result(folder, model, args.max_steps, batch)
 
 
 def find_or_train(adapter: str, folder: str | Path, data_dir: str | Path, model_name: str, seed: int) -> Path:
@@ -107,22 +105,11 @@ def _load_base(model_name: str, config: Config) -> tuple[Any, Any, str, str]:
     if (files.resolve(model_name) / "adapter_config.json").is_file():
         raise LabError(f"{files.rel(files.resolve(model_name))} 是适配器，不能当基座；"
                        "要接着训练它，请用原来的基座并指定同一个 output_dir")
-    device = "cpu" if config.training_args.use_cpu else _own_gpu()
+    device = "cpu" if config.training_args.use_cpu else None
     device, dtype, reason = loader.pick_device_dtype(DTYPES[config.dtype], device)
     model, tokenizer = loader.load(model_name, dtype=dtype, device=device, quantization=config.quantization)
     model.config.use_cache = False  # 训练不逐字生成，不必存键和值
     return model, tokenizer, str(dtype).removeprefix("torch."), reason
-
-
-def _own_gpu() -> str | None:
-    """多卡时每个进程用自己那块 GPU：启动程序（torchrun、accelerate launch）把编号写在 LOCAL_RANK 里。"""
-    if "LOCAL_RANK" not in os.environ or not torch.cuda.is_available():
-        return None
-    number, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-    if number >= count:
-        raise LabError(f"这台机器只有 {count} 块 GPU，却启动了更多进程；请把 --nproc_per_node 改成 {count}")
-    torch.cuda.set_device(number)
-    return f"cuda:{number}"
 
 
 def training_arguments(config: Config, folder: Path, use_cpu: bool) -> TrainingArguments:
@@ -138,7 +125,7 @@ def training_arguments(config: Config, folder: Path, use_cpu: bool) -> TrainingA
         activation_checkpointing=config.training_args.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False}, ddp_find_unused_parameters=False, **values)
     if args.n_gpu > 1:
-        args._n_gpu = 1  # 否则 Trainer 会用过时的 DataParallel；多卡请用 accelerate launch
+        args._n_gpu = 1  # 否则 Trainer 会用过时的 DataParallel
     return args
 
 
@@ -240,22 +227,6 @@ def _describe(sources: list[data.Source], truncated: list[int], config: Config, 
             print(f"{words}：{'、'.join(kinds)}")
     if model.peft_config["default"].lora_dropout != config.peft_config.lora_dropout:
         print("说明：专家的 LoRA 不能有 dropout，lora_dropout 按 0 训练")
-
-
-def on_main_process(args: TrainingArguments, work: Callable[..., Any], folder: Path, *values: Any) -> Any:
-    """只在主进程做 work(folder, *values)，把它的结果或错误传给所有进程；只有一个进程时就是直接调用。"""
-    outcome: list[Any] = [None, None]  # 结果与错误
-    if args.process_index == 0:
-        try:
-            with explained(folder):
-                outcome[0] = work(folder, *values)
-        except LabError as error:
-            outcome[1] = error
-    if args.world_size > 1:
-        torch.distributed.broadcast_object_list(outcome, src=0)
-    if outcome[1]:
-        raise outcome[1]
-    return outcome[0]
 
 
 def _starting_point(folder: Path, resume: str | int, identity: dict[str, Any]) -> Path | None:

@@ -138,10 +138,10 @@ def in_one_piece(model: PeftModel, rows: list[Row]) -> bool:
 
 def make_trainer(model: PeftModel, args: TrainingArguments, padded: LeftCollator, rows: list[Row],
                  **options: Any) -> "LabTrainer":
-    """CPU 上一个进程、fp32、模型又合用，就首尾相接，否则左边补齐；合不合用，拿最长与最短的两条 rows 试。"""
+    """CPU 上、fp32、模型又合用，就首尾相接，否则左边补齐；合不合用，拿最长与最短的两条 rows 试。"""
     base = model.get_base_model()
     trial = [pick(rows, key=lambda row: len(row["input_ids"])) for pick in (max, min)]
-    if args.world_size == 1 and (base.device.type, base.dtype) == ("cpu", torch.float32):
+    if (base.device.type, base.dtype) == ("cpu", torch.float32):
         known = base.config._attn_implementation == "sdpa" and not base._is_stateful
         if known and agrees(model, padded, trial):
             frugal = args.activation_checkpointing  # 用检查点的缺内存，两份同时算要两份的

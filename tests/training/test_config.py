@@ -234,11 +234,11 @@ def test_wrong_values_are_named(tmp_path, text, words):
 
 @pytest.mark.parametrize(("text", "reason"), [
     ("training_args:\n  fp16: true\n", "bf16"),
-    ("training_args:\n  deepspeed: ds_zero_3.json\n", "accelerate"),
+    ("training_args:\n  deepspeed: ds_zero_3.json\n", "一块 GPU"),
     ("training_args:\n  group_by_length: true\n", "首尾相接"),
     ("training_args:\n  report_to: wandb\n", "training_log.jsonl"),
     ("peft_config:\n  num_virtual_tokens: 128\n", "P-Tuning"),
-    ("training_args:\n  fsdp: full_shard\n", "configs/accelerate"),
+    ("training_args:\n  fsdp: full_shard\n", "一块 GPU"),
     ("training_args:\n  debug: underflow_overflow\n", "课程"),
     ("load_in_8bit: true\n", "quantization: 4bit"),
 ])
