@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_mode
 from labutils.base.errors import LabError
 from labutils.base.files import rel
 from labutils.models import chat, chatglm3
-from labutils.models.weights import MOVES_BASE, adapter_settings, tensors
+from labutils.models.weights import MOVES_BASE, adapter_settings, refuse_nan, tensors
 
 # 官方线性层 → 原生线性层
 OFFICIAL_LAYERS = {"query_key_value": ["q_proj", "k_proj", "v_proj"], "dense": ["o_proj"],
@@ -27,6 +27,7 @@ PREFIX = "base_model.model."  # peft 写在每个名字前面
 def load(model, folder: Path) -> PeftModel:
     """把适配器套在模型上；官方写法的先换成原生写法。与基座对不上时引发 LabError。"""
     settings, saved = adapter_settings(folder), read_weights(folder)
+    refuse_nan(saved.items(), f"适配器 {rel(folder)}")
     official = is_official(saved)
     init = str(settings.get("init_lora_weights"))
     if init.startswith(MOVES_BASE) and init not in ("pissa", "olora"):
@@ -162,7 +163,7 @@ def _fuse(pairs: dict[str, dict[str, torch.Tensor]], rows: list[int]) -> tuple[t
 
 
 def check_adapter_alive(model, tokenizer, question: str) -> str:
-    """检查适配器：B 矩阵不全为零，而且开与关适配器时下一个词元的预测不同；返回一段说明，模型变成 eval 状态。
+    """检查适配器：有 B 矩阵的不全为零，而且开与关时下一个词元的预测不同；返回一段说明，模型变成 eval 状态。
 
     有一项不通过就引发 LabError，说出最可能的原因。
     """
@@ -170,7 +171,7 @@ def check_adapter_alive(model, tokenizer, question: str) -> str:
         raise LabError("模型没有挂适配器；请用 models.load(检查点文件夹) 载入，而不是只载入基座")
     matrices = [p for name, p in model.named_parameters() if "lora_B" in name]
     alive, total = sum(bool(p.detach().abs().max() > 0) for p in matrices), len(matrices)
-    if alive == 0:
+    if total and not alive:
         raise LabError(f"适配器没有起作用：{total} 个 B 矩阵全是零，等于没有训练；"
                        "多半是步数为 0、学习率为 0，或载入了训练之前的检查点")
     with_adapter, without = _next_token(model, tokenizer, question)
@@ -180,7 +181,8 @@ def check_adapter_alive(model, tokenizer, question: str) -> str:
                        "以及是否已经合并或被关掉")
     new, old = (tokenizer.decode([int(p.argmax())]).replace("\n", "换行") for p in (with_adapter, without))
     top = f"最可能的仍是“{new}”" if old == new else f"最可能的由“{old}”变为“{new}”"
-    return (f"适配器在工作：{total} 个 B 矩阵中 {alive} 个不为零；对“{question}”，"
+    counted = f"{total} 个 B 矩阵中 {alive} 个不为零；" if total else ""  # 别的适配器没有 B
+    return (f"适配器在工作：{counted}对“{question}”，"
             f"下一个词元的概率分布变化了 {change * 100:.2g}%，{top}")
 
 

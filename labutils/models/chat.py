@@ -93,7 +93,11 @@ def generation_config(tokenizer, given: GenerationConfig | None = None) -> Gener
     设置下比，重复惩罚还会逼模型换掉材料里的原词；想用就写在参数里或页面上。
     """
     given = given or GenerationConfig()
-    own = [given.eos_token_id] if isinstance(given.eos_token_id, int) else given.eos_token_id or []
+    own = [] if given.eos_token_id is None else given.eos_token_id
+    own = own if isinstance(own, list) else [own]
+    if any(type(end) is not int for end in own):
+        raise LabError(f"基座的 eos_token_id 应当是词元的编号或编号的列表，现在是 {given.eos_token_id!r}；"
+                       "请改正 generation_config.json。")
     return GenerationConfig(
         eos_token_id=list(dict.fromkeys([*stop_ids(tokenizer), *own])), pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id, max_new_tokens=given.max_new_tokens)
@@ -128,14 +132,15 @@ def _glm_ids(tokenizer, messages: list[dict]) -> list[int]:
 def _prompt(tokenizer, messages: list[dict]) -> str:
     """提示词的文字；模板漏写哪一条就引发 LabError。
 
-    每条内容末尾加一个记号再渲染来看漏没漏：只找内容会碰巧找到别处的，模板也可能转义它。
+    每条内容末尾加一个记号再渲染，连记号一起找：只找内容会碰巧找到别处的。空白不计，回答里的思考过程有的模板
+    以后不再写出来，也不计。
     """
     marked = [m | {"content": m["content"] and m["content"] + chr(n)} for n, m in enumerate(messages, MARK)]
-    text = _render(tokenizer, marked, asking=True)
+    text = _squeezed(_render(tokenizer, marked, asking=True))
     for number, message in enumerate(marked, 1):
-        if message["content"][-1:] not in text:
-            raise LabError(f"这个模型的对话模板不写第 {number} 条消息（{message['role']}），模型看不到；"
-                           "请从数据里去掉，或换一个模型。")
+        if _squeezed(message["content"].rpartition("</think>")[2]) not in text:
+            raise LabError(f"这个模型的对话模板不写第 {number} 条消息（{message['role']}）或改写了它，"
+                           "模型看不到原话；请从数据里去掉，或换一个模型。")
     return _render(tokenizer, messages, asking=True)
 
 
@@ -209,11 +214,14 @@ def _template_answer(tokenizer, messages: list[dict], stops: list[int]) -> list[
         raise LabError(f"这个模型的对话模板没有让第 {len(messages)} 条消息接在推理时的提示词后面"
                        "（多半是有思考过程），不能用来学；请去掉思考过程，或换不带思考的模型。")
     text = text[len(opening):]
-    said, wanted = ("".join(part.replace(BREAK, "").split()) for part in (text, messages[-1]["content"]))
-    if wanted not in said:
+    if _squeezed(messages[-1]["content"]) not in _squeezed(text):
         raise LabError(f"这个模型的对话模板丢掉或改写了第 {len(messages)} 条消息的回答"
                        "（多半是去掉了思考过程），学到的会与数据不同；请改数据，或换一个模型。")
     return _text_ids(tokenizer, text, at_start=False)
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.replace(BREAK, "").split())
 
 
 @per_tokenizer

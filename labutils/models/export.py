@@ -34,6 +34,8 @@ def merge(checkpoint: str | Path, out: str | Path, dtype: str | None = None) -> 
     ids = torch.tensor([chat.prompt_ids(tokenizer, [{"role": "user", "content": PROBE}])])
     before = _logits(model, ids)
     try:
+        if getattr(model.active_peft_config, "layer_replication", None):
+            raise ValueError("layer_replication 的几层共用权重")
         model = model.merge_and_unload()
     except (AttributeError, RuntimeError, ValueError) as error:  # 前缀微调、aLoRA、带偏置的 LoRA
         raise LabError(f"{rel(folder)} 是 {model.active_peft_config.peft_type.value} 适配器，"

@@ -64,7 +64,8 @@ def check_folder(name: str, known: Known = CHATGLM3_6B) -> list[Check]:
     tokenizer = _attempt(checks, "分词器", lambda: _tokenizer(name, folder, config))
     if any(check.status == FAIL for check in checks):
         return checks
-    sizes = {key: getattr(config, key, None) for key in known.sizes}
+    values = config.to_dict()  # 各层不同的大小（Gemma 4），用属性来问会出错
+    sizes = {key: values.get(key) for key in known.sizes}
     if (count, sizes) != (known.parameters, known.sizes):
         return [*checks, Check(VERDICT, OK, _other_model(folder, config, count, known))]
     prompts = _known_prompts(folder, tokenizer, known)

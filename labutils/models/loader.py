@@ -4,11 +4,13 @@
 """
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -19,7 +21,6 @@ from labutils.models import chat, chatglm3, weights
 
 TINY = "tiny"
 WEIGHTS = Path(__file__).parent / "tiny"  # 自带小模型的权重与分词器
-BROKEN = (OSError, ValueError, KeyError, RuntimeError, MemoryError, ImportError, SafetensorError)
 OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
 
 
@@ -113,6 +114,17 @@ def adapter_base(folder: Path) -> str:
     return base
 
 
+@contextmanager
+def _told(sentence: Callable[[Exception], LabError]) -> Iterator[None]:
+    """别的库读不懂文件时什么都可能引发（tokenizers 连 Exception 本身也用），都换成一句话。"""
+    try:
+        yield
+    except LabError:
+        raise
+    except Exception as error:
+        raise sentence(error) from error
+
+
 def _failed(name: str, error: Exception) -> LabError:
     if isinstance(error, OUT_OF_MEMORY):
         return LabError(f"显存或内存放不下 {name}；请先用 labutils check 估一估要多少，"
@@ -133,14 +145,12 @@ def read_config(name_or_path: str | Path, source: str | None = None) -> PreTrain
     name, source = str(name_or_path), source or _base_folder(str(name_or_path))
     if chatglm3.is_official(Path(source)):
         return chatglm3.read_config(Path(source))
-    try:
+    with _told(partial(_failed, name)):
         kind = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
         if kind not in CONFIG_MAPPING:
             raise LabError(f"模型 {name} 的结构 {kind} 不是 transformers 自带的，"
                            "而本实验从不执行下载来的代码，请换一个模型（例如同系列的 -hf 版本）。")
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except BROKEN as error:
-        raise _failed(name, error) from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise LabError(f"模型 {name} 的结构是 {config.model_type}，不是能对话的语言模型，请换一个模型。")
     return config
@@ -148,12 +158,10 @@ def read_config(name_or_path: str | Path, source: str | None = None) -> PreTrain
 
 def read_tokenizer(name: str, source: str, config: PreTrainedConfig):
     """分词器，左侧补齐；读不出来、词元比模型的词表多时引发 LabError。source 同 read_config。"""
-    try:
+    with _told(lambda error: LabError(f"模型 {name} 的分词器读不出来（{first_line(error)}），"
+                                      "请重新下载分词器的文件。")):
         tokenizer = (chatglm3.load_tokenizer(Path(source), config) if chatglm3.is_official(Path(source)) else
                      AutoTokenizer.from_pretrained(source, padding_side="left", trust_remote_code=False))
-    except BROKEN as error:
-        raise LabError(f"模型 {name} 的分词器读不出来（{first_line(error)}），"
-                       "请重新下载分词器的文件。") from error
     if len(tokenizer) > (rows := config.get_text_config().vocab_size):
         raise LabError(f"模型 {name} 的分词器有 {len(tokenizer)} 个词元，超过模型词表的 {rows}，"
                        "不是同一个模型的分词器（或训练时加了词元，要先把它们加进基座），请重新下载。")
@@ -197,11 +205,9 @@ def _load_base(name: str, dtype, options: dict):
     source = _base_folder(name)
     config = read_config(name, source)
     tokenizer = read_tokenizer(name, source, config)
-    try:
+    with _told(partial(_failed, name)):
         model = (chatglm3.load(Path(source), config, dtype, **options) if chatglm3.is_official(Path(source))
                  else _load_native(name, source, config=config, dtype=dtype, **options))
-    except BROKEN as error:
-        raise _failed(name, error) from error
     weights.refuse_nan(model.named_parameters(), f"模型 {name}")
     model.config.name_or_path = model.name_or_path = name
     return model, tokenizer
@@ -211,6 +217,8 @@ def _load_native(name: str, source: str, **options):
     """transformers 自带的结构；权重文件不全、缺张量时引发 LabError。"""
     if Path(source).is_dir():
         weights.shards(Path(source))
+        if (settings := Path(source, "generation_config.json")).is_file():
+            weights.read_json(settings)  # 读不懂时 transformers 不说一声，结束符就少了
     model, report = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
     if missing := report["missing_keys"]:
         raise LabError(f"模型 {name} 的权重里缺少 {len(missing)} 个张量，例如 {min(missing)}，请重新下载。")
@@ -221,27 +229,36 @@ def _load_adapter(model, folder: Path):
     """套上适配器；与基座对不上时引发 LabError。"""
     from labutils.models import adapters  # 用到适配器才导入：peft 要几秒
 
-    try:
-        tuned = adapters.load(model, folder)
-    except OUT_OF_MEMORY as error:
-        raise _failed(rel(folder), error) from None
-    except BROKEN as error:
-        raise LabError(f"适配器 {rel(folder)} 与基座 {model.name_or_path} 对不上："
-                       f"{first_line(error)}。请用训练时的同一个基座。") from error
-    weights.refuse_nan(((name, weight) for name, weight in tuned.named_parameters() if "lora_" in name),
-                       f"适配器 {rel(folder)}")
+    def mismatch(error: Exception) -> LabError:
+        if isinstance(error, OUT_OF_MEMORY):
+            return _failed(rel(folder), error)
+        return LabError(f"适配器 {rel(folder)} 与基座 {model.name_or_path} 对不上："
+                        f"{first_line(error)}。请用训练时的同一个基座。")
+
+    with _told(mismatch), torch.no_grad():
+        true = _scores(model)
+        tuned = adapters.load(model, folder).eval()
+        _scores(tuned)  # 真的算一遍：有的适配器还要别的输入（任务的编号）
+        with tuned.disable_adapter():
+            off = _scores(tuned)
+    tuned.off_is_base = bool((off - true).norm() <= 4 * torch.finfo(model.dtype).eps * true.norm())
     return tuned
 
 
+def _scores(model) -> torch.Tensor:
+    """三个词元之后的分数，一维，float32。"""
+    return model(input_ids=torch.tensor([[1, 2, 3]], device=model.device)).logits[0, -1].float()
+
+
 def check_before(model) -> None:
-    """关掉适配器得不到原来的基座时引发 LabError：说“微调前”之前先查。没有适配器的不管。"""
-    for config in getattr(model, "peft_config", {}).values():
-        init, bias = str(getattr(config, "init_lora_weights", "")), getattr(config, "bias", "none")
-        biased = bias != "none" and any(name.endswith(".bias") for name, _ in model.named_parameters())
-        if biased or init.startswith(weights.MOVES_BASE):
-            raise LabError(f"这个适配器（init_lora_weights: {init}，bias: {bias}）也改动了基座，"
-                           "关掉以后不是微调前的模型，没法对比；请在训练它的地方另存成普通的 LoRA（peft 的 "
-                           "path_initial_model_for_weight_conversion），或用 bias: none 重新训练。")
+    """关掉适配器得不到原来的基座时引发 LabError：说“微调前”之前先查。没有适配器、不是 load 载入的不管。"""
+    if not getattr(model, "off_is_base", True):
+        config = next(iter(model.peft_config.values()))
+        settings = "，".join(f"{key}: {getattr(config, key, None)}"
+                            for key in ("init_lora_weights", "bias", "layer_replication"))
+        raise LabError(f"这个适配器（{settings}）也改动了基座，关掉以后不是微调前的模型，没法对比；"
+                       "请在训练它的地方另存成普通的 LoRA（peft 的 path_initial_model_for_weight_conversion）"
+                       "，或用 bias: none 重新训练。")
 
 
 def load(name_or_path: str | Path, dtype=None, device=None, quantization: str | None = None):
@@ -261,9 +278,6 @@ def load(name_or_path: str | Path, dtype=None, device=None, quantization: str | 
     if folder:
         tokenizer = _own_tokenizer(folder, model, tokenizer)
     model.generation_config = chat.generation_config(tokenizer, model.generation_config)
-    if folder:
-        model = _load_adapter(model, folder)
-    try:
-        return (model if options else model.to(device)).eval(), tokenizer
-    except OUT_OF_MEMORY as error:
-        raise _failed(rel(folder) if folder else name, error) from None
+    with _told(partial(_failed, rel(folder) if folder else name)):
+        model = (model if options else model.to(device)).eval()
+        return _load_adapter(model, folder) if folder else model, tokenizer

@@ -8,7 +8,7 @@ import pytest
 import torch
 from fakes.chat_fakes import write_kind
 from fakes.web_fakes import wait_for
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, TrainableTokensConfig, get_peft_model
 
 from labutils.base.errors import LabError
 from labutils.base.text import Cut
@@ -286,6 +286,9 @@ def test_what_can_be_batched(tuned, toy_base):
     config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], use_dora=True)
     dora = get_peft_model(loader.load(toy_base, device="cpu")[0], config)
     assert can_batch(dora) and not can_batch(dora, mixed=True)
+    tokens = TrainableTokensConfig(task_type="CAUSAL_LM", target_modules=["embed_tokens"],
+                                   token_indices=[90])  # 试的那几个词元里没有它
+    assert not can_batch(get_peft_model(loader.load(toy_base, device="cpu")[0], tokens), mixed=True)
 
 
 @pytest.mark.parametrize(("kind", "settings", "fits"), [
@@ -312,10 +315,13 @@ def test_batching_is_tried_not_guessed(tmp_path, kind, settings, fits):
         assert ask(chat, "你好", adapter, max_new_tokens=6) == alone(pair, "你好", adapter, max_new_tokens=6)
 
 
-def test_a_page_without_a_true_before_is_refused(toy_base):
+def test_a_page_without_a_true_before_is_refused(toy_base, tmp_path):
     config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], init_lora_weights="pissa")
-    with pytest.raises(LabError, match="关掉以后不是微调前的模型"):
-        batching.local(get_peft_model(loader.load(toy_base, device="cpu")[0], config).eval(), None)
+    tuned = get_peft_model(loader.load(toy_base, device="cpu")[0], config)
+    tuned.peft_config["default"].base_model_name_or_path = str(toy_base)
+    tuned.save_pretrained(tmp_path)
+    with pytest.raises(LabError, match="init_lora_weights: pissa.*关掉以后不是微调前的模型"):
+        batching.local(*loader.load(tmp_path, device="cpu"))
 
 
 def test_end_of_another_tokenizer_stops_too(toy_base):

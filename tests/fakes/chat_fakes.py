@@ -164,6 +164,8 @@ KINDS = {
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512},
     "qwen2": {}, "qwen3": {}, "qwen2_moe": MOE | {"shared_expert_intermediate_size": 16}, "qwen3_moe": MOE,
     "glm4_moe": MOE, "phimoe": MOE, "llama4_text": MOE | {"intermediate_size_mlp": 48},
+    "llama": {}, "openai-gpt": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512},
+    "gemma4_text": {"vocab_size_per_layer_input": 400, "hidden_size_per_layer_input": 8},
     "deepseek_v4": MOE | {"q_lora_rank": 16, "o_lora_rank": 8, "o_groups": 4},
     "rwkv": {"attention_hidden_size": 32, "context_length": 256},
     "falcon_h1": {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8,
@@ -224,6 +226,12 @@ ODD = {
             "{% if not loop.last or m.role == 'assistant' %}{{ '<|im_end|>' }}{% endif %}{% endfor %}",
     "漏写系统": _TURNS.replace("{{", "{% if m.role != 'system' or loop.first %}{{").replace(
         "}}", "}}{% endif %}") + _PROMPT,
+    # 不照原话写的几种
+    "改写小写": _TURNS.replace("m.content", "m.content|lower") + _PROMPT,
+    "改写开头": _TURNS.replace("m.content", "m.content[-9:]") + _PROMPT,
+    "改写尖括号": _TURNS.replace("m.content", "m.content|replace('<', '&lt;')") + _PROMPT,
+    "改写字": _TURNS.replace("m.content", "m.content|replace('有效期', '期限')") + _PROMPT,
+    "改写删去": _TURNS.replace("m.content", "m.content|replace('A < B', '')") + _PROMPT,
 }
 
 

@@ -8,7 +8,15 @@ import pytest
 import torch
 from fakes import chatglm3_fake
 from fakes.chat_fakes import write_kind
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from peft import (
+    IA3Config,
+    LoHaConfig,
+    LoraConfig,
+    PolyConfig,
+    PrefixTuningConfig,
+    get_peft_model,
+    get_peft_model_state_dict,
+)
 from safetensors.torch import load_file, save_file
 from transformers import GlmForCausalLM, LlamaConfig, LlamaForCausalLM
 
@@ -317,7 +325,8 @@ def test_the_names_of_the_weights_tell_who_wrote_them(names, official):
     ("qwen2", {"bias": "lora_only"}, True), ("qwen2", {"bias": "all"}, True),
     ("qwen3", {"bias": "all"}, False),  # 没有偏置可训练
     ("qwen2", {"init_lora_weights": "gaussian"}, False), ("qwen2", {"use_rslora": True}, False),
-    ("qwen2", {"use_dora": True}, False), ("qwen2", {"modules_to_save": ["norm"]}, False)])
+    ("qwen2", {"use_dora": True}, False), ("qwen2", {"modules_to_save": ["norm"]}, False),
+    ("llama", {"layer_replication": [[0, 3], [2, 6]]}, True)])
 def test_before_is_offered_only_where_switching_off_gives_the_base(tmp_path, kind, settings, changed):
     folder = write_kind(tmp_path / "base", kind)
     plain, _ = loader.load(folder)
@@ -343,6 +352,56 @@ def test_before_is_offered_only_where_switching_off_gives_the_base(tmp_path, kin
 def small_logits(model):
     with torch.no_grad():
         return model(input_ids=torch.arange(5, 20)[None]).logits[0].numpy()
+
+
+def saved_by_peft(base, folder, config):
+    """peft 自己存的适配器，可训练的权重都不是零。"""
+    tuned = get_peft_model(loader.load(base)[0], config)
+    torch.manual_seed(3)
+    for weight in tuned.parameters():
+        weight.data += 0.1 * torch.randn_like(weight) if weight.requires_grad else 0
+    tuned.peft_config["default"].base_model_name_or_path = str(base)
+    tuned.save_pretrained(folder)
+    return tuned.eval()
+
+
+@pytest.mark.parametrize("config", [
+    LoHaConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"]),
+    IA3Config(task_type="CAUSAL_LM", target_modules=["v_proj"], feedforward_modules=[]),
+    PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)])
+def test_other_adapters_work_and_are_checked_without_b(tmp_path, config):
+    base = write_kind(tmp_path / "base", "qwen3")
+    tuned = saved_by_peft(base, tmp_path / "a", config)
+    model, tokenizer = loader.load(tmp_path / "a")
+    assert np.abs(small_logits(model) - small_logits(tuned)).max() <= TOLERANCE
+    assert "适配器在工作：对“你好”" in adapters.check_adapter_alive(model, tokenizer, "你好")
+    loader.check_before(model)
+    path = tmp_path / "a" / "adapter_model.safetensors"
+    weights = load_file(path)
+    weights[min(weights)].view(-1)[0] = float("nan")
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(LabError, match="适配器 .* 里有 nan"):
+        loader.load(tmp_path / "a")
+
+
+def test_an_adapter_that_wants_more_than_words_is_refused(tmp_path):
+    base = write_kind(tmp_path / "base", "qwen3")
+    poly = PolyConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], n_tasks=2)
+    saved_by_peft(base, tmp_path / "a", poly)
+    with pytest.raises(LabError, match="对不上：task_ids"):
+        loader.load(tmp_path / "a")
+
+
+@pytest.mark.parametrize("wrong", [
+    {"r": "4"}, {"r": None}, {"lora_alpha": "x"}, {"rank_pattern": None}, {"rank_pattern": [1]},
+    {"target_modules": ""}, {"target_modules": "q_proj,v_proj"}, {"target_modules": 5},
+    {"peft_type": "NONE"}])
+def test_unreadable_settings_of_an_adapter_are_one_sentence(base, tmp_path, wrong):
+    trained(base, tmp_path / "a")
+    path = tmp_path / "a" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | wrong), encoding="utf-8")
+    with pytest.raises(LabError, match="对不上：.*请用训练时的同一个基座"):
+        loader.load(tmp_path / "a")
 
 
 @pytest.mark.parametrize("init", ["pissa_niter_4", "corda", "lora_ga"])

@@ -252,7 +252,7 @@ def test_template_that_always_starts_with_a_thought_is_refused():
 # ---- 各有一处古怪的模板 ----
 
 HEADERS = {"频道": "final", "空思考": "<think></think>", "结束思考": "</think>", "收件人": "all"}
-LOSING = ("漏写", "没有生成提示")
+LOSING = ("漏写", "改写", "没有生成提示")
 
 
 @pytest.mark.parametrize("name", [name for name in ODD if not name.startswith(LOSING)])
@@ -311,6 +311,26 @@ def test_what_the_template_leaves_out_is_named(name, talk, words):
     """内容碰巧在别处出现（“好”在问题里）也不算写了。"""
     with pytest.raises(LabError, match=words):
         learned(build_odd(name), talk)
+
+
+@pytest.mark.parametrize("name", [name for name in ODD if name.startswith("改写")])
+def test_what_the_template_rewrites_is_named(name):
+    """问题、system 与回答都一样：模型看到的不是原话。"""
+    words = "有效期里 A < B，是几年呢？"
+    question, answer = {"role": "user", "content": words}, {"role": "assistant", "content": words}
+    tokenizer, system = build_odd(name), {"role": "system", "content": words}
+    for talk in ([question], [system, *QUESTION], [*QUESTION, answer, *QUESTION]):
+        with pytest.raises(LabError, match=r"不写第 .*或改写了它"):
+            chat.prompt_ids(tokenizer, talk)
+    with pytest.raises(LabError, match="改写了第 2 条消息的回答"):
+        chat.encode(tokenizer, [{"role": "user", "content": "嗯"}, answer])
+
+
+def test_thoughts_that_history_leaves_out_are_no_loss():
+    tokenizer = build_tokenizer("Qwen3")
+    thought = {"role": "assistant", "content": "<think>\n想一想\n</think>\n\n五年。"}
+    shown = tokenizer.decode(chat.prompt_ids(tokenizer, [*QUESTION, thought, *QUESTION]))
+    assert "五年。" in shown and "想一想" not in shown
 
 
 # ---- 没有模板、模板不合用 ----

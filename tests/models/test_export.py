@@ -110,6 +110,7 @@ def test_merge_works_for_the_tiny_architecture(toy_base, tmp_path):
     PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
     PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
     LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], alora_invocation_tokens=[3]),
+    LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], layer_replication=[[0, 2], [0, 2]]),
     LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["o_proj"], lora_bias=True)])
 def test_what_cannot_be_merged_is_one_sentence(toy_base, tmp_path, settings):
     tuned = get_peft_model(loader.load(toy_base)[0], settings)

@@ -4,10 +4,12 @@ import json
 import shutil
 import threading
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
-from fakes.chat_fakes import build_tokenizer
+from fakes.chat_fakes import build_tokenizer, write_kind
+from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from transformers import GenerationConfig
 
 from labutils.base.errors import LabError
@@ -99,6 +101,31 @@ def test_end_tokens_of_the_base_stop_too(toy_base, own, added):
     _, tokenizer = loader.load(toy_base, device="cpu")
     config = chat.generation_config(tokenizer, GenerationConfig(eos_token_id=own, max_new_tokens=77))
     assert config.eos_token_id == [*chat.stop_ids(tokenizer), *added] and config.max_new_tokens == 77
+
+
+@pytest.mark.parametrize("own", ["</s>", ["</s>"], 1.5, True, [[7]]])
+def test_end_tokens_of_the_base_are_numbers(toy_base, own):
+    _, tokenizer = loader.load(toy_base, device="cpu")
+    with pytest.raises(LabError, match=r"eos_token_id 应当是词元的编号.*generation_config\.json"):
+        chat.generation_config(tokenizer, SimpleNamespace(eos_token_id=own))
+
+
+@pytest.mark.parametrize(("kind", "virtual", "pads"), [
+    ("rwkv", None, False), ("qwen3", PromptTuningConfig, False), ("qwen3", PrefixTuningConfig, True)])
+def test_what_the_table_cannot_do_is_answered_one_at_a_time(tmp_path, kind, virtual, pads):
+    """RWKV 不看遮罩；提示微调的虚拟词元在前，补齐的夹在它与问题中间；前缀微调自己占着缓存。"""
+    folder, questions = write_kind(tmp_path / "base", kind), ["问", "第二个问题长一些，有效期呢"]
+    if virtual:
+        tuned = get_peft_model(loader.load(folder, device="cpu")[0],
+                               virtual(task_type="CAUSAL_LM", num_virtual_tokens=4))
+        tuned.peft_config["default"].base_model_name_or_path = str(folder)
+        folder = tmp_path / "a"
+        tuned.save_pretrained(folder)
+    model, tokenizer = loader.load(folder, device="cpu")
+    assert not table.can_batch(model) and table.can_pad(model) == pads
+    alone = [str.join("", generate.stream(model, tokenizer, question, max_new_tokens=8)).removesuffix(
+        generate.cut_at(8)) for question in questions]
+    assert generate.answer(model, tokenizer, questions, max_new_tokens=8) == alone
 
 
 def test_an_end_token_only_the_base_knows_ends_answers(taught):

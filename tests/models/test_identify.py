@@ -11,6 +11,7 @@ import struct
 
 import pytest
 from fakes import chatglm3_fake
+from fakes.chat_fakes import write_kind
 
 from labutils.base.errors import FAIL, OK, WARN, LabError
 from labutils.models import chat, chatglm3, identify, loader
@@ -39,6 +40,11 @@ def test_another_model_is_named_in_words(toy_base, tmp_path):
     chatglm3_fake.write(tmp_path)
     checks = identify.check_folder(str(tmp_path))
     assert set(statuses(checks).values()) == {OK} and "0.07 M 参数的 glm 结构" in last(checks)
+
+
+def test_layers_of_different_sizes_are_no_obstacle(tmp_path):
+    checks = identify.check_folder(str(write_kind(tmp_path, "gemma4_text")))
+    assert set(statuses(checks).values()) == {OK} and "gemma4_text 结构" in last(checks)
 
 
 def test_native_format_of_the_known_model(toy_base):

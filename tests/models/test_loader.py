@@ -254,6 +254,23 @@ def test_missing_shard_and_lfs_pointer_of_any_model(toy_base, tmp_path):
         loader.load(broken)
 
 
+@pytest.mark.parametrize(("file", "wrong"), [
+    ("config.json", {"hidden_size": "x"}), ("config.json", {"num_attention_heads": 0}),
+    ("config.json", {"rope_parameters": "x"}), ("config.json", {"model_type": ["glm"]}),
+    ("config.json", {"pad_token_id": 10**6}), ("config.json", {"dtype": "bad"}),
+    ("generation_config.json", {"max_new_tokens": "a"}), ("generation_config.json", {"eos_token_id": "</s>"}),
+    ("generation_config.json", None), ("tokenizer_config.json", {"eos_token": 5}),
+    ("tokenizer_config.json", None), ("tokenizer.json", {"model": 5}), ("tokenizer.json", None)])
+def test_whatever_is_unreadable_in_a_model_is_one_sentence(toy_base, tmp_path, file, wrong):
+    """别的库读不懂时，TypeError、ZeroDivisionError、AssertionError 什么都有。"""
+    folder = tmp_path / "m"
+    shutil.copytree(toy_base, folder)
+    values = json.loads((folder / file).read_text(encoding="utf-8")) if wrong else []
+    (folder / file).write_text(json.dumps(values | wrong if wrong else "[]"), encoding="utf-8")
+    with pytest.raises(LabError, match="请|改正"):
+        loader.load(folder, device="cpu")
+
+
 def test_config_alone_can_be_read(toy_base):
     assert loader.read_config(toy_base).num_hidden_layers == 2
     assert loader.read_config("tiny").model_type == "glm"

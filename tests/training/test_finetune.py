@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+from itertools import product
 
 import pytest
 import torch
@@ -43,6 +44,7 @@ peft_config:
   lora_dropout: 0.0
   target_modules: all-linear
 """
+ONE_BY_ONE = {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 1}
 
 
 def conversation(question, answer):
@@ -261,7 +263,8 @@ def test_other_architectures_train_with_the_default_targets(lab, tmp_path, capsy
     config = yaml.safe_load(CONFIG)
     config["peft_config"] = {"r": 4, "lora_dropout": 0.1}
     (lab / "lora.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    adapter = train(lab, write_kind(tmp_path / "base", kind), max_steps=4).adapter
+    alone = ONE_BY_ONE if kind in ("rwkv", "deepseek_v4") else {}
+    adapter = train(lab, write_kind(tmp_path / "base", kind), max_steps=4, **alone).adapter
     out = capsys.readouterr().out
     assert "LoRA 加在：" in out and words in out
     assert ("lora_dropout 按 0 训练" in out) == (kind in ("qwen3_moe", "glm4_moe"))
@@ -277,6 +280,15 @@ def test_a_layer_of_the_models_own_is_not_renamed(lab, tmp_path):
     base = write_kind(tmp_path / "qwen3", "qwen3")
     adapter = train(lab, base, output_dir=lab / "b", max_steps=1, target_modules=["query_key_value"]).adapter
     assert {name.rpartition(".")[2] for name in layers_with_lora(adapter)} == {"q_proj", "k_proj", "v_proj"}
+
+
+def test_what_a_structure_cannot_do_is_left_out_or_refused(lab, tmp_path, capsys):
+    rwkv, compressed = write_kind(tmp_path / "rwkv", "rwkv"), write_kind(tmp_path / "v4", "deepseek_v4")
+    train(lab, write_kind(tmp_path / "gpt", "openai-gpt"), max_steps=1, gradient_checkpointing=True)
+    assert "openai-gpt 结构没有梯度检查点" in capsys.readouterr().out
+    for base, size in product((rwkv, compressed), ONE_BY_ONE):
+        with pytest.raises(LabError, match="样本补齐以后算得不一样.*eval_batch_size 都改成 1"):
+            train(lab, base, **ONE_BY_ONE | {size: 2})
 
 
 def test_what_peft_refuses_is_one_sentence(lab, tmp_path):

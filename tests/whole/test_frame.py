@@ -242,6 +242,23 @@ def test_document_benchmark_makes_and_reads_its_files(tmp_path):
     assert float(rows[1][1]) >= 0.995
 
 
+def test_model_benchmark_tells_right_refused_and_wrong(tmp_path):
+    """普通的、改写的模板各一个，普通的适配器设置一项；再运行就不再做。"""
+    turn = ("{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
+            "{% endfor %}")
+    asking = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    (tmp_path / "plain.jinja").write_text(turn + asking, "utf-8")
+    (tmp_path / "lower.jinja").write_text(turn.replace("m.content", "m.content|lower") + asking, "utf-8")
+    command = [sys.executable, "benchmarks/models.py", "--out", str(tmp_path / "out"), "--templates",
+               str(tmp_path), "--parts", "templates", "settings", "--only", "plain", "lower", "r 不同"]
+    for first in (True, False):
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
+                              capture_output=True, encoding="utf-8")
+        assert done.returncode == 0, done.stderr
+        assert "| 对话模板 | 2 | 1 | 1 | 0 | 0 |\n| 设置 | 1 | 1 | 0 | 0 | 0 |" in done.stdout
+        assert ("对话模板 plain：正确" in done.stdout) == first
+
+
 @pytest.mark.parametrize("text, fault", [
     ("第一条 甲校应当公布结果（K0001）。\n第二条 乙校应当登记结果（K0002）。", {}),
     ("第一条 甲校应当公布\n结果（K0001）。\n第二条 乙校应当登记结果（K0002）。", {"cut": 1}),
