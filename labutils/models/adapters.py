@@ -127,41 +127,6 @@ def to_native(weights: dict[str, torch.Tensor], config) -> dict[str, torch.Tenso
     return native
 
 
-def to_official(weights: dict[str, torch.Tensor], config) -> dict[str, torch.Tensor]:
-    """原生适配器的权重 → 官方的，to_native 的逆运算；三层的 A 不同时得到的 r 是三者之和。"""
-    official, attention = {}, {}
-    for name, tensor in weights.items():
-        layer, _, kind = name.removesuffix(".weight").rpartition(".")
-        block, _, module = layer.rpartition(".")
-        if module in QKV:
-            attention.setdefault(block, {}).setdefault(module, {})[kind] = tensor
-        else:
-            official[_official_name(name)] = tensor
-    for block, pairs in attention.items():
-        a, b = _fuse(pairs, chatglm3.qkv_rows(config))
-        where = _official_name(f"{block}.query_key_value")
-        official |= {f"{where}.lora_A.weight": a, f"{where}.lora_B.weight": b}
-    return official
-
-
-def _official_name(name: str) -> str:
-    name = name.removeprefix(PREFIX).replace(".self_attn.query_key_value", chatglm3.FUSED)
-    for old, new in chatglm3.NAMES.items():
-        name = name.replace(new, old)
-    return PREFIX + name
-
-
-def _fuse(pairs: dict[str, dict[str, torch.Tensor]], rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """一层注意力的 {q_proj: {lora_A, lora_B}, …} → 合成的 (A, B)；没有加 LoRA 的层，B 的行填零。"""
-    present = [pairs[name]["lora_A"] for name in QKV if name in pairs]
-    same = all(torch.equal(a, present[0]) for a in present)
-    a = present[0] if same else torch.cat(present)
-    width = len(a) if same else 0
-    parts = [pairs[name]["lora_B"] if name in pairs else a.new_zeros(size, width)
-             for name, size in zip(QKV, rows, strict=True)]
-    return a, torch.cat(parts) if same else torch.block_diag(*parts)
-
-
 def check_adapter_alive(model, tokenizer, question: str) -> str:
     """检查适配器：有 B 矩阵的不全为零，而且开与关时下一个词元的预测不同；返回一段说明，模型变成 eval 状态。
 
