@@ -33,13 +33,12 @@ def watchers(log: TrainingLog, callbacks: Iterable[TrainerCallback]) -> list[Tra
 class TrainingLog(TrainerCallback):
     """把每次记录追加到 training_log.jsonl，写完立即落盘。
 
-    两种行：{"step", "epoch", "loss", "learning_rate", "grad_norm", "seconds"} 和
-    {"step", "epoch", "eval_loss"}。epoch 是问答数据过了几轮；seconds 是纯训练时间，不含评测与保存。
+    两种行：{"step", "loss", "seconds"} 和 {"step", "eval_loss"}；seconds 是纯训练时间，不含评测与保存。
     接着训练时先去掉 start_step 之后的行。
     """
 
-    def __init__(self, path: Path, start_step: int, steps_per_epoch: float):
-        self.path, self.steps_per_epoch = path, steps_per_epoch
+    def __init__(self, path: Path, start_step: int):
+        self.path = path
         self.rows = [row for row in read_log(path) if row["step"] <= start_step]
         files.write_json_lines(self.rows, path)
         self.seconds = max((row.get("seconds", 0.0) for row in self.rows), default=0.0)
@@ -51,14 +50,12 @@ class TrainingLog(TrainerCallback):
         self.seconds += time.perf_counter() - self._started
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        row = {key: logs[key] for key in ("eval_loss", "loss", "learning_rate", "grad_norm") if key in logs}
+        row = {"step": state.global_step} | {key: logs[key] for key in ("eval_loss", "loss") if key in logs}
         if "loss" in logs:
             row["seconds"] = round(self.seconds, 3)
-        # Trainer 最后的汇总行不要；汇总在 result.json
-        if row.keys() & {"loss", "eval_loss"}:
-            where = {"step": state.global_step, "epoch": round(state.global_step / self.steps_per_epoch, 3)}
+        if len(row) > 1:  # Trainer 最后的汇总行不要；汇总在 result.json
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(where | row, ensure_ascii=False) + "\n")
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 class FinishWithRecord(TrainerCallback):
@@ -71,22 +68,13 @@ class FinishWithRecord(TrainerCallback):
 
 
 class StopWhenBroken(TrainerCallback):
-    """损失变成 nan、无穷大或突然归零时停下，说明原因，不浪费后面的时间。"""
-
-    def __init__(self):
-        self.previous = math.inf
+    """损失变成 nan 或无穷大时停下，说明原因，不浪费后面的时间。"""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        loss = logs.get("loss", logs.get("eval_loss"))
-        if loss is None:
-            return
-        if not all(map(math.isfinite, (loss, logs.get("grad_norm", 0.0)))):
-            raise LabError(f"训练在第 {state.global_step} 步发散：损失是 {loss}；把 learning_rate "
-                           "调小（例如除以 3），若用了半精度则改成 dtype: fp32 或 bf16，再重新训练")
-        if loss == 0 and self.previous > 0.01:
-            raise LabError(f"训练在第 {state.global_step} 步损失突然变成 0，多半是数值精度的问题；"
-                           "请改成 dtype: fp32 或 bf16，再重新训练")
-        self.previous = logs.get("loss", self.previous)
+        found = [logs[key] for key in ("loss", "eval_loss", "grad_norm") if key in logs]
+        if not all(map(math.isfinite, found)):
+            raise LabError(f"训练在第 {state.global_step} 步发散：损失是 {found[0]}；把 learning_rate "
+                           "调小（例如除以 3），若用了半精度则改成 dtype: fp32，再重新训练")
 
 
 class PrintProgress(TrainerCallback):

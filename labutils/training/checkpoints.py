@@ -3,12 +3,13 @@
 训练文件夹里有 checkpoint-N/ 和下面 RUN、LOG、CURVE、RESULT 四个文件。讲解在 notebook 02。
 """
 
+import dataclasses
 import hashlib
 import json
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,16 @@ from safetensors import SafetensorError, safe_open
 from labutils.base.errors import LabError
 from labutils.base.files import FULL, as_system_error, from_root, model_folder, rel, sentence
 from labutils.models.loader import OUT_OF_MEMORY
+from labutils.training.config import Config
 
 RUN, LOG, CURVE = "run.json", "training_log.jsonl", "loss.png"  # run.json：这次训练由什么决定
 RESULT = "result.json"  # 训练完才有
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# 多卡时每个进程一个 rng_state；FSDP 的优化器存成 optimizer.bin
-ARCHIVES = ("optimizer.*", "scheduler.pt", "rng_state*.pth")
-STATE = "trainer_state.json"  # Trainer 最后写它
+CONFIG, WEIGHTS = ADAPTER = "adapter_config.json", "adapter_model.safetensors"
+WHOLE = (*ADAPTER, "trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth")  # 接着训练要有的
 # 不影响权重的项：改了也算同一次训练
 NEUTRAL = {"output_dir", "save_steps", "save_total_limit", "eval_steps", "eval_strategy", "logging_steps",
            "log_level", "per_device_eval_batch_size", "dataloader_num_workers", "predict_with_generate",
-           "generation_config", "num_proc",
+           "generation_config", "num_proc", "path", "notes",
            "train_file", "val_file", "test_file", "general_file", "unanswerable_file",  # 数据看内容的指纹
            "dtype", "num_train_epochs"}  # 另记实际的精度、换算出的步数
 
@@ -45,74 +45,43 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.split("-")[1])
 
 
-def problem(checkpoint: Path) -> str:
-    """检查点不完整时说明缺了什么（适配器、训练状态、优化器等压缩包），完整时返回空字符串。"""
-    if reason := adapter_problem(checkpoint):
-        return reason
-    try:
-        state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return f"{STATE} 缺失或只写了一半"
-    if state.get("global_step") != step_of(checkpoint):
-        return f"{STATE} 的步数与文件夹名不符"
-    for pattern in ARCHIVES:
-        if set(map(_archive_is_whole, checkpoint.glob(pattern))) != {True}:
-            return f"{pattern} 缺失或只写了一半"
+def problem(folder: Path, names: Iterable[str] = WHOLE) -> str:
+    """folder 里的这些文件缺了哪个、坏了哪个；都完好时返回空字符串。"""
+    for name in names:
+        try:
+            _read(folder / name)
+        except FileNotFoundError:
+            return f"缺少 {name}"
+        except (OSError, ValueError, SafetensorError, zipfile.BadZipFile):
+            return f"{name} 只写了一半或已损坏"
     return ""
 
 
-def adapter_problem(folder: Path) -> str:
-    """适配器文件夹缺什么、坏在哪里；完好时返回空字符串。"""
-    try:
-        json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return f"缺少 {CONFIG}"
-    except ValueError:
-        return f"{CONFIG} 只写了一半"
-    return weights_problem(folder)
-
-
-def weights_problem(folder: Path) -> str:
-    """同上，只看权重文件：打得开，而且里面有 LoRA。"""
-    try:
-        with safe_open(folder / WEIGHTS, framework="pt") as tensors:
-            alive = any("lora_B" in name for name in tensors.keys())
-    except FileNotFoundError:
-        return f"缺少 {WEIGHTS}"
-    except (OSError, SafetensorError):
-        return f"{WEIGHTS} 已损坏或只写了一半"
-    return "" if alive else f"{WEIGHTS} 里没有 LoRA 权重"
-
-
-def _archive_is_whole(path: Path) -> bool:
-    """torch.save 的文件是 zip：目录在末尾，写了一半就没有；内容有校验和。"""
-    try:
+def _read(path: Path) -> None:
+    """读一遍检查点里的一个文件；坏了的引发异常。"""
+    if path.suffix == ".json":
+        json.loads(path.read_text(encoding="utf-8"))
+    elif path.suffix == ".safetensors":
+        safe_open(path, framework="pt")  # 文件头写着该有多长，与实际不符就打不开
+    else:  # torch.save 的文件是 zip：目录在末尾，写了一半就没有；内容有校验和
         with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile):
-        return False
-
-
-def refuse_foreign(folder: Path) -> None:
-    """文件夹里有检查点却没有 run.json，就不是本程序训练的：引发 LabError，绝不去删它们。"""
-    if checkpoints(folder) and not (folder / RUN).is_file():
-        raise LabError(f"{rel(folder)} 里有别的程序训练的检查点（没有 {RUN}）；请换一个 output_dir")
+            if archive.testzip():
+                raise zipfile.BadZipFile
 
 
 def last_valid(folder: Path, steps: int) -> Path | None:
     """最后一个可以接着训练的检查点；它后面不完整的删去并打印说明，以免被别处当成结果。
 
-    已经训练完的，权重就是成果：只缺训练状态的不删，正好是第 steps 步的直接用，别的引发 LabError。
+    已经训练完的，权重就是成果，一个也不删：正好是第 steps 步、适配器完好的直接用，别的引发 LabError。
     """
     finished = (folder / RESULT).is_file()
     for checkpoint in reversed(checkpoints(folder)):
         reason = problem(checkpoint)
-        kept = finished and not weights_problem(checkpoint)
-        if not reason or kept and step_of(checkpoint) == steps:
+        if not reason or finished and step_of(checkpoint) == steps and not problem(checkpoint, ADAPTER):
             return checkpoint
-        if kept:
-            raise LabError(f"{rel(checkpoint)} 的权重完好，但 {reason}，不能接着训练；"
-                           "请换一个 output_dir，或从头训练（命令末尾写 no，程序里写 resume=False）")
+        if finished:
+            raise LabError(f"{rel(checkpoint)} 不能接着训练（{reason}）；请写前面一个检查点的步数，"
+                           "换一个 output_dir，或从头训练（命令末尾写 no，程序里写 resume=False）")
         print(f"跳过并删除不完整的 {rel(checkpoint)}：{reason}")
         shutil.rmtree(checkpoint)
     return None
@@ -135,7 +104,7 @@ def find_adapter(folder: str | Path) -> Path:
     folder, reasons = Path(folder), []
     itself = [folder] if (folder / CONFIG).is_file() else []
     for candidate in itself + checkpoints(folder)[::-1]:
-        if not (reason := adapter_problem(candidate)):
+        if not (reason := problem(candidate, ADAPTER)):
             return candidate
         reasons.append(f"{rel(candidate)}（{reason}）")
     why = "；".join(reasons) or f"{rel(folder)} 里没有 checkpoint-N，也没有 {CONFIG}"
@@ -156,10 +125,10 @@ def clear(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def decisive(config: dict[str, Any]) -> dict[str, Any]:
+def decisive(config: Config) -> dict[str, Any]:
     """配置里决定训练结果的项：{键: 值}，不分节。"""
     flat: dict[str, Any] = {}
-    for section, values in config.items():
+    for section, values in dataclasses.asdict(config).items():
         flat |= values if isinstance(values, dict) else {section: values}
     kept = {key: value for key, value in flat.items() if key not in NEUTRAL}
     return json.loads(json.dumps(kept, ensure_ascii=False))  # 元组变成列表，与读回来的一样
@@ -167,10 +136,7 @@ def decisive(config: dict[str, Any]) -> dict[str, Any]:
 
 def differences(folder: Path, wanted: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """已有的训练与这次要做的有哪些项不同：{项: (原来的值, 这次的值)}。"""
-    try:
-        found = json.loads((folder / RUN).read_text(encoding="utf-8"))
-    except ValueError:
-        return {RUN: ("只写了一半", "完整的")}
+    found = json.loads((folder / RUN).read_text(encoding="utf-8"))
     changed = {key: (found.get(key), wanted.get(key)) for key in found | wanted
                if found.get(key) != wanted.get(key)}
     if changed.keys() & {"基座", "基座权重"} == {"基座"}:
@@ -198,34 +164,14 @@ SMALLER = ("不够；请把 per_device_train_batch_size 减半、gradient_accumu
            "设 gradient_checkpointing: true，或减小 max_input_length 与 max_output_length")
 
 
-class DiskFull(LabError):
-    """磁盘满了，或用完了限额。"""
-
-
 @contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """在这个范围里，系统错误和内存不够变成 LabError（磁盘满是 DiskFull）；认不出的原样抛出。"""
+    """在这个范围里，系统错误和内存不够变成 LabError；认不出的原样抛出。"""
     try:
         yield
-    except OUT_OF_MEMORY:
-        raise LabError("显存或内存" + SMALLER) from None
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (*OUT_OF_MEMORY, OSError, RuntimeError, SafetensorError) as error:
         if system := as_system_error(error, folder):
-            if system.errno in FULL:
-                raise DiskFull(sentence(system, folder, AGAIN)) from None
-            raise LabError(sentence(system, folder)) from None
-        if "not enough memory" in str(error):
-            raise LabError("内存" + SMALLER) from None
-        raise
-
-
-@contextmanager
-def discard_when_full(folder: Path) -> Iterator[None]:
-    """范围里引发 DiskFull 时，删去没有写完的检查点（总是最后一个）：它不能用，又占着地方。"""
-    try:
-        yield
-    except DiskFull:
-        for checkpoint in checkpoints(folder)[-1:]:
-            if problem(checkpoint):
-                shutil.rmtree(checkpoint, ignore_errors=True)
+            raise LabError(sentence(system, folder, AGAIN if system.errno in FULL else "")) from None
+        if isinstance(error, OUT_OF_MEMORY) or "not enough memory" in str(error):
+            raise LabError("显存或内存" + SMALLER) from None
         raise

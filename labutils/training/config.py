@@ -3,7 +3,6 @@
 一个键照办，或接受但说明它不起作用（notes），或拒绝并说明原因（keys.yaml）。讲解在 notebook 02。
 """
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -45,15 +44,6 @@ class GenerationConfig:
     max_new_tokens: Count = 512
 
 
-OLD_NAMES = {"gradient_checkpointing": "activation_checkpointing", "eval_strategy": "evaluation_strategy",
-             "warmup_steps": "warmup_ratio"}
-
-
-def _also(name: str, default: Any, **limits: Any) -> Any:
-    """transformers 以前叫别的名字的一项，两个名字都认。"""
-    return Field(default, validation_alias=AliasChoices(name, OLD_NAMES[name]), **limits)
-
-
 @section
 class TrainingConfig:
     """training_args 一节；名字与 transformers 的 TrainingArguments 相同。
@@ -70,21 +60,21 @@ class TrainingConfig:
     per_device_train_batch_size: Count = 8
     per_device_eval_batch_size: Count = 8
     gradient_accumulation_steps: Count = 1
-    gradient_checkpointing: StrictBool = _also("gradient_checkpointing", False)
+    gradient_checkpointing: StrictBool = False
     dataloader_num_workers: StrictInt = Field(0, ge=0, le=128)
-    remove_unused_columns: StrictBool = False
     save_strategy: Literal["steps"] = "steps"
     save_steps: Count = 500
     save_total_limit: Count | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
     logging_strategy: Literal["steps"] = "steps"
     logging_steps: Count = 10
-    eval_strategy: Literal["no", "steps"] = _also("eval_strategy", "steps")
+    eval_strategy: Literal["no", "steps"] = Field(  # 官方用的是旧名
+        "steps", validation_alias=AliasChoices("eval_strategy", "evaluation_strategy"))
     eval_steps: Count = 500
     predict_with_generate: StrictBool = False
     generation_config: GenerationConfig = Field(default_factory=GenerationConfig)
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
-    warmup_steps: Number = _also("warmup_steps", 0.0, ge=0)
+    warmup_steps: Number = Field(0.0, ge=0)
     weight_decay: Number = Field(0.0, ge=0, le=1)
     max_grad_norm: Number = Field(1.0, ge=0)
     neftune_noise_alpha: Number | None = Field(None, ge=0, le=1000)
@@ -157,12 +147,6 @@ class Config:
         """一条样本最多多少个 token：与官方脚本相同，输入 + 输出 + 1。"""
         return self.max_input_length + self.max_output_length + 1
 
-    def as_dict(self) -> dict[str, Any]:
-        """只含配置项的嵌套字典（不含 path 与 notes），写进 run.json 供续训时比较。"""
-        values = dataclasses.asdict(self)
-        del values["path"], values["notes"]
-        return values
-
 
 REFUSED, IDLE = read_yaml(Path(__file__).with_name("keys.yaml")).values()  # 不照办的键 → 原因
 
@@ -194,7 +178,6 @@ def override(config: Config, values: dict[str, Any]) -> Config:
 def _sort_out(content: dict[Any, Any], where: str, prefix: str = "") -> list[str]:
     """不支持的键引发 LabError（写了“不用”等于没写，从 content 里去掉）；返回不起作用的键的说明。"""
     notes = []
-    _check_old_names(content, f"{where} 的 {prefix}")
     for key, value in list(content.items()):
         if key in REFUSED:
             if value not in (None, False, "", "none", "no", "off", []):
@@ -207,23 +190,11 @@ def _sort_out(content: dict[Any, Any], where: str, prefix: str = "") -> list[str
     return notes
 
 
-def _check_old_names(content: dict[Any, Any], where: str) -> None:
-    for name, old in OLD_NAMES.items():
-        if {name, old} <= content.keys():
-            raise LabError(f"{where}{name} 与 {old} 是同一项的新旧两个名字，请只留一个")
-    ratio = content.get("warmup_ratio", 0)
-    if str(ratio).replace(".", "", 1).isdecimal() and float(ratio) >= 1:
-        raise LabError(f"{where}warmup_ratio 是占总步数的比例，应当小于 1，现在是 {ratio}；"
-                       "要写步数请用 warmup_steps")
-
-
 def _check_together(config: Config, where: str) -> None:
     """单看都对、放在一起不对的情形。"""
     data, training = config.data_config, config.training_args
     if training.max_steps == 0:
         raise LabError(f"{where} 的 max_steps 不能是 0；写正整数，或写 -1 按轮数计算")
-    if training.remove_unused_columns:
-        raise LabError(f"{where} 的 remove_unused_columns 必须是 false，否则标签会被丢掉")
     for name in ("general", "unanswerable"):
         if getattr(data, f"{name}_ratio") > 0 and not getattr(data, f"{name}_file"):
             raise LabError(f"{where} 写了 {name}_ratio，还需要写 data_config.{name}_file")

@@ -64,7 +64,7 @@ def run(data_dir: str | Path, model_name: str, config_path: str | Path, output_d
     identity = {"数据内容": data.data_digest([*sources, dev_source]),
                 "基座": checkpoints.base_reference(str(model_name)),
                 "基座权重": checkpoints.weights_digest(base), "seed": seed, "dtype": dtype,
-                **checkpoints.decisive(config.as_dict()), "max_steps": args.max_steps}
+                **checkpoints.decisive(config), "max_steps": args.max_steps}
     model = add_lora(base, config, identity["基座"], seed)
     print(reason)
     _describe([*sources, dev_source], [*train.truncated, truncated], config, model)
@@ -74,10 +74,9 @@ def run(data_dir: str | Path, model_name: str, config_path: str | Path, output_d
 
     with explained(folder):
         start = _starting_point(folder, resume, identity)
-    done = checkpoints.step_of(start) if start else 0
-    if done < args.max_steps:
-        with checkpoints.discard_when_full(folder), explained(folder):
-            log = TrainingLog(folder / checkpoints.LOG, done, train.per_epoch / batch)
+        done = checkpoints.step_of(start) if start else 0
+        if done < args.max_steps:
+            log = TrainingLog(folder / checkpoints.LOG, done)
             args.eval_on_start = args.eval_strategy != "no" and start is None
             padded = LeftCollator(tokenizer.pad_token_id or 0, data.takes_positions(base))
             trainer = make_trainer(model, args, padded, [*dev, *itertools.chain(*train.encoded)],
@@ -85,7 +84,6 @@ def run(data_dir: str | Path, model_name: str, config_path: str | Path, output_d
             trainer.remove_callback(PrinterCallback)  # 它打印英文字典；进度由 PrintProgress 打印
             set_seed(seed)
             trainer.train(resume_from_checkpoint=str(start) if start else None)
-    with explained(folder):
         return _result(folder, model, args.max_steps, batch)
 
 
@@ -137,7 +135,7 @@ def training_arguments(config: Config, folder: Path, use_cpu: bool) -> TrainingA
         label_names=["labels"], logging_nan_inf_filter=False, disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available() and not use_cpu,
         activation_checkpointing=config.training_args.gradient_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False}, ddp_find_unused_parameters=False, **values)
+        activation_checkpointing_kwargs={"use_reentrant": False}, remove_unused_columns=False, **values)
     if args.n_gpu > 1:
         args._n_gpu = 1  # 否则 Trainer 会用过时的 DataParallel
     return args
@@ -245,7 +243,9 @@ def _describe(sources: list[data.Source], truncated: list[int], config: Config, 
 
 def _starting_point(folder: Path, resume: str | int, identity: dict[str, Any]) -> Path | None:
     """决定从哪个检查点开始（None：从头），并写好 run.json，内容是 identity。"""
-    checkpoints.refuse_foreign(folder)
+    if checkpoints.checkpoints(folder) and not (folder / checkpoints.RUN).is_file():  # 绝不去删别人的
+        raise LabError(f"{files.rel(folder)} 里有别的程序训练的检查点（没有 {checkpoints.RUN}）；"
+                       "请换一个 output_dir")
     last = None
     if resume == "auto":
         last = checkpoints.last_valid(folder, identity["max_steps"])

@@ -150,12 +150,18 @@ def memory_report(name: str, config_path: str | Path, length: int = 0, gpu: floa
     device, dtype, _ = loader.pick_device_dtype(
         DTYPES[config.dtype] or (torch.bfloat16 if gpu else None),
         "cpu" if config.training_args.use_cpu and not gpu else None)
-    place, room = (f"{gpu:g} GiB 的显卡", int(gpu * GIB - CUDA_ITSELF)) if gpu else room_on(device)
-    slack = GPU if gpu or device.type == "cuda" else CPU
+    on_gpu = bool(gpu) or device.type == "cuda"
+    if gpu:
+        place, room = f"{gpu:g} GiB 的显卡", gpu * GIB
+    elif on_gpu:
+        place, room = f"GPU {torch.cuda.get_device_name(device)}", torch.cuda.mem_get_info(device)[0]
+    else:
+        place, room = "本机内存", psutil.virtual_memory().available
+    room -= on_gpu * CUDA_ITSELF
 
     def estimate(changes: dict[str, Any]) -> Estimate:
         changed = override(copy.deepcopy(config), changes)
-        return estimate_memory(model_config, changed, DTYPES[changed.dtype] or dtype, length, slack)
+        return estimate_memory(model_config, changed, dtype, length, GPU if on_gpu else CPU)
 
     try:
         guess = estimate({})
@@ -163,17 +169,13 @@ def memory_report(name: str, config_path: str | Path, length: int = 0, gpu: floa
         return [Check("内存估算", WARN, f"{model_config.model_type} 结构估不出（{first_line(error)}）",
                       "请直接训练一步看看：labutils finetune 时配置里写 max_steps: 1")]
     checks = [Check("内存估算", OK, _describe(guess, config, dtype, length))]
-    if guess.total > room:
-        todo = _cheaper(estimate, remedies(config, slack == GPU), room)
-        return [*checks, Check(place, WARN, f"只能用 {size(room)}，放不下", todo)]
-    fits = f"能用 {size(room)}，放得下"
-    if config.training_args.gradient_checkpointing and (
-            need := estimate({"gradient_checkpointing": False}).total) <= room:
-        fits += f"；关掉 gradient_checkpointing 也放得下（约 {size(need)}），每步少算一遍前向"
-    return [*checks, Check(place, OK, fits)]
+    if guess.total <= room:
+        return [*checks, Check(place, OK, f"能用 {size(room)}，放得下")]
+    todo = _cheaper(estimate, remedies(config, on_gpu), room)
+    return [*checks, Check(place, WARN, f"只能用 {size(room)}，放不下", todo)]
 
 
-def _cheaper(estimate: Callable[[dict], Estimate], ways: Iterator[dict], room: int) -> str:
+def _cheaper(estimate: Callable[[dict], Estimate], ways: Iterator[dict], room: float) -> str:
     """第一种放得下的改法；都放不下就说最省的要多少。"""
     for changes in ways:
         if (need := estimate(changes).total) <= room:
@@ -185,24 +187,14 @@ def _cheaper(estimate: Callable[[dict], Estimate], ways: Iterator[dict], room: i
 def remedies(config: Config, on_gpu: bool) -> Iterator[dict[str, Any]]:
     """由轻到重的改法，后一种包含前一种：先是不影响结果的，再是精度，最后是截短。"""
     training, batch = config.training_args, config.training_args.per_device_train_batch_size
-    halved = [{"per_device_train_batch_size": batch >> times, "per_device_eval_batch_size": batch >> times,
-               "gradient_accumulation_steps": training.gradient_accumulation_steps << times}
-              for times in range(1, batch.bit_length())]
-    ways = [(not training.gradient_checkpointing, {"gradient_checkpointing": True}),
-            (training.per_device_eval_batch_size > batch, {"per_device_eval_batch_size": batch}),
-            *((True, change) for change in halved),
-            (on_gpu and config.dtype == "fp32", {"dtype": "bf16"}),
-            (on_gpu and config.quantization is None, {"quantization": "4bit"}),
-            (True, {"max_input_length": SHORT, "max_output_length": SHORT})]
-    return itertools.accumulate((change for useful, change in ways if useful), operator.or_)
-
-
-def room_on(device: torch.device) -> tuple[str, int]:
-    """这台机器上能用的：(名称, 字节)。"""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return f"GPU {torch.cuda.get_device_name(device)}", int(free - CUDA_ITSELF)
-    return "本机内存", psutil.virtual_memory().available
+    ways = [] if training.gradient_checkpointing else [{"gradient_checkpointing": True}]
+    ways += [{"per_device_eval_batch_size": min(training.per_device_eval_batch_size, batch >> times),
+              "per_device_train_batch_size": batch >> times,
+              "gradient_accumulation_steps": training.gradient_accumulation_steps << times}
+             for times in range(batch.bit_length())]
+    ways += [{"quantization": "4bit"}] * on_gpu
+    ways += [{"max_input_length": SHORT, "max_output_length": SHORT}]
+    return itertools.accumulate(ways, operator.or_)
 
 
 def _describe(guess: Estimate, config: Config, dtype: torch.dtype, length: int) -> str:

@@ -90,17 +90,12 @@ def _question_word(rng: Random, kind: str) -> str:
     return rng.choice(WORDS.get(f"ask:{kind}", WORDS["ask"]))
 
 
-def alias(rng: Random, subject: str) -> str:
-    """主体的另一种叫法：去掉后缀、换成“那个”“那份文件”。人们提到同一份文件时很少用全称。"""
-    short = subject[:-2] if len(subject) > 4 else subject
-    return rng.choice([subject, short]) + draw(rng, "alias_tails")
-
-
 def _shown(rng: Random, subject: str, nickname: bool) -> str:
     """问句里的主语：全称、简称，有时前面带一个不影响意思的修饰。"""
     shown = draw(rng, "subjects").replace("S", subject)
-    if nickname and rng.random() < 0.35:
-        shown = alias(rng, subject)
+    if nickname and rng.random() < 0.35:  # 人们提到同一份文件时很少用全称：去掉后缀，加“那个”“那份文件”
+        short = subject[:-2] if len(subject) > 4 else subject
+        shown = rng.choice([subject, short]) + draw(rng, "alias_tails")
     if rng.random() < 0.12:
         shown = draw(rng, "modifiers").replace("Y", draw(rng, "years")) + shown
     return shown
@@ -143,14 +138,6 @@ def ask(rng: Random, attribute: Attribute, subject: str, pronoun: bool = False, 
 def restated(attribute: Attribute, subject: str) -> str:
     """回答的开头，到“是”为止：重述主语和属性。"""
     return attribute.statements[0].removesuffix("是V").replace("S", subject)
-
-
-def fancy(rng: Random) -> str:
-    return draw(rng, "first") + draw(rng, "second")
-
-
-def place(rng: Random) -> str:
-    return fancy(rng) + draw(rng, "places")
 
 
 def regular_subject(rng: Random) -> str:

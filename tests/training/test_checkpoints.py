@@ -160,7 +160,7 @@ def test_a_finished_adapter_without_its_training_state_is_kept(lab, toy_base, co
         (checkpoint / lost).unlink()
     assert again(lab, toy_base, copy).adapter == copy / "checkpoint-9"
     for changed in ({"learning_rate": 1e-3}, {"max_steps": 12}):
-        with pytest.raises(LabError, match="另一次训练|权重完好"):
+        with pytest.raises(LabError, match="另一次训练|不能接着训练"):
             again(lab, toy_base, copy, **changed)
     assert (copy / "checkpoint-9" / "adapter_model.safetensors").exists()
     assert (copy / "result.json").exists()
@@ -305,16 +305,20 @@ def test_damaged_checkpoints_are_skipped_with_a_reason(copy, file, damage, capsy
     assert not (copy / "checkpoint-9").exists()
 
 
-def test_state_of_another_step_is_not_trusted(copy):
-    shutil.copy(copy / "checkpoint-6" / "trainer_state.json", copy / "checkpoint-9")
-    assert "步数" in checkpoints.problem(copy / "checkpoint-9")
+def test_nothing_of_a_finished_run_is_deleted(lab, toy_base, copy):
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        truncate(copy / "checkpoint-9" / name)
+        with pytest.raises(LabError, match="checkpoint-9 不能接着训练（adapter.* 只写了一半或已损坏）"):
+            again(lab, toy_base, copy)
+    assert len(checkpoints.checkpoints(copy)) == 3 and (copy / "result.json").exists()
+    assert again(lab, toy_base, copy, resume=6).adapter.name == "checkpoint-9"
 
 
 def test_log_drops_later_rows_and_a_half_written_line(tmp_path):
     path = tmp_path / "training_log.jsonl"
     path.write_text('{"step": 2, "loss": 1, "seconds": 3}\n{"step": 4, "loss": 1, "seconds": 5}\n'
                     '{"step": 6, "lo', encoding="utf-8")
-    log = TrainingLog(path, start_step=2, steps_per_epoch=1)
+    log = TrainingLog(path, start_step=2)
     assert log.rows == [{"step": 2, "loss": 1, "seconds": 3}] == read_log(path)
     assert log.seconds == 3
 

@@ -1,6 +1,7 @@
 """内存估算：常驻的部分一字节不差，激活随设置变化，总数与真的训练几步量到的相差不到三成。"""
 
 import copy
+import dataclasses
 import json
 import subprocess
 import sys
@@ -75,9 +76,9 @@ def test_longer_than_allowed_is_clipped():
 
 def test_callers_objects_are_left_alone():
     before, config = copy.deepcopy(SMALL.to_dict()), settings()
-    values = copy.deepcopy(config.as_dict())
+    values = dataclasses.asdict(config)
     memory.estimate_memory(SMALL, config, torch.float32, 16)
-    assert SMALL.to_dict() == before and config.as_dict() == values
+    assert SMALL.to_dict() == before and dataclasses.asdict(config) == values
 
 
 @pytest.mark.parametrize("kind", ["bloom", "falcon", "gpt2", "opt", "gpt_neox"])
@@ -101,7 +102,7 @@ def small_model(tmp_path):
 def test_report_says_it_fits(small_model):
     described, verdict = memory.memory_report(small_model, "configs/lora.yaml", gpu=24)
     assert (described.status, verdict.status) == (OK, OK) and "峰值约" in described.message
-    assert "放得下" in verdict.message and "关掉 gradient_checkpointing" in verdict.message
+    assert "24 GiB 的显卡：能用 23.4 GiB，放得下" in str(verdict)
 
 
 def test_report_proposes_settings_that_fit(small_model):
@@ -116,16 +117,16 @@ def test_report_gives_up_in_words(small_model):
     assert verdict.status == WARN and "最省的设置也要约" in verdict.todo
 
 
-def test_this_machine_is_measured():
-    place, room = memory.room_on(torch.device("cpu"))
-    assert place == "本机内存" and room > 0
+def test_this_machine_is_measured(small_model):
+    verdict = memory.memory_report(small_model, "configs/lora_tiny.yaml", length=64)[-1]
+    assert verdict.name == "本机内存" and verdict.status == OK
 
 
 def test_remedies_go_from_harmless_to_harmful():
     steps = list(memory.remedies(settings(gradient_checkpointing=False), on_gpu=True))
     assert steps[0] == {"gradient_checkpointing": True}
-    assert [s.get("per_device_train_batch_size") for s in steps] == [None, None, 4, 2, 1, 1, 1]
-    for step in steps[2:]:  # 每批减半，累积加倍：一步看到的样本数不变
+    assert [s.get("per_device_train_batch_size") for s in steps] == [None, 8, 4, 2, 1, 1, 1]
+    for step in steps[1:]:  # 每批减半，累积加倍：一步看到的样本数不变
         assert step["per_device_train_batch_size"] * step["gradient_accumulation_steps"] == 8
     assert steps[-2]["quantization"] == "4bit" and steps[-1]["max_output_length"] == memory.SHORT
     assert all("quantization" not in s for s in memory.remedies(settings(), on_gpu=False))

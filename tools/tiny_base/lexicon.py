@@ -2,7 +2,7 @@
 
 from random import Random
 
-from labutils.training.questions import WORDS, fancy, place, regular_subject
+from labutils.training.questions import WORDS, draw, regular_subject
 from tools.tiny_base import vocab
 
 KINDS, TOPICS = WORDS["kinds"], WORDS["topics"]
@@ -28,6 +28,14 @@ ROLES = ("讲师 副教授 教授 助教 教研室主任 系主任 院长 辅导
 LEVELS = "初级 中级 高级 一级 二级 三级 四级 五级 合格 良好 优秀".split()
 AREAS = "会议中心 体育馆 图书馆 报告厅 实验楼 教学楼 活动中心 礼堂 宾馆 培训中心 学生公寓 招待所".split()
 DIGITS = "零一二三四五六七八九十"
+
+
+def fancy(rng: Random) -> str:
+    return draw(rng, "first") + draw(rng, "second")
+
+
+def place(rng: Random) -> str:
+    return fancy(rng) + draw(rng, "places")
 
 
 def chinese_number(value: int) -> str:
