@@ -155,7 +155,7 @@ STAGES = {  # 名字: (准备, 要量的, 各种大小)
     "去重（要点全相同）": ("given = asked(n)", "rows.drop_near_duplicates(given)", (1_000, 10_000, 100_000)),
     "检查问答": ("given = asked(n)", "checks.validate(given, pages)", (1_000, 10_000, 100_000)),
     "查泄漏": ("given = checks.name_rows(asked(n)); train, dev = rows.split(given)",
-            "rows.leaked(train, dev)", (1_000, 10_000, 100_000)),
+            "rows.drop_leaked(train, dev)", (1_000, 10_000, 100_000)),
     "统一事实的编号": ("given = [[p | {'fact_id': f'F{i:02d}'} for i, p in enumerate(asked(10))]"
                 " for _ in range(n // 10)]", "build.name_facts(given)", (1_000, 10_000, 100_000)),
     "报告": ("given = checks.name_rows(asked(n)); train, dev = rows.split(given)",

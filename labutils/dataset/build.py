@@ -6,21 +6,13 @@ notebook 01 把这里的每一步拆开讲，命令行 labutils dataset 直接�
 import json
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 from labutils.base.errors import LabError
 from labutils.base.files import DATA, OUTPUT, one_sentence, place, read_rows, rel, resolve, write_json_lines
 from labutils.base.text import normalize
 from labutils.dataset import rows as qa
-from labutils.dataset.checks import (
-    begins_on,
-    document_of,
-    free_facts,
-    funnel,
-    name_rows,
-    page_texts,
-    recheck,
-    validate,
-)
+from labutils.dataset.checks import begins_on, document_of, free_facts, funnel, page_texts, recheck, validate
 from labutils.dataset.clean import Page
 from labutils.dataset.formats import read_pages
 from labutils.dataset.generation import generate
@@ -48,32 +40,40 @@ def build_dataset(
     为空且是课程 PDF：回放样例回复；给了 qa_file 就用它，并说明两者一致的条数。
     为空且是别的 PDF：必须给 qa_file，逐条对着这份 PDF 检查后使用。
     feedback 是网页存下的评价与改正，合格的作为新问答接在后面。
-    返回的 funnel 是 [(关口, 剩余条数)]，summary 是摘要文字。
+    返回 finish 的报告：其中 funnel 是 [(关口, 剩余条数)]，summary 是摘要文字。
     """
-    pdf, out_dir = resolve(pdf), place(out_dir)
-    qa_file = resolve(qa_file) if qa_file else None
+    pdf, out_dir, qa_file = resolve(pdf), place(out_dir), resolve(qa_file) if qa_file else None
     voted = read_pairs(resolve(feedback)) if feedback else []  # 写坏了就在花钱出题之前说
     pages = read_pages(pdf)
-    report: dict = {"pages": len(pages), "seed": seed}
-    rejected: list[dict] = []
-    rows = (_asked_rows(out_dir, {"model": api_model, **api}, pages, report, rejected)
-            if api_model or api.get("preset") else _given_rows(pdf, qa_file, pages, report, rejected))
+    if api_model or api.get("preset"):
+        made, qa_file = _asked(out_dir, {"model": api_model, **api}, pages), None
+    else:
+        made = _given(pdf, qa_file, pages)
+    rows, rejected, steps = made
     if not rows:
-        raise LabError(_nothing_passed(qa_file, out_dir, report["source"], rejected))
+        raise LabError(_nothing_passed(qa_file, out_dir, rejected))
     if feedback:
-        rows = _with_feedback(resolve(feedback), voted, rows, pages, rejected)
-        report["funnel"] = [*report["funnel"], ("加上网页反馈", len(rows))]
-    report |= finish(out_dir / "data", rows, rejected, pages, seed, report["funnel"])
+        rows = _with_feedback(voted, rows, pages, rejected)
+        steps = [*steps, ("加上网页反馈", len(rows))]
+    report = finish(out_dir / "data", rows, rejected, pages, seed, steps)
     print("每一关还剩：" + " → ".join(f"{name} {count}" for name, count in report["funnel"]))
     print(f"写好 {rel(out_dir / 'data')}，不合格 {len(rejected)} 条。", report["summary"], sep="\n")
     return report
 
 
-def _nothing_passed(qa_file: Path | None, out_dir: Path, source: str, rejected: list[dict]) -> str:
+class Made(NamedTuple):
+    """从一种来源得到的问答。"""
+
+    rows: list[dict]  # 合格的
+    rejected: list[dict]  # 不合格的
+    funnel: list[tuple[str, int]]  # checks.funnel 的结果
+
+
+def _nothing_passed(qa_file: Path | None, out_dir: Path, rejected: list[dict]) -> str:
     """一条也没通过：留下全部原因，说清楚接下来做什么。"""
     record = write_json_lines(rejected, out_dir / "rejected.jsonl")
     first = f"，例如：{rejected[0]['reason']}" if rejected else ""
-    if source == "api" or qa_file is None:
+    if not qa_file:
         what, advice = "回复里", "请换一个模型，或照着原因改 configs/qa_prompt.yaml"
     else:
         what = f"{rel(qa_file)} 里"
@@ -88,35 +88,34 @@ def is_course_document(pages: list[Page]) -> bool:
     return pages[0].text.startswith(title + "\n")
 
 
-def _given_rows(
-    pdf: Path, qa_file: Path | None, pages: list[Page], report: dict, rejected: list[dict]
-) -> list[dict]:
-    """不花钱的两种来源：回放样例回复、现成的问答文件；两种都有时用文件。"""
-    rows: list[dict] = []
-    if is_course_document(pages):
-        report["source"] = "replay"
-        rows = collect(_texts(replay()), pages, report, rejected)
-    elif not qa_file:
+def _given(pdf: Path, qa_file: Path | None, pages: list[Page]) -> Made:
+    """不花钱的两种来源：回放样例回复、现成的问答文件；两种都有时用文件，并说明两者一致多少条。"""
+    replayed = collect(_texts(replay()), pages) if is_course_document(pages) else None
+    if qa_file is None and replayed is None:
         raise LabError(
             f"{rel(pdf)} 没有配套的问答：请用 --preset 或 --api-model 请大模型出题（要先设置它的密钥），"
             "或用 --qa 给出现成的问答文件（notebook 里是 PRESET、API_MODEL、QA_FILE）。")
-    return _rows_from_file(qa_file, pages, rows, report, rejected) if qa_file else rows
+    if qa_file is None:
+        return replayed
+    given = _from_file(qa_file, pages)
+    if replayed is None:
+        return given
+    ours, theirs = ({(normalize(row["question"]), normalize(row["answer"])) for row in made.rows}
+                    for made in (replayed, given))
+    print(f"回放得到 {len(replayed.rows)} 对，{len(ours & theirs)} 对与 {rel(qa_file)} 的 "
+          f"{len(given.rows)} 对一致。")
+    return Made(given.rows, [*replayed.rejected, *given.rejected], replayed.funnel)
 
 
-def _asked_rows(
-    out_dir: Path, api: dict, pages: list[Page], report: dict, rejected: list[dict]
-) -> list[dict]:
-    """调用大模型出题；要了“没有写明”的问题就另写一个文件，不混进问答。"""
-    report["source"] = "api"
+def _asked(out_dir: Path, api: dict, pages: list[Page]) -> Made:
+    """调用大模型出题。"""
     prompts = load_prompts()
     pieces = chunks(pages, prompts.chunk_size, prompts.chunk_overlap)
     result = generate(pieces, out_dir=out_dir, prompts=prompts, **api)
-    report["failed_chunks"] = len(result.failures)
-    rows = collect(_texts(result.files), pages, report, rejected, result.chunks)
+    made = collect(_texts(result.files), pages, result.chunks)
     if count := api.get("unanswerable"):
-        texts = _texts(result.unanswerable_files)
-        report["unanswerable"] = save_unanswerable(texts, rows, out_dir / "data", count, pages)
-    return rows
+        save_unanswerable(_texts(result.unanswerable_files), made.rows, out_dir / "data", count, pages)
+    return made
 
 
 def replay(folder: str | Path = DATA / "sample_responses") -> list[Path]:
@@ -132,14 +131,12 @@ def _texts(paths: list[Path]) -> list[str]:
     return [path.read_text(encoding="utf-8") for path in paths]
 
 
-def collect(
-    responses: list[str], pages: list[Page], report: dict | None = None,
-    rejected: list[dict] | None = None, pieces: list[Chunk] | None = None,
-) -> list[dict]:
-    """一批原始回复 → 合格的问答；数目记进 report，不合格的加进 rejected；给了每份的文本块就由证据定页码。"""
-    report = {} if report is None else report
-    rejected = [] if rejected is None else rejected
-    pairs, lost, repaired = _parsed(responses)
+def collect(responses: list[str], pages: list[Page], pieces: list[Chunk] | None = None) -> Made:
+    """一批原始回复 → 问答；给了每份的文本块就由证据定页码。"""
+    parsed = list(map(parse_response, responses))
+    pairs = [found for found, _ in parsed]
+    lost = [{"stage": "解析", "reason": p["reason"], "text": p["text"]}
+            for _, problems in parsed for p in problems if not p["fixed"]]
     if pieces is not None:
         texts = {page.number: page for page in pages}
         pairs = [locate_pages(found, list(map(texts.__getitem__, piece.pages)))
@@ -147,18 +144,8 @@ def collect(
     rows = name_facts(pairs)
     good, bad = validate(rows, pages)
     kept, repeated = drop_near_duplicates(good)
-    rejected += [*lost, *bad, *repeated]
-    report |= {"responses": len(responses), "repaired": repaired,
-               "funnel": funnel("回复里的条目", len(rows) + len(lost), rejected)}
-    return kept
-
-
-def _parsed(responses: list[str]) -> tuple[list[list[dict]], list[dict], int]:
-    """逐份解析：(每份的问答, 读不出来的, 修好了几处)。"""
-    parsed = list(map(parse_response, responses))
-    problems = list(chain.from_iterable(found for _, found in parsed))
-    lost = [{"stage": "解析", "reason": p["reason"], "text": p["text"]} for p in problems if not p["fixed"]]
-    return [pairs for pairs, _ in parsed], lost, len(problems) - len(lost)
+    rejected = [*lost, *bad, *repeated]
+    return Made(kept, rejected, funnel("回复里的条目", len(rows) + len(lost), rejected))
 
 
 def locate_pages(pairs: list[dict], pages: list[Page]) -> list[dict]:
@@ -198,28 +185,18 @@ def _fact_keys(number: int, pair: dict) -> list[tuple]:
     return [(number, str(given)), (str(pair.get("page")), *told)]
 
 
-def _rows_from_file(
-    qa_file: Path, pages: list[Page], generated: list[dict], report: dict, rejected: list[dict]
-) -> list[dict]:
-    """检查现成的问答文件；有回放结果时说明两者一致多少条。"""
+def _from_file(qa_file: Path, pages: list[Page]) -> Made:
+    """检查现成的问答文件。"""
     loaded = load_qa(qa_file)
     good, bad = validate(loaded, pages, require_evidence=False)
     kept, repeated = drop_near_duplicates(good)
-    rejected += [*bad, *repeated]
+    rejected = [*bad, *repeated]
     if bare := sum(not {"evidence", "page"} <= row.keys() for row in kept):
         print(f"提醒：{rel(qa_file)} 有 {bare} 条没写页码或证据，没法核对出处，照收。")
     if 0 < len(kept) < len(loaded):
         print(f"提醒：{rel(qa_file)} 的 {len(loaded)} 条里有 {len(loaded) - len(kept)} 条不合格，"
               "原因见 rejected.jsonl。")
-    if report.get("source") == "replay":
-        ours, theirs = ({(normalize(row["question"]), normalize(row["answer"])) for row in rows}
-                        for rows in (generated, kept))
-        report["agree"] = len(ours & theirs)
-        print(f"回放得到 {len(generated)} 对，{report['agree']} 对与 {rel(qa_file)} 的 {len(kept)} 对一致。")
-    else:
-        report["source"] = "file"
-        report["funnel"] = funnel("文件里的条目", len(loaded), [*bad, *repeated])
-    return kept
+    return Made(kept, rejected, funnel("文件里的条目", len(loaded), rejected))
 
 
 def save_unanswerable(
@@ -235,15 +212,15 @@ def save_unanswerable(
     document = document_of(pages)._replace(pages=None)  # 只看文档是不是中文
     known, asked = Asked(answerable), Asked([])
     for row in answerable:
-        known.add(row)
-    for pair in chain.from_iterable(_parsed(texts)[0]):
+        known.add(row, "")
+    for pair in chain.from_iterable(parse_response(text)[0] for text in texts):
         bare = {"question": pair.get("question"), "answer": pair.get("answer")}
         row, problem = recheck(bare, document, require_evidence=False)
         reason = problem.reason if problem else _unfit(row, asked, known)
         if reason:
             bad.append({"reason": reason, "row": pair})
         elif len(good) < limit:
-            asked.add(row)
+            asked.add(row, "")
             good.append({"id": f"N{len(good) + 1:02d}", "question": row["question"], "answer": row["answer"]})
     path = write_json_lines(good, folder / "unanswerable_train.jsonl")
     write_json_lines(bad, folder / "unanswerable_rejected.jsonl")
@@ -255,21 +232,21 @@ def save_unanswerable(
 def _unfit(row: dict, asked: Asked, known: Asked) -> str:
     if qa.NOT_STATED not in row["answer"]:
         return f"答案里没有“{qa.NOT_STATED}”"
-    if asked.closest(row):
+    if asked.closest(row, ""):
         return "与前面的问题重复"
-    return "文件里答得出" if known.closest(row) else ""
+    return "文件里答得出" if known.closest(row, "") else ""
 
 
 _VOTE = ("question", "model_answer", "vote", "correction")  # 网页写的一条反馈，都是文字
 
 
-def read_pairs(path: str | Path = FEEDBACK) -> list[tuple[str, dict]]:
-    """反馈文件 → ``[("第 3 行", {"question", "answer"})]``，问答可以直接交给 validate。
+def read_pairs(path: str | Path) -> list[dict]:
+    """反馈文件 → 可以直接交给 validate 的问答 {"question", "answer", "source": 哪个文件第几行}。
 
     有改正的用改正；只点了 👍 的用模型的回答；只点了 👎 的不用。同一个问题以最后一条为准，
     后来的 👎 也会撤掉先前的 👍。文件不存在、某行不对时引发 LabError，说明第几行。
     """
-    answers: dict[str, tuple[str, dict]] = {}
+    answers: dict[str, dict] = {}
     for where, row in read_rows(path):
         if not isinstance(row, dict) or not all(isinstance(row.get(field), str) for field in _VOTE):
             raise LabError(f"{rel(path)} {where}不是网页写的反馈，"
@@ -278,35 +255,28 @@ def read_pairs(path: str | Path = FEEDBACK) -> list[tuple[str, dict]]:
         answer = correction or (model_answer if vote == UP else "")
         answers.pop(normalize(question), None)
         if answer:
-            answers[normalize(question)] = where, {"question": question, "answer": answer}
+            source = f"{rel(path)} {where}"
+            answers[normalize(question)] = {"question": question, "answer": answer, "source": source}
     return list(answers.values())
 
 
 def _with_feedback(
-    path: Path, voted: list[tuple[str, dict]], rows: list[dict], pages: list[Page], rejected: list[dict]
+    voted: list[dict], rows: list[dict], pages: list[Page], rejected: list[dict]
 ) -> list[dict]:
-    """rows 后面接上反馈里合格的新问答；voted 是 read_pairs(path) 的结果，不合格的加进 rejected 并打印行号。
+    """rows 后面接上反馈（read_pairs 的结果）里合格的新问答，不合格的加进 rejected 并打印行号。
 
     写反馈的可能是任何人，所以和自己的问答文件一样逐条检查；与原有问答矛盾的以原有的为准。
     """
-    document, fresh, refused = document_of(pages), [], []
-    for where, pair in voted:
-        row, problem = recheck(pair, document, require_evidence=False)
-        row["source"] = f"{rel(path)} {where}"
-        if problem:
-            refused.append({"stage": problem.stage, "reason": problem.reason, "row": row})
-        else:
-            fresh.append(row)
-    kept, repeated = drop_near_duplicates([*rows, *fresh])
-    added = kept[len(rows) :]  # rows 已经去过重，都留下了
-    refused += repeated
-    rejected += refused
+    good, bad = validate([*rows, *voted], pages, require_evidence=False)
+    kept, repeated = drop_near_duplicates(good)
+    rejected += (refused := [*bad, *repeated])
     for item in refused:
         print(f"{item['row']['source']}不合格：{item['reason']}。")
-    print(f"反馈 {rel(path)}：收下 {len(added)} 条新问答，{len(refused)} 条没有收。")
+    added = kept[len(rows) :]  # rows 早就合格，也去过重，都留下了
+    print(f"网页反馈：收下 {len(added)} 条新问答，{len(refused)} 条没有收。")
     for row in added:
         del row["source"]
-    return name_rows([*rows, *added])
+    return kept
 
 
 @one_sentence()
@@ -331,7 +301,7 @@ def finish(
     qa.save_conversations(train, folder / "train.json")
     qa.save_conversations(dev, folder / "dev.json")
     write_json_lines(rejected, folder / "rejected.jsonl")
-    full = write(folder, rows, train, dev, pages, rejected, funnel)
+    full = write(folder, rows, train, dev, pages, funnel)
     return report | {"pairs": len(rows), "facts": full["facts"], "funnel": funnel, "summary": summary(full)}
 
 

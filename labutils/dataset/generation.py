@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import filelock
 
@@ -294,7 +293,7 @@ class Progress:
         self.entry(request).note(record)
 
     def _load(self) -> None:
-        records = [row for _, row in read_rows(self.path, torn="skip") if _is_record(row)]
+        records = [row for _, row in read_rows(self.path, torn="skip")]
         for record in records:
             key = (record["chunk"], record["prompt"], record["model"])
             self.entries.setdefault(key, Entry()).note(record)
@@ -302,13 +301,3 @@ class Progress:
         self.torn = sum(bool(line.strip()) for line in data.split(b"\n")) - len(records)
         if data[-1:] not in (b"", b"\n"):  # 补上换行，新的一行才不会接在半行后面
             self._file.write(b"\n")
-
-
-_NAMES = ("chunk", "prompt", "model", "event")  # 都是文字
-_REST = {"reply": {"text", "pairs", "final", "usage"}, "failed": {"reason", "unusable"}}
-
-
-def _is_record(row: Any) -> bool:
-    """是不是一条完整的记录（别的程序写的、缺了键的不是）。"""
-    return (isinstance(row, dict) and all(isinstance(row.get(name), str) for name in _NAMES)
-            and row.keys() >= _REST.get(row["event"], {None}))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -24,32 +23,29 @@ from labutils.base.errors import LabError
 from labutils.base.figures import LabFigure, data_label, label, save, template, use_chinese_font
 from labutils.base.text import without_spaces
 from labutils.dataset.clean import CLOSING, COUNT, NUMBERED, STOPS, Page, between, page_list
-from labutils.dataset.rows import leaked
 
 NAME = "dataset_report"
 
 
 def write(
     folder: Path, rows: list[dict], train: list[dict], dev: list[dict], pages: list[Page],
-    rejected: Iterable[dict] = (), funnel: Iterable[tuple[str, int]] = (),
+    funnel: Iterable[tuple[str, int]] = (),
 ) -> dict:
     """在 folder（要已经存在）里写 dataset_report.json、.png、.html，返回报告的内容；funnel 画进 HTML。"""
-    report = describe(rows, train, dev, pages, rejected)
+    report = describe(rows, train, dev, pages)
     text = json.dumps(report | {"funnel": funnel}, ensure_ascii=False, indent=1)
     files.write(folder / f"{NAME}.json", text + "\n")
     picture = folder / f"{NAME}.png"
     overview_plot(report, picture)
     # 一个文件、不引用外部资源；一切文字都由 jinja2 转义
     html = template("dataset/report.html.j2").render(
-        report=report, problems=split_problems(report), funnel=funnel,
+        report=report, problem=split_problem(report), funnel=funnel,
         picture=base64.b64encode(picture.read_bytes()).decode())
     files.write(folder / f"{NAME}.html", html)
     return report
 
 
-def describe(
-    rows: list[dict], train: list[dict], dev: list[dict], pages: list[Page], rejected: Iterable[dict] = ()
-) -> dict:
+def describe(rows: list[dict], train: list[dict], dev: list[dict], pages: list[Page]) -> dict:
     """数出报告里的全部数字；rows、train、dev 是带 id 的问答，都不能是空的。"""
     found = paragraphs(pages)
     lost = mark(found, rows)
@@ -57,22 +53,17 @@ def describe(
     return {
         "pairs": len(rows),
         "facts": len(_facts(rows)),
-        "pages": len(pages),
         "repaired_evidence": sum("evidence_original" in row for row in rows),
         "without_source": [row["id"] for row in lost],
         "coverage": {**_counts(found),
                      "characters": round(1 - len(_text(bare)) / max(1, len(_text(found))), 3)},
         "sections": _by_section(found),
-        "by_page": _by_page(found, pages, train, dev),
         "notes": _notes(pages),
         "uncovered": [{"page": p.page, "section": p.section, "text": p.text} for p in bare],
         "lengths": {key: _lengths(rows, key) for key in ("question", "answer")},
         "split": {"train": len(train), "dev": len(dev),
-                  "train_facts": len(_facts(train)), "dev_facts": len(_facts(dev)),
+                  "dev_facts": len(_facts(dev)),
                   "dev_facts_not_in_train": sorted(_facts(dev) - _facts(train))},
-        "leaks": [{"dev": row["id"], "train": twin["id"], "question": row["question"]}
-                  for row, twin in leaked(train, dev)],
-        "rejected": dict(Counter(item["stage"] for item in rejected)),
     }
 
 
@@ -103,13 +94,6 @@ def _by_section(found: list[Paragraph]) -> list[dict]:
     return [{"section": section, "pages": sorted({paragraph.page for paragraph in group}), **_counts(group),
              "pairs": len({name for paragraph in group for name in paragraph.questions})}
             for section, group in _grouped(found, "section").items()]
-
-
-def _by_page(found: list[Paragraph], pages: list[Page], train: list[dict], dev: list[dict]) -> list[dict]:
-    in_train, in_dev = (Counter(row.get("page") for row in part) for part in (train, dev))
-    by_page = _grouped(found, "page")
-    return [{"page": (n := page.number), **_counts(by_page[n]), "train": in_train[n], "dev": in_dev[n]}
-            for page in pages]
 
 
 def _counts(found: list[Paragraph]) -> dict:
@@ -184,11 +168,11 @@ def _ends_sentence(line: str) -> bool:
 def mark(found: list[Paragraph], rows: list[dict]) -> list[dict]:
     """把每条问答记到证据所在的段落（跨两段、两页的都记），返回找不到出处的问答。"""
     by_page, lost = _grouped(found, "page"), []
-    numbers = [*by_page, 0]
+    following = dict(pairwise(by_page))
     for row in rows:
         page, evidence = row.get("page", 0), without_spaces(row.get("evidence", ""))
-        mine, after = by_page.get(page, []), numbers[bisect_right(numbers, page, hi=len(by_page))]
-        touched = _touched(mine, evidence) or _touched([*mine, *by_page.get(after, [])], evidence)
+        mine, after = by_page.get(page, []), by_page.get(following.get(page), [])
+        touched = _touched(mine, evidence) or _touched([*mine, *after], evidence)
         for paragraph in touched:
             paragraph.questions.append(row["id"])
         if not touched:
@@ -214,16 +198,11 @@ def _touched(mine: list[Paragraph], evidence: str) -> list[Paragraph]:
             if end - len(text) < start + len(evidence) and end > start]
 
 
-def split_problems(report: dict) -> list[str]:
-    """划分里不该有的事，一条一句；没有就是空列表。"""
-    problems = []
-    if leaks := report["leaks"]:
-        problems.append(f"验证集有 {len(leaks)} 题和训练集几乎一样，"
-                        "例如 {dev} 与 {train}：“{question}”".format(**leaks[0]))
-    if unknown := report["split"]["dev_facts_not_in_train"]:
-        problems.append(f"{len(unknown)} 个事实只在验证集考、训练集没学：{'、'.join(unknown[:5])}"
-                        f"{' 等' if len(unknown) > 5 else ''}")
-    return problems
+def split_problem(report: dict) -> str:
+    """考到却没有学过的事实，一句话；没有就是空串。几乎一样的题在划分时已经去掉了。"""
+    unknown = report["split"]["dev_facts_not_in_train"]
+    named = "、".join(unknown[:5]) + (" 等" if len(unknown) > 5 else "")
+    return f"{len(unknown)} 个事实只在验证集考、训练集没学：{named}" if unknown else ""
 
 
 def summary(report: dict) -> str:
@@ -238,8 +217,8 @@ def summary(report: dict) -> str:
         lines.append(f"{report['repaired_evidence']} 条证据抄错了几个字，已改成原文的原话。")
     if report["without_source"]:
         lines.append(f"{len(report['without_source'])} 条没有写证据或对不上段落，不计入覆盖。")
-    problems = [f"✗ {problem}。" for problem in split_problems(report)]
-    return "\n".join([*lines, *(problems or ["✓ 验证集没有训练集的题，考到的事实都学过。"])])
+    problem = split_problem(report)
+    return "\n".join([*lines, f"✗ {problem}。" if problem else "✓ 验证集没有训练集的题，考到的事实都学过。"])
 
 
 def uncovered_text(report: dict, limit: int = 10) -> str:
@@ -278,14 +257,12 @@ def funnel_plot(counts: list[tuple[str, int]], path: str | Path | None = None) -
 
 
 def overview_plot(report: dict, path: str | Path | None = None) -> Figure:
-    """各章的覆盖、每页的题数、问题与答案的长短；report 是 describe 的结果，给了 path 就另存为 PNG。"""
+    """各章的覆盖、问题与答案的长短；report 是 describe 的结果，给了 path 就另存为 PNG。"""
     chapters = _chapters(report["sections"])
     figure = _figure(10.5, max(5.2, 0.32 * min(len(chapters), _MOST_CHAPTERS) + 1.6))
-    wide, narrow = figure.subfigures(1, 2, width_ratios=[1.2, 1])
-    _coverage_bars(wide.subplots(), chapters)
-    top, bottom = narrow.subplots(2, 1)
-    _page_bars(top, report["by_page"])
-    _length_bars(bottom, report["lengths"])
+    wide, narrow = figure.subplots(1, 2, width_ratios=[1.2, 1])
+    _coverage_bars(wide, chapters)
+    _length_bars(narrow, report["lengths"])
     return save(figure, path)
 
 
@@ -324,13 +301,6 @@ def _coverage_bars(axes: Axes, chapters: dict[str, Counter]) -> None:
 def _short(name: str, number: int) -> str:
     text = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
     return data_label(text, f"chapter {number}")
-
-
-def _page_bars(axes: Axes, pages: list[dict]) -> None:
-    numbers, train, dev = ([page[key] for page in pages] for key in ("page", "train", "dev"))
-    axes.bar(numbers, train, color=figures.AFTER, label=label("训练集", "train"))
-    axes.bar(numbers, dev, bottom=train, color=figures.BASELINE, label=label("验证集", "dev"))
-    _dress(axes, label("每页的题数", "pairs by page"), label("页", "page"), label("题数", "pairs"))
 
 
 def _length_bars(axes: Axes, lengths: dict[str, dict]) -> None:

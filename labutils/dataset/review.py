@@ -9,11 +9,12 @@ import io
 import json
 import re
 import warnings
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import count, filterfalse
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,7 +83,7 @@ def _cell(value: object) -> str:
 
 
 def check_result(item: Candidate) -> tuple[str, str]:
-    """自动检查的结果：(LEVELS 之一, 一句话)。"""
+    """自动检查的结果：(failed、noted、passed 之一, 一句话)；恰好照字母排就是先看的在前。"""
     if item.rejected is not None:
         return "failed", f"未通过（{item.rejected['stage']}）：{item.rejected['reason']}"
     if "evidence_original" in item.row:
@@ -99,8 +100,6 @@ def export(rows: list[dict], path: Path, rejected: Iterable[dict] = ()) -> Path:
     write_table(records, path)
     print(f"写好 {rel(path)}：{len(records)} 行。在“决定”一列填 {ACCEPT}、{REJECT} 或 {EDIT}，"
           "空着算没看过，照自动检查的结果办。")
-    if (old := path.with_suffix(".csv")).is_file():
-        print(f"提醒：{rel(old)} 是从前的格式，里面的决定不会生效；要用就在 Excel 里把它另存为 {path.name}。")
     return path
 
 
@@ -213,7 +212,6 @@ def apply(
         shown = [f"第 {number} 行“{column}”列：{reason}" for number, column, reason in problems[:_SHOWN]]
         shown += [f"等共 {len(problems)} 处"] * (len(problems) > _SHOWN)
         raise LabError(f"{rel(path)} 有要改的地方：{'；'.join(shown)}。改好保存后再读一次。")
-    _remind_other_phrasings(kept, touched)
     lost += filterfalse(_has_row, rejected)
     counts = Counter(record[DECISION] for _, record in decided.values())
     return Review(name_rows(list(kept.values())), lost, dict(counts))
@@ -309,20 +307,6 @@ def _repeated(kept: dict[str, dict], touched: dict[str, int]) -> Problems:
             for item in dropped if id(item["row"]) in numbers]
 
 
-def _remind_other_phrasings(kept: dict[str, dict], touched: dict[str, int]) -> None:
-    """一个事实有几种问法，只改一种的答案，另几种就和它矛盾了。"""
-    by_fact = defaultdict(list)
-    for row in kept.values():
-        by_fact[row.get("fact_id", id(row))].append(row)
-    for row in map(kept.get, touched):
-        mates = by_fact[row.get("fact_id", id(row))]
-        if others := [mate["id"] for mate in mates if mate["answer"] != row["answer"]]:
-            print(f"提醒：{row['id']} 的答案和同一事实的 {'、'.join(others)} 不一样了，请核对。")
-
-
-LEVELS = ("failed", "noted", "passed")
-
-
 @dataclass
 class ReviewTable:
     """放在笔记本格子最后一行就显示成表格；打印时是纯文字。"""
@@ -344,5 +328,5 @@ def review_table(rows: list[dict], rejected: Iterable[dict] = (), limit: int = 1
     """并排看问答与检查结果，最多 limit 条：未通过的、证据改过或没有证据的排在前面。"""
     found = [dict(zip(("level", "check"), check_result(item), strict=True), name=name, cells=cells(item.row))
              for name, item in candidates(rows, rejected).items()]
-    found.sort(key=lambda row: LEVELS.index(row["level"]))
+    found.sort(key=itemgetter("level"))
     return ReviewTable(found[:limit], len(found), sum(row["level"] != "failed" for row in found))

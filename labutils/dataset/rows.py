@@ -171,13 +171,13 @@ class Asked:
         self._asked: list[dict] = []
         self._found: dict[tuple, list[int]] = defaultdict(list)  # (分组, 字组) → 哪几条的开头有它
 
-    def add(self, row: dict, key: Hashable = None) -> None:
+    def add(self, row: dict, key: Hashable) -> None:
         number = len(self._asked)
         for part in self._rarest(grams(row["question"])):
             self._found[key, part].append(number)
         self._asked.append(row)
 
-    def closest(self, row: dict, key: Hashable = None) -> dict | None:
+    def closest(self, row: dict, key: Hashable) -> dict | None:
         """这一组里最早加进来的、问题只差一两个字的一条；没有就是 None。"""
         parts = grams(row["question"])
         same = (self._found.get((key, part), ()) for part in self._rarest(parts))
@@ -192,33 +192,29 @@ class Asked:
         return ordered[: differ + _SHARED]
 
 
-def leaked(train: list[dict], dev: list[dict]) -> list[tuple[dict, dict]]:
-    """验证集里和训练集几乎一样的题：[(验证集的, 训练集的)]。
+def drop_leaked(train: list[dict], dev: list[dict]) -> tuple[list[dict], list[dict]]:
+    """从验证集去掉和训练集几乎一样的题；返回 (留下的验证集, 去掉的)，去掉的是 {"stage", "reason", "row"}。
 
     问题相同就算；同一个事实（编号、要点或答案相同）里只差一两个字的也算，比 drop_near_duplicates 严。
     """
+    kept: list[dict] = []
+    dropped: list[dict] = []
     asked = Asked(train)
-    by_question: dict[str, dict] = {}
     for row in train:
-        by_question.setdefault(normalize(row["question"]), row)
         for key in _leak_keys(row):
             asked.add(row, key)
-    twins = [(row, by_question.get(normalize(row["question"])) or next(
-        filter(None, (asked.closest(row, key) for key in _leak_keys(row))), None)) for row in dev]
-    return [(row, twin) for row, twin in twins if twin]
+    for row in dev:
+        if twin := next(filter(None, (asked.closest(row, key) for key in _leak_keys(row))), None):
+            reason = f"与训练集的 {_name(twin)} 几乎一样，留在验证集会让分数虚高"
+            dropped.append({"stage": STAGE, "reason": reason, "row": row})
+        else:
+            kept.append(row)
+    return kept, dropped
 
 
 def _leak_keys(row: dict) -> list[Hashable]:
-    return [_points(row), ("答案", normalize(row["answer"])), ("事实", row.get("fact_id", row["question"]))]
-
-
-def drop_leaked(train: list[dict], dev: list[dict]) -> tuple[list[dict], list[dict]]:
-    """从验证集去掉和训练集几乎一样的题；返回 (留下的验证集, 去掉的)。"""
-    pairs = leaked(train, dev)
-    twins = {id(row) for row, _ in pairs}
-    reason = "与训练集的 {} 几乎一样，留在验证集会让分数虚高"
-    dropped = [{"stage": STAGE, "reason": reason.format(_name(twin)), "row": row} for row, twin in pairs]
-    return [row for row in dev if id(row) not in twins], dropped
+    return [("问题", normalize(row["question"])), _points(row), ("答案", normalize(row["answer"])),
+            ("事实", row.get("fact_id", row["question"]))]
 
 
 def split(rows: list[dict], seed: int = 42, by: str = "fact") -> tuple[list[dict], list[dict]]:

@@ -95,23 +95,19 @@ def check_url(url: str, where: str) -> httpx2.URL:
 
 
 def find_service(preset: str = "", model: str = "", path: str | Path = PRESETS) -> Service:
-    """预设名（或它的中文名）与模型名 → Service；没有预设时用 OPENAI_BASE_URL，再没有就是 OpenAI。
+    """预设名与模型名 → Service；没有预设时用 OPENAI_BASE_URL，再没有就是 OpenAI。
 
     模型没有写又没有缺省、预设名不认识时抛 LabError。
     """
     presets = load_presets(path)
+    if preset and preset not in presets:
+        known = "、".join(presets)
+        raise LabError(f"{rel(path)} 里没有预设 {preset}，有的是 {known}；可以照样子加一条。")
     if preset:
-        names = {str(alias).lower(): name for name, v in presets.items() for alias in (v["title"], name)}
-        name = names.get(preset.strip().lower())
-        if name is None:
-            known = "、".join(presets)
-            raise LabError(f"{rel(path)} 里没有预设 {preset}，有的是 {known}；可以照样子加一条。")
-        return _service(presets[name], name, model, f"{rel(path)} 里 {name} 的 base_url")
+        return _service(presets[preset], preset, model, f"{rel(path)} 里 {preset} 的 base_url")
     url = os.environ.get("OPENAI_BASE_URL", "").strip() or "https://api.openai.com/v1"
     host = check_url(url, f"{Service.where} ").host
-    known = next((v for v in presets.values() if v["base_url"].rstrip("/") == url.rstrip("/")), DEFAULTS)
-    here = {"title": "", "base_url": url, "key_env": "OPENAI_API_KEY", "model": "", "extra_body": {}}
-    return _service(known | here, host, model, Service.where)
+    return _service(DEFAULTS | {"base_url": url, "key_env": "OPENAI_API_KEY"}, host, model, Service.where)
 
 
 def _service(values: dict, name: str, model: str, where: str) -> Service:

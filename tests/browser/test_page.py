@@ -177,8 +177,8 @@ def test_votes_and_corrections_are_saved_as_new_pairs(page, feedback):
     page.click("#lab-save")
     page.get_by_text("改正已经保存").wait_for()
     assert page.input_value("#lab-correction textarea") == ""
-    assert [pair for _, pair in read_pairs(feedback)] == [{"question": "说：好答案", "answer": "后：好答案"},
-                                  {"question": "说：坏答案", "answer": "正确的<b>答案</b>"}]
+    assert [(row["question"], row["answer"]) for row in read_pairs(feedback)] == [
+        ("说：好答案", "后：好答案"), ("说：坏答案", "正确的<b>答案</b>")]
 
 
 def test_copy_gives_the_answer_and_the_code(browser, demo):

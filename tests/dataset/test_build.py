@@ -46,8 +46,7 @@ def lines(path):
 
 def test_shipped_data_survive_and_replay_agrees(tmp_path, capsys):
     report = build_dataset(COURSE_PDF, DATA / "qa.jsonl", tmp_path)
-    assert report["source"] == "replay"
-    assert report["pairs"] == report["agree"] == report["funnel"][-1][1] == 150
+    assert report["pairs"] == report["funnel"][-1][1] == 150
     assert (report["train"], report["dev"], report["facts"]) == (100, 50, 50)
     assert report["dev_facts_in_train"] == 50
     counts = [count for _, count in report["funnel"]]
@@ -57,7 +56,8 @@ def test_shipped_data_survive_and_replay_agrees(tmp_path, capsys):
     assert len(load_conversations(tmp_path / "data" / "train.json")) == 100
     assert len(load_conversations(tmp_path / "data" / "dev.json")) == 50
     out = capsys.readouterr().out
-    assert "没有调用 API" in out and "✓ 验证集没有训练集的题" in out and "覆盖 " in out
+    assert "没有调用 API" in out and "150 对与 data/qa.jsonl 的 150 对一致" in out
+    assert "✓ 验证集没有训练集的题" in out and "覆盖 " in out
     names = {path.name for path in (tmp_path / "data").iterdir()}
     assert {f"dataset_report.{kind}" for kind in ("json", "html", "png")} <= names
 
@@ -85,7 +85,7 @@ def test_other_pdf_with_own_questions(tmp_path, other_pdf, capsys):
     qa = write_json_lines(ROWS, tmp_path / "mine.jsonl")
     report = build_dataset(other_pdf, qa, tmp_path / "out")
     out = capsys.readouterr().out
-    assert report["source"] == "file" and "回放" not in out
+    assert report["funnel"][0] == ("文件里的条目", 5) and "回放" not in out
     assert "4 条没写页码或证据" in out
     assert (report["pairs"], report["facts"], report["train"], report["dev"]) == (5, 2, 3, 2)
     rows = load_qa(tmp_path / "out" / "data" / "qa.jsonl")
@@ -141,7 +141,7 @@ def test_api_model_is_called_and_page_comes_from_evidence(tmp_path, other_pdf, m
 
     monkeypatch.setattr(dataset_build, "generate", fake)
     report = build_dataset(other_pdf, None, tmp_path, api_model="m", unanswerable=2)
-    assert report["source"] == "api" and report["pairs"] == 2 and report["unanswerable"] == 2
+    assert report["pairs"] == 2 and report["funnel"][0] == ("回复里的条目", 2)
     assert lines(tmp_path / "data" / "unanswerable_train.jsonl") == [
         {"id": "N01", "question": "罚款交到哪里？", "answer": "材料没有写明。"},
         {"id": "N02", "question": "馆长是谁？", "answer": "材料没有写明。"}]
@@ -178,10 +178,9 @@ def test_collect_reports_every_loss():
                                {"role": "assistant", "content": "三十天"}],
              "fact_id": "F01", "key_points": ["三十天"], "page": 1, "evidence": "期限是三十天"}
     text = json.dumps([whole, whole, {**whole, "evidence": "编的"}], ensure_ascii=False)
-    report, rejected = {}, []
-    kept = collect([text[:-1] + ', {"conversations": ['], [Page(1, TEXT)], report, rejected)
+    kept, rejected, steps = collect([text[:-1] + ', {"conversations": ['], [Page(1, TEXT)])
     assert len(kept) == 1
-    counts = dict(report["funnel"])
+    counts = dict(steps)
     assert (counts["回复里的条目"], counts["读得出来"], counts["答案自洽"]) == (4, 3, 3)
     assert (counts["原文有依据"], counts["去重之后"]) == (2, 1)
     assert [r["stage"] for r in rejected] == ["解析", "证据", "去重"]
@@ -212,7 +211,7 @@ def straddling(evidence, page=1):
 ])
 def test_evidence_over_a_page_break_belongs_to_the_page_where_it_begins(evidence, kept):
     texts = [json.dumps({"pairs": [straddling(evidence, 1)]}, ensure_ascii=False)]
-    row, = collect(texts, HALVES, pieces=[Chunk("…", (1, 3))])
+    row, = collect(texts, HALVES, pieces=[Chunk("…", (1, 3))]).rows
     assert (row["page"], row["evidence"]) == (1, kept)
     found = paragraphs(HALVES)
     assert mark(found, [row]) == []

@@ -200,7 +200,7 @@ def shop(tmp_path, monkeypatch):
 
 def test_estimate_above_the_limit_stops_before_any_call(tmp_path, shop):
     with pytest.raises(LabError, match=r"估算 约 [\d.]+ 元，超过上限 0.1，还没有调用，没有花钱"):
-        generate(CHUNKS, "", tmp_path, PROMPTS, preset="店", max_cost=0.1)
+        generate(CHUNKS, "", tmp_path, PROMPTS, preset="shop", max_cost=0.1)
     assert shop.calls == []
 
 

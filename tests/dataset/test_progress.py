@@ -67,7 +67,7 @@ def environment(server):
 
 def final_set(result, pages):
     texts = [path.read_text(encoding="utf-8") for path in result.files]
-    return collect(texts, pages, pieces=result.chunks)
+    return collect(texts, pages, pieces=result.chunks).rows
 
 
 def test_misbehaving_server_every_chunk_done_in_time(tmp_path, pdf, pages, pieces):

@@ -15,7 +15,7 @@ from labutils.dataset.report import (
     mark,
     overview_plot,
     paragraphs,
-    split_problems,
+    split_problem,
     summary,
     uncovered_text,
     write,
@@ -76,36 +76,32 @@ def test_course_document_is_cut_into_its_chapters():
 # ---- 数字 ----
 
 def test_describe_counts():
-    report = describe(ROWS, TRAIN, DEV, PAGES, [{"stage": "证据"}, {"stage": "证据"}])
-    assert (report["pairs"], report["facts"], report["pages"]) == (5, 3, 2)
+    report = describe(ROWS, TRAIN, DEV, PAGES)
+    assert (report["pairs"], report["facts"]) == (5, 3)
     assert report["coverage"]["paragraphs"] == 6 and report["coverage"]["covered"] == 4
     assert 0 < report["coverage"]["characters"] < 1
     assert [p["text"] for p in report["uncovered"]] == ["节假日另行通知。", "<b>坏</b>标记。"]
     last = report["sections"][-1]
     assert last == {"section": "二、罚则", "pages": [2], "paragraphs": 3, "covered": 2, "pairs": 1}
-    assert report["by_page"][1] == {"page": 2, "paragraphs": 4, "covered": 3, "train": 2, "dev": 1}
     assert report["lengths"]["question"]["max"] == 11 and report["lengths"]["answer"]["median"] == 2
-    assert report["split"]["dev_facts_not_in_train"] == [] and report["leaks"] == []
-    assert report["rejected"] == {"证据": 2}
+    assert report["split"]["dev_facts_not_in_train"] == []
 
 
-def test_leaks_and_unlearned_facts_are_reported():
-    copy = {**ROWS[0], "id": "F1-9", "question": "开放 几天?"}
-    report = describe(ROWS, TRAIN, [copy, row("F8-1", "只考不学？", "x")], PAGES)
-    assert report["leaks"] == [{"dev": "F1-9", "train": "F1-1", "question": "开放 几天?"}]
+def test_unlearned_facts_are_reported():
+    report = describe(ROWS, TRAIN, [ROWS[1], row("F8-1", "只考不学？", "x")], PAGES)
     assert report["split"]["dev_facts_not_in_train"] == ["F8"]
     text = summary(report)
-    assert "✗ 验证集有 1 题和训练集几乎一样" in text and "✗ 1 个事实只在验证集考" in text and "✓" not in text
+    assert "✗ 1 个事实只在验证集考、训练集没学：F8。" in text and "✓" not in text
 
 
 def test_shipped_split_is_clean_and_a_random_one_is_not():
     rows, pages = load_qa(DATA / "qa.jsonl"), read_pages(DATA / "source" / "course_document.pdf")
     clean = describe(rows, *split(rows, 42), pages)
-    assert split_problems(clean) == []
+    assert split_problem(clean) == ""
     assert "训练集 100，验证集 50" in summary(clean)
     assert "覆盖 27/54 段" in summary(clean)
     random = describe(rows, *split(rows, 42, by="random"), pages)
-    assert "只在验证集考" in split_problems(random)[0]
+    assert "只在验证集考" in split_problem(random)
 
 
 def test_uncovered_text_is_short():
@@ -119,7 +115,7 @@ def test_uncovered_text_is_short():
 
 def test_files_agree_and_html_is_safe(tmp_path):
     steps = [("<i>条目</i>", 9), ("去重之后", 5)]
-    report = write(tmp_path, ROWS, TRAIN, DEV, PAGES, [], steps)
+    report = write(tmp_path, ROWS, TRAIN, DEV, PAGES, steps)
     saved = json.loads((tmp_path / "dataset_report.json").read_text(encoding="utf-8"))
     assert saved == json.loads(json.dumps(report | {"funnel": steps}))
     assert (tmp_path / "dataset_report.png").read_bytes().startswith(b"\x89PNG")
@@ -148,7 +144,7 @@ def test_findings_of_the_reader_are_listed_by_page(tmp_path):
 
 def test_html_names_the_problems(tmp_path):
     copy = {**ROWS[0], "id": "F1-9", "evidence_original": "x"}
-    write(tmp_path, [*ROWS, {**copy, "page": 7}], TRAIN, [copy], PAGES)
+    write(tmp_path, [*ROWS, {**copy, "page": 7}], TRAIN, [{**copy, "fact_id": "F8"}], PAGES)
     html = (tmp_path / "dataset_report.html").read_text(encoding="utf-8")
     assert "verdict bad" in html and "划分干净" not in html
     assert "1 条证据抄错了几个字" in html and "F1-9" in html and "每一关" not in html
@@ -180,9 +176,9 @@ def test_funnel_shows_what_each_gate_takes():
 
 def test_overview_draws_the_counts():
     report = describe(ROWS, TRAIN, DEV, PAGES)
-    left, pages, _ = overview_plot(report).axes
+    left, right = overview_plot(report).axes
     assert [bar.get_width() for bar in left.patches] == [2, 2, 1, 1]  # 两章：有题的，没题的
-    assert [bar.get_height() for bar in pages.patches] == [1, 2, 1, 1]  # 两页：训练集，验证集
+    assert sum(bar.get_height() for bar in right.patches) == 10  # 五个问题，五个答案
 
 
 def test_long_documents_still_fit():

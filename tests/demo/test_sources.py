@@ -62,7 +62,7 @@ def test_examples_are_short_questions_of_different_facts(rows):
 
 
 def to_pairs(path):
-    return [pair for _, pair in read_pairs(path)]
+    return [{"question": row["question"], "answer": row["answer"]} for row in read_pairs(path)]
 
 
 @pytest.fixture
