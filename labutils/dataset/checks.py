@@ -273,7 +273,7 @@ def _evidence_problem(row: dict, pages: dict[int, tuple[str, str]], required: bo
     if not begins_on(evidence, pages[page]):
         return _misplaced(evidence, page, pages)
     alone, both = pages[page]
-    return _point_problem(row, alone if on_page(evidence, alone) else both)
+    return _point_problem(row, alone if begins_on(evidence, (alone, "")) else both)
 
 
 def _misplaced(evidence: str, page: int, pages: dict[int, tuple[str, str]]) -> Found:
@@ -296,13 +296,11 @@ def _point_problem(row: dict, text: str) -> Found:
     return None
 
 
-def on_page(evidence: str, text: str) -> bool:
-    """证据是不是一字不差地在这页文字里；排版留下的空白和换行不算。"""
-    return without_spaces(evidence) in without_spaces(text)
-
-
 def begins_on(evidence: str, texts: tuple[str, str]) -> bool:
-    """证据是不是从这一页开始：全在这一页，或从这一页跨到下一页（页末的句子常被分页截断）。"""
+    """证据是不是从这一页开始：全在这一页，或从这一页跨到下一页（页末的句子常被分页截断）。
+
+    排版留下的空白和换行不算。texts 见 page_texts。
+    """
     alone, both = map(without_spaces, texts)
     wanted = without_spaces(evidence)
     return wanted in alone or 0 <= both.find(wanted, max(0, len(alone) - len(wanted) + 1)) < len(alone)

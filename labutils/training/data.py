@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from labutils.base import files
 from labutils.base.errors import LabError
 from labutils.base.text import normalize
-from labutils.dataset.rows import NEAR_DUPLICATE, grams, load_conversations, overlap, to_conversations
+from labutils.dataset.rows import Asked, load_conversations, to_conversations
 from labutils.models import chat
 from labutils.training.config import Config
 from labutils.training.questions import augment, question_from_answer
@@ -157,7 +157,10 @@ class PlannedDataset(torch.utils.data.Dataset):
     def __init__(self, tokenizer, sources: list[Source], config: Config, total: int | None,
                  batch: int, seed: int, held_out: frozenset[str] = frozenset()):
         self.tokenizer, self.sources, self.max_length = tokenizer, sources, config.max_length
-        self.data_config, self.held_out = config.data_config, list(map(grams, held_out))
+        self.data_config, held = config.data_config, [{"question": question} for question in held_out]
+        self.held_out = Asked(held)
+        for row in held:
+            self.held_out.add(row, "")
         self.messages, self.encoded, self.truncated = zip(
             *(encode_source(tokenizer, source, config.max_length) for source in sources), strict=True)
         sizes = list(map(len, self.encoded))
@@ -193,12 +196,7 @@ class PlannedDataset(torch.utils.data.Dataset):
             new = question_from_answer(answer["content"], rng)
         if new is None and rng.random() < self.data_config.question_augmentation:
             new = augment(question["content"], rng)
-        return None if new is None or self._asks_held_out(new) else new
-
-    def _asks_held_out(self, question: str) -> bool:
-        """与某个验证问题相同，或只差一两个字。"""
-        asked = grams(question)
-        return any(overlap(asked, other) >= NEAR_DUPLICATE for other in self.held_out)
+        return None if new is None or self.held_out.closest({"question": new}, "") else new
 
 
 def _first_question(messages: list[dict]) -> int:

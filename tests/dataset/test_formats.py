@@ -15,7 +15,7 @@ from pptx.util import Cm
 
 from labutils.base.errors import LabError
 from labutils.dataset import build as dataset_build
-from labutils.dataset.checks import on_page, validate
+from labutils.dataset.checks import begins_on, validate
 from labutils.dataset.formats import read_pages
 from labutils.dataset.prompts import chunks
 
@@ -150,7 +150,7 @@ def test_word_table_with_empty_wrapped_merged_and_nested_cells(tmp_path):
     assert page.text.split("\n") == [
         "缓考 |  | 考前三天", "复核 | 先由学院核对， 再报教务处 | 只核对漏评， 不重新评阅。",
         "以上由教务处解释", "附 | 甲 乙 |"]
-    assert on_page("先由学院核对，再报教务处", page.text)
+    assert begins_on("先由学院核对，再报教务处", (page.text, ""))
 
 
 def test_markdown_table_with_empty_and_wrapped_cells(tmp_path):

@@ -142,8 +142,8 @@ def test_a_question_that_nearly_repeats_validation_is_dropped_too(tokenizer):
     held_out = frozenset({normalize("请问一下,申报的截止日期究竟是什么?谢谢")})
     data = PlannedDataset(tokenizer, [Source("qa", "qa.json", [
         dialogue("哪天截止？", "申报的截止日期是1月31日。")])], config(), 4, 4, 1, held_out)
-    assert data._asks_held_out("请问一下,申报的截止日期究竟是什么?")
-    assert not data._asks_held_out("申报要交什么材料？")
+    assert data.held_out.closest({"question": "请问一下,申报的截止日期究竟是什么?"}, "")
+    assert not data.held_out.closest({"question": "申报要交什么材料？"}, "")
 
 
 def test_some_questions_are_made_from_their_answers(tokenizer):
