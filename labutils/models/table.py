@@ -6,7 +6,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 
 import torch
@@ -72,35 +72,23 @@ def can_batch(model, mixed: bool = False) -> bool:
     if mixed and not hasattr(model.base_model, "_enable_peft_forward_hooks"):
         return False  # 这种适配器不认 adapter_names，peft 却不说：只换几个词元的，试也试不出来
 
-    def together(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        rows = [Row(model, ids, adapter) for ids, adapter in zip(TEXTS, (not mixed, True), strict=True)]
-        table, cache, (ids, mask) = Table(model), DynamicCache(), batch.values()
-        table._forward(ids[:, :-1], mask[:, :-1], cache, rows)
-        return table._forward(ids[:, -1:], mask, cache, rows)  # 接着缓存再走一步
-
     try:
         plain = {type(layer) for layer in DynamicCache(config=model.config).layers} == {DynamicLayer}
         with torch.inference_mode():
-            return plain and _rows_are_independent(model, together, mixed)
+            return plain and _rows_are_independent(model, mixed)
     except Exception as error:
         _log.info("拼不了批，一次一个", exc_info=error)
         return False
 
 
-@torch.inference_mode()
-def can_pad(model) -> bool:
-    """长短不同的样本能不能左侧补齐、放在一批里：位置与缓存由 generate 自己备好。"""
-    return _rows_are_independent(model, lambda batch: model.generate(
-        **batch, max_new_tokens=1, do_sample=False, output_logits=True,
-        return_dict_in_generate=True).logits[0].float())
-
-
-def _rows_are_independent(model, together: Callable[[dict], torch.Tensor], mixed: bool = False) -> bool:
-    """长短不同的两行拼在一起算（mixed 时前一行不用适配器），每行都与单独算的相同。"""
-    scored = together(left_pad(TEXTS, 0, model.device))
-    for ids, adapter, scores in zip(TEXTS, (not mixed, True), scored, strict=True):
-        with nullcontext() if adapter else model.disable_adapter():
-            alone = model(input_ids=torch.tensor([ids], device=model.device)).logits[0, -1].float()
+def _rows_are_independent(model, mixed: bool) -> bool:
+    """长短不同的两行拼在一起算（mixed 时前一行不用适配器），每行都与单独算的相同；最后一步接着缓存算。"""
+    rows = [Row(model, ids, adapter) for ids, adapter in zip(TEXTS, (not mixed, True), strict=True)]
+    table, cache, (ids, mask) = Table(model), DynamicCache(), left_pad(TEXTS, 0, model.device).values()
+    table._forward(ids[:, :-1], mask[:, :-1], cache, rows)
+    for row, scores in zip(rows, table._forward(ids[:, -1:], mask, cache, rows), strict=True):
+        with nullcontext() if row.adapter else model.disable_adapter():
+            alone = model(input_ids=torch.tensor([row.ids], device=model.device)).logits[0, -1].float()
         if (scores - alone).norm() > torch.finfo(model.dtype).eps ** 0.5 * alone.norm():
             return False
     return True

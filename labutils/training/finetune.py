@@ -22,7 +22,6 @@ from transformers.pytorch_utils import Conv1D
 from labutils.base import files
 from labutils.base.errors import LabError, first_line
 from labutils.models import adapters, chatglm3, loader
-from labutils.models.table import can_pad
 from labutils.training import checkpoints, data
 from labutils.training.callbacks import TrainingLog, read_log, watchers
 from labutils.training.checkpoints import explained, find_adapter
@@ -107,21 +106,12 @@ def _load_base(model_name: str, config: Config) -> tuple[Any, Any, str, str]:
     device = "cpu" if config.training_args.use_cpu else None
     device, dtype, reason = loader.pick_device_dtype(DTYPES[config.dtype], device)
     model, tokenizer = loader.load(model_name, dtype=dtype, device=device, quantization=config.quantization)
-    _suit(model, config)
+    if config.training_args.gradient_checkpointing and not model.supports_gradient_checkpointing:
+        config.training_args.gradient_checkpointing = False
+        config.notes.append(f"{model.config.model_type} 结构没有梯度检查点，"
+                            "gradient_checkpointing 按 false 训练")
     model.config.use_cache = False  # 训练不逐字生成，不必存键和值
     return model, tokenizer, str(dtype).removeprefix("torch."), reason
-
-
-def _suit(model: Any, config: Config) -> None:
-    """结构做不到的：没有梯度检查点的不用它；补齐就算不对的（RWKV 不看遮罩），一批几条时引发 LabError。"""
-    training, kind = config.training_args, model.config.model_type
-    if training.gradient_checkpointing and not model.supports_gradient_checkpointing:
-        training.gradient_checkpointing = False
-        config.notes.append(f"{kind} 结构没有梯度检查点，gradient_checkpointing 按 false 训练")
-    several = max(training.per_device_train_batch_size, training.per_device_eval_batch_size) > 1
-    if several and not can_pad(model):
-        raise LabError(f"{kind} 结构的样本补齐以后算得不一样，不能几条一批；请把 per_device_train_batch_size "
-                       "与 per_device_eval_batch_size 都改成 1，把 gradient_accumulation_steps 相应改大")
 
 
 def training_arguments(config: Config, folder: Path, use_cpu: bool) -> TrainingArguments:

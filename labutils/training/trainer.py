@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from peft import PeftModel
 from peft.tuners.lora.layer import ParamWrapper
 from torch.nn.functional import cross_entropy
 from transformers import AttentionInterface, Trainer, TrainingArguments
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from labutils.base.errors import LabError
 from labutils.models.chat import IGNORE
 from labutils.training.data import LeftCollator
 
@@ -125,6 +127,18 @@ def agrees(model: PeftModel, padded: LeftCollator, rows: list[Row]) -> bool:
 
 
 @torch.no_grad()
+def check_padding(base, padded: LeftCollator, rows: list[Row]) -> None:
+    """左边补齐的一批，各行算得与单独时不同（不看遮罩的 RWKV 等），就引发 LabError。"""
+    together = base.eval()(**send_to_device(padded(rows), base.device)).logits[:, -1]
+    for row, scores in zip(rows, together, strict=True):
+        alone = base(**send_to_device(padded([row]), base.device)).logits[0, -1]
+        if (scores - alone).norm() > torch.finfo(base.dtype).eps ** 0.5 * alone.norm():
+            raise LabError(f"{base.config.model_type} 结构的样本补齐以后算得不一样，不能几条一批；请把 "
+                           "per_device_train_batch_size 与 per_device_eval_batch_size 都改成 1，"
+                           "把 gradient_accumulation_steps 相应改大")
+
+
+@torch.no_grad()
 def in_one_piece(model: PeftModel, rows: list[Row]) -> bool:
     """整批要不要一份算：取随机数的（dropout、专家的抖动），同时算先后就不定了；
     peft 加在专家上的 LoRA 计算时换权重，也不能同时算。
@@ -148,6 +162,8 @@ def make_trainer(model: PeftModel, args: TrainingArguments, padded: LeftCollator
             count = 1 if frugal or in_one_piece(model, trial) else 2
             return PackedTrainer(model=model, args=args, data_collator=partial(collate, count), **options)
         print(f"说明：{base.config.model_type} 结构的一批不能首尾相接，补齐了算，会慢一些")
+    if max(args.per_device_train_batch_size, args.per_device_eval_batch_size) > 1:
+        check_padding(base, padded, trial)
     return LabTrainer(model=model, args=args, data_collator=padded, **options)
 
 
