@@ -242,6 +242,7 @@ def test_document_benchmark_makes_and_reads_its_files(tmp_path):
     assert float(rows[1][1]) >= 0.995
 
 
+@pytest.mark.slow
 def test_model_benchmark_tells_right_refused_and_wrong(tmp_path):
     """普通的、改写的模板各一个，普通的适配器设置一项；再运行就不再做。"""
     turn = ("{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"

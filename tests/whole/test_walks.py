@@ -34,7 +34,7 @@ def stop():
 """
 FINETUNE = """
 from labutils.lab import cli
-sys.argv = ["labutils", "finetune", "data", "tiny", "CONFIG", "--out", "OUT"]
+sys.argv = ["labutils", "finetune", "data", "tiny", "CONFIG", "--out", "OUT/lora"]
 start()
 try:
     cli.main()
@@ -57,7 +57,7 @@ PAIR = """
 from pathlib import Path
 from labutils import base, dataset, models, training
 from labutils.training.data import LeftCollator
-tokenizer, out = models.load("tiny")[1], Path("OUT")
+tokenizer, out = models.load("tiny")[1], Path("OUT") / "pair"
 config = training.load_config("CONFIG")
 start()
 dataset.build_dataset(base.DATA / "source" / "course_document.pdf", None, out)
@@ -68,17 +68,18 @@ stop()
 """
 
 
-@pytest.mark.parametrize(("walk", "most"), [
-    pytest.param(FINETUNE, 18, id="finetune"), pytest.param(MESSAGE, 8, id="message"),
-    pytest.param(PAIR, 16, id="pair")])
-def test_a_walk_passes_few_files(tmp_path, walk, most):
+MOST = {"finetune": 18, "message": 8, "pair": 16}
+
+
+def test_a_walk_passes_few_files(tmp_path):
     config = (files.CONFIGS / "lora_tiny.yaml").read_text(encoding="utf-8")
     for key, value in (("max_steps", 500), ("save_steps", 100), ("eval_steps", 100)):
         config = config.replace(f"{key}: {value}", f"{key}: 4")
     (tmp_path / "four.yaml").write_text(config, encoding="utf-8")
-    code = TRACER + walk.replace("CONFIG", str(tmp_path / "four.yaml")).replace("OUT", str(tmp_path / "out"))
-    done = subprocess.run([sys.executable, "-c", code], cwd=files.ROOT, capture_output=True, encoding="utf-8",
-                          env={**os.environ, "PYTHONUTF8": "1"})
+    code = "".join([TRACER, PAIR, MESSAGE, FINETUNE]).replace("CONFIG", str(tmp_path / "four.yaml"))
+    done = subprocess.run([sys.executable, "-c", code.replace("OUT", str(tmp_path / "out"))], cwd=files.ROOT,
+                          capture_output=True, encoding="utf-8", env={**os.environ, "PYTHONUTF8": "1"})
     assert done.returncode == 0, done.stderr
-    passed = done.stdout.rpartition("SEEN ")[2].split()
-    assert 3 <= len(passed) <= most, " ".join(passed)
+    seen = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("SEEN ")]
+    for name, passed in zip(("pair", "message", "finetune"), seen, strict=True):
+        assert 3 <= len(passed) <= MOST[name], f"{name}: {' '.join(passed)}"
