@@ -225,7 +225,7 @@ class LeftCollator:
         ids, labels = padded(ids, padding_value=self.pad_id), padded(labels, padding_value=chat.IGNORE)
         first = int((labels != chat.IGNORE).any(dim=0).nonzero()[0])
         keep = min(labels.shape[1], labels.shape[1] - first + 1)
-        labels = labels[:, -keep:]
+        labels = labels[:, -keep:].contiguous()  # CPM-Ant 把它摊平时要连着的内存
         batch = {"input_ids": ids, "attention_mask": mask, "labels": labels, "logits_to_keep": keep}
         if self.positions:
             batch["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)

@@ -171,6 +171,7 @@ def test_collator_pads_left_and_keeps_only_the_labelled_end():
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [0, 0, 1, 1]]
     assert batch["logits_to_keep"] == 3  # 第一个标签之前还要一个位置来预测它
     assert batch["labels"].tolist() == [[IGNORE, 7, 8], [IGNORE, IGNORE, 4]]
+    assert batch["labels"].is_contiguous()  # CPM-Ant 用 view 摊平
 
 
 def test_loss_is_the_same_as_with_right_padding_and_all_logits(toy_base):
