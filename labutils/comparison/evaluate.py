@@ -10,7 +10,6 @@ import json
 import math
 import time
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +209,7 @@ def _ask_all(model, tokenizer, groups, stage, kept: KeptAnswers, generation) -> 
     """{组: 每题的回答}。各组的题一起答；答过的从 kept 取，没答过的答完一题记一题，每答完一成报一行"""
     prompts = {group: [item.get("messages") or item["question"] for item in items]
                for group, items in groups.items()}
-    new = [prompt for prompt in chain(*prompts.values()) if kept.get(stage, prompt) is None]
+    new = [prompt for prompt in itertools.chain(*prompts.values()) if kept.get(stage, prompt) is None]
     started, count = time.perf_counter(), itertools.count(1)
 
     def keep(number: int, reply: str) -> None:

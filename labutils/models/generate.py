@@ -32,7 +32,8 @@ def answer(model, tokenizer, questions, max_new_tokens: int = 128, batch_size: i
             for question in questions]
     numbers, skipped, replies = {id(row): number for number, row in enumerate(rows)}, header(tokenizer), {}
     order = sorted(rows, key=lambda row: -len(row.ids))  # 长的先来
-    done = finished(model, order, batch_size) if can_batch(model) else _one_by_one(
+    together = len(rows) > 1 and can_batch(model)  # 只有一题，不必试
+    done = finished(model, order, batch_size) if together else _one_by_one(
         model, order, _options({"max_new_tokens": max_new_tokens, **generation}))
     try:
         for row in done:

@@ -89,9 +89,14 @@ def _rows_are_independent(model, mixed: bool) -> bool:
     for row, scores in zip(rows, table._forward(ids[:, -1:], mask, cache, rows), strict=True):
         with nullcontext() if row.adapter else model.disable_adapter():
             alone = model(input_ids=torch.tensor([row.ids], device=model.device)).logits[0, -1].float()
-        if (scores - alone).norm() > torch.finfo(model.dtype).eps ** 0.5 * alone.norm():
+        if differ(scores, alone, model.dtype):
             return False
     return True
+
+
+def differ(scores: torch.Tensor, alone: torch.Tensor, dtype: torch.dtype) -> bool:
+    """与别的行一起算的分数 scores，和单独算的 alone，相差不止 dtype 的舍入。"""
+    return bool((scores - alone).norm() > torch.finfo(dtype).eps ** 0.5 * alone.norm())
 
 
 def processors(do_sample: bool = False, temperature: float = 0.0, top_p: float = 1.0, top_k: int = 50,

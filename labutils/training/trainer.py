@@ -21,6 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from labutils.base.errors import LabError
 from labutils.models.chat import IGNORE
+from labutils.models.table import differ
 from labutils.training.data import LeftCollator
 
 PACKED = "lab_packed"
@@ -132,7 +133,7 @@ def check_padding(base, padded: LeftCollator, rows: list[Row]) -> None:
     together = base.eval()(**send_to_device(padded(rows), base.device)).logits[:, -1]
     for row, scores in zip(rows, together, strict=True):
         alone = base(**send_to_device(padded([row]), base.device)).logits[0, -1]
-        if (scores - alone).norm() > torch.finfo(base.dtype).eps ** 0.5 * alone.norm():
+        if differ(scores, alone, base.dtype):
             raise LabError(f"{base.config.model_type} 结构的样本补齐以后算得不一样，不能几条一批；请把 "
                            "per_device_train_batch_size 与 per_device_eval_batch_size 都改成 1，"
                            "把 gradient_accumulation_steps 相应改大")

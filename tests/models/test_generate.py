@@ -49,6 +49,11 @@ def test_batching_does_not_change_answers(taught):
         assert one == generate.answer(*taught, questions, batch_size=size)
 
 
+def test_a_single_question_needs_no_trial(taught, monkeypatch):
+    monkeypatch.setattr(generate, "can_batch", None)
+    assert generate.answer(*taught, ["再见"]) == ["慢走"] and generate.answer(*taught, []) == []
+
+
 def test_message_lists_are_accepted(taught):
     assert generate.answer(*taught, [[{"role": "user", "content": "再见"}]]) == ["慢走"]
 
