@@ -9,6 +9,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import chain, groupby, pairwise
 
 from labutils.base.text import without_spaces
@@ -78,6 +79,7 @@ def tidy(text: str) -> str:
     return _SPACED.sub(lambda m: m[0] if set(m[0]) <= _COUNTING else without_spaces(m[0]), text)
 
 
+@lru_cache(1024)  # 一行的宽度要问几次
 def width(text: str) -> int:
     """汉字算 2 格，西文算 1 格，和排版的宽度大致成正比。"""
     return sum(2 if unicodedata.east_asian_width(c) in "WFA" else 1 for c in text)
@@ -94,6 +96,7 @@ _LOOSE = re.compile(r"\d[\d.]*\s")  # 数字后面只有空白，没有顿号、
 # 从位置看得出、排成行就看不出的事，用两种没人用的空格写在一行前面（layout.py）：接着上一行；是小字
 GOES_ON, NOTE = "\u1680", "\u2001"
 _NOTE_MARK = re.compile(rf"{NOTE}\s*[¹²³⁰-⁹①-⑳*†‡§\[注]")
+_RAISED = re.compile("(?<![A-Za-z])[¹²³⁰-⁹]+")
 _PLACES = str.maketrans("\t", " ", GOES_ON + NOTE)
 
 
@@ -105,9 +108,12 @@ def join_pages(pages: Sequence[list[str]]) -> list[str]:
 
 
 def _split_notes(lines: list[str]) -> tuple[list[str], list[str]]:
-    """一页的 (正文各行, 页末的脚注各行)。"""
+    """一页的 (正文各行, 页末的脚注各行)；脚注是小字，或以正文里的第一个注号（“见脚注²”）开头。"""
     end = next((i for i in range(len(lines), 0, -1) if not lines[i - 1].startswith(NOTE)), 0)
-    return (lines[:end], lines[end:]) if any(map(_NOTE_MARK.match, lines[end:])) else (lines, [])
+    if not any(map(_NOTE_MARK.match, lines[end:])):
+        mark = unicodedata.normalize("NFKC", next(iter(_RAISED.findall("\n".join(lines))), "无"))
+        end = next((i for i, line in enumerate(lines) if re.match(rf"{mark}[{HAN}]", line)), len(lines))
+    return lines[:end], lines[end:]
 
 
 def _with_notes(body: str, notes: str, after: str) -> str:

@@ -313,3 +313,14 @@ def test_chunks_are_full(groups, limits):
     breaks = len(pages) - 1  # 换页处至多各有一个换行
     for start, end in positions(got)[:-1]:
         assert next(stop for stop in ends if stop > end) - start + breaks > limits[0]
+
+
+def test_a_note_in_body_type_at_the_end_of_a_page_is_moved_out_of_the_sentence():
+    """正文一样大的脚注，注号也不是上标：正文里有这个注号，才知道它是脚注。"""
+    first = "第一条 借书证由图书馆统一发放。\n另见脚注²。\n第二条 “实习报告”一栏由辅导员会同有关单位填写，每\n2留学生公寓的会议纪要另存。"
+    pages = clean_pages([first, "两年核对一次，并由教务处存档。"])
+    assert pages[0].endswith("2留学生公寓的会议纪要另存。\n第二条 “实习报告”一栏由辅导员会同有关单位填写，每")
+    plain = clean_pages([first.replace("另见脚注²", "面积共25m²"), "两年核对一次。"])
+    assert plain[0].endswith("填写，每2留学生公寓的会议纪要另存。")  # 单位里的 ² 不是注号
+
+
