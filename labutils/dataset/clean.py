@@ -104,6 +104,11 @@ def join_pages(pages: Sequence[list[str]]) -> list[str]:
     """每页的各行接成段落；分开格子的制表符换成空格。页末的话没完的，脚注放到这句话前面。"""
     full = usual_width(chain.from_iterable(pages))
     joined = [[join_lines(lines, full).translate(_PLACES) for lines in _split_notes(page)] for page in pages]
+    for page, after in pairwise(joined):  # 脚注排到下一页的后半截
+        rest, _, others = after[1].partition("\n")
+        gap = between(page[1], rest) if rest and not _NOTE_MARK.match(NOTE + rest) else "\n"
+        if page[1] and gap != "\n":
+            page[1], after[1] = page[1] + gap + rest, others
     return [_with_notes(*page, after) for page, (after, _) in pairwise([*joined, ["", ""]])]
 
 
@@ -112,7 +117,7 @@ def _split_notes(lines: list[str]) -> tuple[list[str], list[str]]:
     end = next((i for i in range(len(lines), 0, -1) if not lines[i - 1].startswith(NOTE)), 0)
     if not any(map(_NOTE_MARK.match, lines[end:])):
         mark = unicodedata.normalize("NFKC", next(iter(_RAISED.findall("\n".join(lines))), "无"))
-        end = next((i for i, line in enumerate(lines) if re.match(rf"{mark}[{HAN}]", line)), len(lines))
+        end = next((i for i, line in enumerate(lines) if re.match(rf"{mark}[{HAN}“《A-Z]", line)), len(lines))
     return lines[:end], lines[end:]
 
 
@@ -125,10 +130,7 @@ def _with_notes(body: str, notes: str, after: str) -> str:
 
 
 def usual_width(lines: Iterable[str]) -> int:
-    """正文写满一行的宽度（汉字算 2 格）：较长的行里最常见的那个宽度。
-
-    不取最宽的一行：一行大表格、一条长网址就会让所有正文行都显得没写满。
-    """
+    """正文写满一行的宽度：较长的行里最常见的，不取最宽的（一行大表格、一条长网址就会让正文都显得没写满）。"""
     widths = [width(line.strip()) for line in lines if not is_row(line.strip())]
     widest = max(widths, default=0)
     long = [w for w in widths if w >= 0.5 * widest]

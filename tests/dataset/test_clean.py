@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labutils.base.errors import LabError
-from labutils.dataset.clean import Page, clean_pages, join_lines, tidy
+from labutils.dataset.clean import NOTE, Page, clean_pages, join_lines, join_pages, tidy
 from labutils.dataset.prompts import Chunk, chunks
 
 # ---- 清理 ----
@@ -317,10 +317,17 @@ def test_chunks_are_full(groups, limits):
 
 def test_a_note_in_body_type_at_the_end_of_a_page_is_moved_out_of_the_sentence():
     """正文一样大的脚注，注号也不是上标：正文里有这个注号，才知道它是脚注。"""
-    first = "第一条 借书证由图书馆统一发放。\n另见脚注²。\n第二条 “实习报告”一栏由辅导员会同有关单位填写，每\n2留学生公寓的会议纪要另存。"
+    sentence, note = "第二条 “实习报告”一栏由辅导员会同有关单位填写，每", "2留学生公寓的会议纪要另存。"
+    first = f"第一条 借书证由图书馆统一发放。\n另见脚注²。\n{sentence}\n{note}"
     pages = clean_pages([first, "两年核对一次，并由教务处存档。"])
-    assert pages[0].endswith("2留学生公寓的会议纪要另存。\n第二条 “实习报告”一栏由辅导员会同有关单位填写，每")
+    assert pages[0].endswith(f"{note}\n{sentence}")
     plain = clean_pages([first.replace("另见脚注²", "面积共25m²"), "两年核对一次。"])
-    assert plain[0].endswith("填写，每2留学生公寓的会议纪要另存。")  # 单位里的 ² 不是注号
+    assert plain[0].endswith(sentence + note)  # 单位里的 ² 不是注号
 
 
+def test_a_note_that_goes_on_at_the_foot_of_the_next_page_is_joined():
+    notes = "¹显微镜共2100份，清单的编号是K0052；确有困难的，", "可以申请延长。", "²借阅台设在一层。"
+    pages = [["第一条 借书证由图书馆统一发放，并按学期核对。", NOTE + notes[0]],
+             ["第二条 逾期不还的，停止借阅三十天，并通报所在学院。", NOTE + notes[1], NOTE + notes[2]]]
+    first, second = join_pages(pages)
+    assert first.endswith(notes[0] + notes[1]) and second.endswith("通报所在学院。\n" + notes[2])
