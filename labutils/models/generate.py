@@ -7,7 +7,12 @@ from functools import partial
 from threading import Event, Thread
 
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    ContinuousBatchingConfig,
+    GenerationConfig,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from labutils.base.errors import LabError
 from labutils.base.text import Cut
@@ -32,9 +37,11 @@ def answer(model, tokenizer, questions, max_new_tokens: int = 128, batch_size: i
             for question in questions]
     numbers, skipped, replies = {id(row): number for number, row in enumerate(rows)}, header(tokenizer), {}
     order = sorted(rows, key=lambda row: -len(row.ids))  # 长的先来
+    options = _options({"max_new_tokens": max_new_tokens, **generation})
     together = len(rows) > 1 and can_batch(model)  # 只有一题，不必试
-    done = finished(model, order, batch_size) if together else _one_by_one(
-        model, order, _options({"max_new_tokens": max_new_tokens, **generation}))
+    in_graphs = together and model.device.type == "cuda" and not generation  # 它只会贪心
+    make = captured if in_graphs else finished if together else _one_by_one
+    done = make(model, order, batch_size if together else options)
     try:
         for row in done:
             number = numbers[id(row)]
@@ -46,6 +53,32 @@ def answer(model, tokenizer, questions, max_new_tokens: int = 128, batch_size: i
         raise LabError(f"同时回答 {batch_size} 个问题，显存或内存不够；请减小 batch_size 或 "
                        "max_new_tokens，或换小一号的模型。") from None
     return [replies[number] for number in range(len(rows))]
+
+
+def captured(model, rows: list[Row], width: int) -> Iterator[Row]:
+    """GPU 上把一步录成 CUDA 图再放，省下逐个启动上千个核函数的时间；由 transformers 的连续拼批来做，只贪心。
+
+    用不了时说一声，剩下的照常一步步算。
+    """
+    config = GenerationConfig(max_new_tokens=rows[0].limit, eos_token_id=rows[0].stops, pad_token_id=0)
+    pages = -(-(len(rows[0].ids) + rows[0].limit) // 256)  # 一行最长要几块缓存，一块 256 个词元
+    settings = ContinuousBatchingConfig(num_blocks=width * pages + 1, max_requests_per_batch=width,
+                                        max_batch_tokens=2048)
+    waiting = dict(enumerate(rows))
+    try:
+        with model.continuous_batching_context_manager(
+                config, timeout=10, continuous_batching_config=settings) as manager:
+            waiting = dict(zip(manager.add_requests([row.ids for row in rows]), rows, strict=True))
+            while waiting:
+                found = manager.get_result(timeout=120)
+                if found is None or found.error:
+                    raise RuntimeError(found.error if found else "没有结果")
+                row = waiting.pop(found.request_id)
+                row.said = found.generated_tokens
+                yield row
+    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        print(f"说明：这里用不了 CUDA 图（{error}），改为一步步算，会慢一些。")
+        yield from finished(model, list(waiting.values()), width)
 
 
 def _one_by_one(model, rows: list[Row], options: dict) -> Iterator[Row]:

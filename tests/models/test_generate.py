@@ -165,6 +165,32 @@ def test_stream_equals_batch(taught):
     assert "".join(pieces) == TALK["今天星期几"] and len(pieces) > 1
 
 
+@pytest.fixture
+def rows(taught):
+    """两行长短不同的提示，和一步步算出来的回答。"""
+    model, tokenizer, questions = *taught, ["再见", "今天星期几"]
+    made = [table.Row(model, chat.prompt_ids(tokenizer, generate.as_messages(q)), max_new_tokens=12)
+            for q in questions]
+    expected = [row.said for row in sorted(table.finished(model, made, 2), key=made.index)]
+    return [table.Row(model, row.ids, max_new_tokens=12) for row in made], expected
+
+
+def test_captured_steps_answer_the_same(taught, rows):
+    """同一条路在 CPU 上也走得通，只是没有图可录。"""
+    for row in generate.captured(taught[0], rows[0], 2):
+        assert row.leaves()
+    assert [row.said for row in rows[0]] == rows[1]
+
+
+def test_what_cannot_be_captured_is_computed_step_by_step(taught, rows, monkeypatch, capsys):
+    def fails(*_, **__):
+        raise RuntimeError("no graphs here")
+
+    monkeypatch.setattr(type(taught[0]), "continuous_batching_context_manager", fails)
+    assert len(list(generate.captured(taught[0], rows[0], 2))) == 2
+    assert [row.said for row in rows[0]] == rows[1] and "no graphs here" in capsys.readouterr().out
+
+
 def test_stop_event_ends_the_stream(taught):
     stop = threading.Event()
     pieces = []
