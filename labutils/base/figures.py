@@ -84,7 +84,7 @@ def save(figure: Figure, path: str | Path | None) -> Figure:
 
 
 def loss_curve(log: Iterable[dict], path: str | Path | None = None) -> Figure:
-    """训练集与验证集的损失随步数的变化
+    """训练集与验证集的损失随步数的变化，纵轴是对数轴
 
     log 的项有 step 与 loss（训练）或 eval_loss（验证），其余跳过；一项损失也没有时抛出 LabError。
     """
@@ -97,8 +97,7 @@ def loss_curve(log: Iterable[dict], path: str | Path | None = None) -> Figure:
             axes.plot(*zip(*points, strict=True), color=colour, marker=marker, ms=4, label=name)
     if not axes.lines:
         raise LabError("画不出损失曲线：训练记录里没有 loss 或 eval_loss，请先训练几步再画。")
-    axes.set(xlabel=label("步数", "step"), ylabel=label("损失", "loss"))
-    axes.set_ylim(bottom=0)
+    axes.set(xlabel=label("步数", "step"), ylabel=label("损失（对数轴）", "loss (log scale)"), yscale="log")
     axes.grid(axis="y", alpha=0.3)
     axes.legend(frameon=False)
     return save(figure, path)

@@ -104,7 +104,7 @@ def test_loss_curve_draws_both_series_and_skips_other_rows():
     train, dev = axes.lines
     assert list(train.get_xdata()) == [5, 10] and list(train.get_ydata()) == [2.0, 1.0]
     assert list(dev.get_ydata()) == [1.4]
-    assert "1.400" in dev.get_label()
+    assert "1.400" in dev.get_label() and axes.get_yscale() == "log"
 
 
 def test_bars_show_the_scores_and_the_number_of_questions():

@@ -1,5 +1,6 @@
-"""两本单独看的 notebook。
+"""几本单独看的 notebook。
 
+notebook 02 里亲手写的几格抄进一个文件，不要 labutils 也训练得出来。
 附录 90：不在整套运行里，但要被测试；命令与说明相同，文字里不写没有算过的数，练习有正确答案。
 notebook 01 真的去问一个服务器：事件循环已经在跑也能用；密钥不出现在输出、文件和最啰嗦的调用栈里。
 """
@@ -7,7 +8,10 @@ notebook 01 真的去问一个服务器：事件循环已经在跑也能用；�
 import contextlib
 import io
 import logging
+import os
 import re
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -16,7 +20,7 @@ from fakes import chatglm3_fake
 from fakes.qa_server import KEY, long_text, serve
 from nbclient import NotebookClient
 
-from labutils import models
+from labutils import comparison, dataset, models
 from labutils.base import files
 from labutils.lab import run
 from labutils.models.identify import CHATGLM3_6B
@@ -97,6 +101,31 @@ def test_first_exercise_accepts_the_right_answer_only():
     assert "还没有" in run_cell(source, **names)
     right = source.replace("return q_weight", "return torch.cat([q_weight, k_weight, v_weight])")
     assert "✓" in run_cell(right, **names)
+
+
+# —— notebook 02 亲手写的微调 ——
+
+
+@pytest.mark.slow
+def test_cells_copied_from_notebook_02_train_without_labutils(tmp_path):
+    """by_hand 的几格抄进一个文件就是完整的微调程序：几乎全部训练问题都要答对。"""
+    notebook = nbformat.read(files.NOTEBOOKS / "02_lora_finetune.ipynb", as_version=4)
+    head = (f"model_dir, train_file = {str(files.ROOT / 'labutils/models/tiny')!r}, "
+            f"{str(files.DATA / 'train.json')!r}\nsave_dir = 'adapter'\nsteps, batch_size = 150, 16")
+    cells = [cell.source for cell in notebook.cells if "by_hand" in cell.metadata.get("tags", ())]
+    (tmp_path / "my_train.py").write_text("\n".join([head, *cells]), encoding="utf-8")
+    (tmp_path / "labutils.py").write_text("raise ImportError('只许用 transformers 与 peft')", "utf-8")
+    done = subprocess.run([sys.executable, "my_train.py"], cwd=tmp_path, capture_output=True,
+                          encoding="utf-8", env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    model, tokenizer = models.load(tmp_path / "adapter")
+    talks = dataset.load_conversations(files.DATA / "train.json")
+    asked = {talk["conversations"][0]["content"] for talk in talks}
+    rows = [row for row in dataset.load_qa(files.DATA / "qa.jsonl") if row["question"] in asked]
+    replies = models.answer(model, tokenizer, [row["question"] for row in rows])
+    right = [comparison.fact_correct(reply, row["key_points"])
+             for reply, row in zip(replies, rows, strict=True)]
+    assert len(right) == len(talks) and sum(right) >= 0.95 * len(right)
 
 
 # —— 问一个服务器 ——
