@@ -50,7 +50,7 @@ def table(rows: list[dict]) -> str:
     lines = [f"种子 {seeds} 的均值(最小–最大):", "", "| 问题组 | 微调前 | 微调后 |", "|---|---|---|"]
     lines += [f"| {name} | {cell('before_' + key)} | {cell('after_' + key)} |"
               for key, name in GROUPS.items()]
-    lines += [f"| 没见过的问法,字面检索基线 | {cell('lexical_unseen')} | |", ""]
+    lines += [f"| 没见过的问法,最强的字面基线 | {cell('lexical_unseen')} | |", ""]
     return "\n".join(lines)
 
 

@@ -3,7 +3,7 @@
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    "evaluate": ["compare", "load_groups"],
-    "metrics": ["LexicalSearch", "bleu_4", "fact_correct", "lexical_baseline", "ngrams", "rouge_l", "tokens"],
+    "evaluate": ["compare", "load_groups", "wilson_interval"],
+    "metrics": ["LexicalSearch", "bleu_4", "fact_correct", "lexical_answers", "ngrams", "rouge_l", "tokens"],
     "results": ["accuracy_bars", "answer_table", "fact_strip", "group_name"],
 })

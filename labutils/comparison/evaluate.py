@@ -1,7 +1,6 @@
 """微调前后对比：同一个模型，关掉适配器答一遍，打开适配器再答一遍，打分、汇总。讲解见 notebook 03。
 
-两遍用同样的问题、同样的提示词、同样的贪心解码，差别只在适配器；
-不能用“包上 LoRA 之前的那个变量”当微调前，因为 peft 会就地改动它。
+两遍的问题、提示词、贪心解码都相同。“包上 LoRA 之前的那个变量”不能当微调前：peft 会就地改动它。
 """
 
 import hashlib
@@ -18,7 +17,7 @@ import pandas as pd
 from labutils.base.errors import LabError
 from labutils.base.files import one_sentence, read_rows, rel, write_json_lines
 from labutils.comparison import results
-from labutils.comparison.metrics import bleu_4, fact_correct, lexical_baseline, rouge_l
+from labutils.comparison.metrics import bleu_4, fact_correct, lexical_answers, rouge_l
 from labutils.dataset.rows import load_conversations, load_qa
 from labutils.models import generate, loader
 from labutils.models.generate import Unfinished, as_messages
@@ -32,9 +31,8 @@ STAGES = {"before": "微调前", "after": "微调后"}
 def load_groups(qa_file: str | Path, data_dir: str | Path, probes_dir: str | Path) -> dict[str, list[dict]]:
     """四组题：train（训练过的问法）、unseen（没见过的问法）、general、unanswerable
 
-    train.json 与 dev.json 只有对话，没有要点和页码，所以按问题文字去 qa_file 里找回来；
-    找不到时抛出 LabError，说明哪个文件第几条。探针文件缺失或格式不对时也抛出 LabError；
-    题目里缺项由 compare 指出。
+    train.json 与 dev.json 只有对话，要点和页码按问题文字去 qa_file 里找；找不到时抛出 LabError，说明哪个文件
+    第几条。探针文件缺失或格式不对时也抛出 LabError；题目里缺项由 compare 指出。
     """
     known = {str(row.get("question", "")).strip(): row for row in load_qa(qa_file)}
     return {"train": _rejoin(Path(data_dir) / "train.json", known, qa_file),
@@ -118,10 +116,7 @@ def _key(prompt: str | list[dict]) -> str:
 
 
 def fingerprint(model: Any, generation: dict) -> str:
-    """模型（基座的小张量与全部 LoRA 张量）、数值类型与生成参数的摘要
-
-    batch_size 不算：显存不够、改小了再来，答过的仍然有效。
-    """
+    """模型（基座的小张量、全部 LoRA 张量）与生成参数的摘要；batch_size 不算：改小了再来，答过的仍然有效"""
     options = sorted((key, value) for key, value in generation.items() if key != "batch_size")
     digest = hashlib.sha256(repr(options).encode())
     for name, tensor in model.named_parameters():
@@ -139,7 +134,8 @@ class Comparison:
     """一次对比的全部结果
 
     before、after：{组: {"accuracy", "interval", "rouge_l", "bleu_4", "n"}}，分数都是 0–1，空组的是 None。
-    rows：逐题结果；lexical_baseline：{"unseen": {"accuracy", "n"}}；files：写出的 {名字: 路径}。
+    lexical_baseline：{"unseen": {"accuracy", "interval", "n", "method", "all"}}，最强的一条字面基线与各条
+    （all：{拿什么比: 正确率}）；rows：逐题结果；files：写出的 {名字: 路径}。
     """
 
     before: dict[str, dict]
@@ -158,11 +154,12 @@ class Comparison:
         """每组一行的汇总表，给人看的"""
         lines = []
         for group in (g for g in self.before if self.before[g]["n"]):
-            old, new = self.before[group], self.after[group]
+            old, new, copied = self.before[group], self.after[group], self.lexical_baseline.get(group)
             lines.append({
                 "问题组": results.group_name(group), "题数": new["n"],
                 "微调前": f"{old['accuracy']:.0%}", "微调后": f"{new['accuracy']:.0%}",
                 "95% 区间（后）": "–".join(f"{edge:.0%}" for edge in new["interval"]),
+                "不用模型": f"{copied['accuracy']:.0%}" if copied else "",
                 "ROUGE-L": f"{old['rouge_l']:.2f} → {new['rouge_l']:.2f}",
                 "BLEU-4": f"{old['bleu_4']:.2f} → {new['bleu_4']:.2f}"})
         return pd.DataFrame(lines).set_index("问题组")
@@ -197,9 +194,8 @@ def compare(model: Any, tokenizer: Any, groups: dict[str, list[dict]], out_dir: 
     after = _ask_all(model, tokenizer, groups, "after", kept, generation)
     rows = [_score_row(group, *answered) for group, items in groups.items()
             for answered in zip(items, before[group], after[group], strict=True)]
-    baseline = _add_baseline(rows, groups)
     result = Comparison(*({group: _scores(rows, group, stage) for group in groups} for stage in STAGES),
-                        baseline, rows, _notes(rows))
+                        _add_baseline(rows, groups), rows, _notes(rows))
     result.files = results.write_all(result, Path(out_dir))
     kept.path.unlink()
     return result
@@ -243,14 +239,18 @@ def _score_row(group: str, item: dict, before: str, after: str) -> dict:
 
 
 def _add_baseline(rows: list[dict], groups: dict[str, list[dict]]) -> dict[str, dict]:
-    """给没见过的问法添上字面检索的答案，返回 {"unseen": 它的正确率}；它只许查训练过的问题"""
+    """给没见过的问法添上字面基线的答案，返回它的分数；几条里取在这些题上最强的，胜过它才算数"""
     unseen = [row for row in rows if row["group"] == "unseen"]
     if not unseen or not groups.get("train"):
         return {}
-    copied = lexical_baseline(groups["train"], [row["question"] for row in unseen])
-    for row, reply in zip(unseen, copied, strict=True):
-        row |= {"baseline": reply, "baseline_correct": fact_correct(reply, row["key_points"])}
-    return {"unseen": _accuracy([row["baseline_correct"] for row in unseen])}
+    copied = lexical_answers(groups["train"], [row["question"] for row in unseen])
+    points = [row["key_points"] for row in unseen]
+    marks = {method: list(map(fact_correct, replies, points)) for method, replies in copied.items()}
+    best = max(marks, key=lambda method: sum(marks[method]))
+    for row, reply, correct in zip(unseen, copied[best], marks[best], strict=True):
+        row |= {"baseline": reply, "baseline_correct": correct}
+    shares = {method: sum(right) / len(unseen) for method, right in marks.items()}
+    return {"unseen": _accuracy(marks[best]) | {"method": best, "all": shares}}
 
 
 def _scores(rows: list[dict], group: str, stage: str) -> dict:

@@ -1,4 +1,4 @@
-"""给回答打分：要点对不对、ROUGE-L、BLEU-4，以及一条不用模型的字面检索基线。讲解见 notebook 03。
+"""给回答打分：要点对不对、ROUGE-L、BLEU-4，以及几条不用模型的字面检索基线。讲解见 notebook 03。
 
 两个指标各十几行，写在这里看得见每一步，不必装几十 MB 的包；test_metrics.py 与 sacrebleu 的 zh 切分对过。
 """
@@ -30,8 +30,7 @@ def tokens(text: str) -> list[str]:
 def fact_correct(answer: str, key_points: list[str]) -> bool:
     """回答里有全部要点才算对；一个要点里用 | 隔开的写法有一种就行
 
-    比较前先统一全半角、数字写法和标点（base.text）。key_points 为空时抛出 LabError，
-    因为“没有要点”会让任何回答都算对。
+    比较前先统一全半角、数字写法和标点。key_points 为空会让任何回答都算对，所以抛出 LabError。
     """
     if not key_points:
         raise LabError("没有要点就没法判对错：请给这道题的 key_points 至少写一条。")
@@ -41,8 +40,7 @@ def fact_correct(answer: str, key_points: list[str]) -> bool:
 def rouge_l(answer: str, reference: str) -> float:
     """ROUGE-L 的 F1，0–1：最长公共子序列占回答的比例（准）与占标准答案的比例（全）的调和平均
 
-    算法：Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004。
-    任一边为空时得 0。
+    算法：Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004。任一边为空时得 0。
     """
     hypothesis, target = tokens(answer), tokens(reference)
     common = LCSseq.similarity(hypothesis, target)
@@ -75,15 +73,14 @@ def bleu_4(answer: str, reference: str) -> float:
 
 
 class LexicalSearch:
-    """按字面找最像的一句：1–3 个字的片段，TF-IDF 加权，余弦相似度
+    """按字面比较：1–3 个字的片段，TF-IDF 加权，余弦相似度；不懂意思，只数相同的片段
 
-    不懂意思，只数相同的片段。用来回答：微调后的模型是学会了问题的意思，还是只会比字面？
     texts 为空时抛出 LabError。
     """
 
     def __init__(self, texts: list[str]):
         if not texts:
-            raise LabError("字面检索没有可查的问题：训练集是空的，请检查 train.json。")
+            raise LabError("字面检索没有可查的文字：训练集是空的，请检查 train.json。")
         pieces = [_pieces(text) for text in texts]
         seen_in = Counter(piece for counts in pieces for piece in counts)
         # 平滑的逆文档频率：只在一句里出现的片段最能说明问题，句句都有的几乎不算数
@@ -109,20 +106,22 @@ class LexicalSearch:
             result[rows] += weight * weights
         return result
 
-    def nearest(self, text: str) -> int:
-        """最像的一句的序号；一样像（包括全都不像）时取靠前的"""
-        return int(self.scores(text).argmax())
-
 
 def _pieces(text: str) -> Counter:
     clean = normalize(text)
     return Counter(clean[i : i + n] for n in (1, 2, 3) for i in range(len(clean) - n + 1))
 
 
-def lexical_baseline(train_rows: list[dict], questions: list[str]) -> list[str]:
-    """不用模型的基线：每个问题抄字面最像的训练问题（train_rows 的 question）的答案，返回等长的列表
+def lexical_answers(train_rows: list[dict], questions: list[str]) -> dict[str, list[str]]:
+    """不用模型的几条基线：每个问题抄最像的训练题的答案，返回 {拿什么比: 与 questions 等长的答案}
 
-    train_rows 为空时抛出 LabError。
+    一样像（包括全都不像）时取靠前的。train_rows 为空时抛出 LabError。
     """
-    search = LexicalSearch([row["question"] for row in train_rows])
-    return [train_rows[search.nearest(question)]["answer"] for question in questions]
+    asked, told = ([row[key] for row in train_rows] for key in ("question", "answer"))
+    searches = [LexicalSearch(texts) for texts in (asked, told, list(map(str.__add__, asked, told)))]
+    copied = {"问题": [], "答案": [], "问题连着答案": [], "问题三成、答案七成": []}
+    for question in questions:
+        found = [search.scores(question) for search in searches]
+        for replies, scores in zip(copied.values(), [*found, 0.3 * found[0] + 0.7 * found[1]], strict=True):
+            replies.append(told[int(scores.argmax())])
+    return copied

@@ -126,6 +126,15 @@ def test_fact_strip_tells_wrong_partly_right_and_missing():
     assert shown == [[0, 1], [0.5, 1], [None, 0], [None, 1]]
 
 
+@pytest.mark.parametrize(("count", "shown"), [(4, 4), (10, 10), (11, 6), (50, 10), (200, 10)])
+def test_fact_strip_labels_few_enough_columns_to_be_read(count, shown):
+    rows = [{"group": "unseen", "fact_id": f"F{n:03}", "before_correct": False, "after_correct": True}
+            for n in range(count)]
+    labels = results.fact_strip(rows).axes[0].get_xticklabels()
+    assert len(labels) == shown and labels[1].get_text() == f"F{-(-count // 10):03}"
+    assert all(text.get_rotation() == 0 for text in labels)
+
+
 def test_funnel_keeps_the_given_order():
     axes = report.funnel_plot([("a", 3), ("b", 2), ("c", 2)]).axes[0]
     assert [p.get_width() for p in axes.containers[0]] == [3, 2, 2]

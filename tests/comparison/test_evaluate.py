@@ -110,11 +110,29 @@ def test_answers_that_are_not_finished_are_marked_everywhere(result):
     assert "没有说完" not in results.answer_table(old)._repr_html_() + repr(results.answer_table(old))
 
 
-def test_baseline_looks_up_trained_questions_only(result):
+def test_baseline_looks_up_trained_rows_only(result):
     assert result.lexical_baseline["unseen"]["accuracy"] == 1.0  # 唯一的训练答案恰好都对
     copied = [row.get("baseline") for row in result.rows if row["group"] == "unseen"]
     assert copied == [TRAIN["answer"]] * 2
     assert all("baseline" not in row for row in result.rows if row["group"] != "unseen")
+
+
+def test_the_strongest_baseline_stands_beside_the_model(monkeypatch, tmp_path):
+    """问题找不到、答案里找得到的题：表、网页、图、CSV、JSON 里都是最强的那条。"""
+    other = {**TRAIN, "id": "F03-1", "fact_id": "F03", "question": "规定有几份？", "answer": "两份。"}
+    asked = {**UNSEEN, "question": "有效期规定"}
+    monkeypatch.setattr(generate, "answer", fake_answer)
+    result = compare(FakePeft(), None, {"train": [other, {**TRAIN, "question": "多久？"}], "unseen": [asked]},
+                     tmp_path)
+    best = result.lexical_baseline["unseen"]
+    assert (best["all"]["问题"], best["all"]["答案"], best["method"], best["accuracy"]) == (0, 1, "答案", 1)
+    (row,) = (row for row in result.rows if row["group"] == "unseen")
+    assert (row["baseline"], row["baseline_correct"]) == (TRAIN["answer"], True)
+    assert result.table()["不用模型"].tolist() == ["", "100%"]
+    html = result.files["html"].read_text(encoding="utf-8")
+    assert "按问题找 0%，按答案找 100%" in html
+    saved = json.loads(result.files["json"].read_text(encoding="utf-8"))
+    assert saved["lexical_baseline"]["unseen"] == best
 
 
 def test_a_group_of_ones_own_keeps_its_name(monkeypatch, tmp_path):

@@ -8,7 +8,7 @@ from labutils.comparison.metrics import (
     LexicalSearch,
     bleu_4,
     fact_correct,
-    lexical_baseline,
+    lexical_answers,
     ngrams,
     rouge_l,
     tokens,
@@ -123,13 +123,33 @@ TRAIN = [
 ]
 
 
-def test_lexical_baseline_copies_the_answer_of_the_nearest_question():
+def test_lexical_baselines_copy_the_answer_of_the_nearest_row():
     asked = ["有效期有多久", "是谁公布的课程", "首批一共多少门？"]
-    assert lexical_baseline(TRAIN, asked) == ["5年", "教育部", "5118门"]
+    copied = lexical_answers(TRAIN, asked)
+    assert copied["问题"] == copied["问题连着答案"] == ["5年", "教育部", "5118门"]
 
 
-def test_lexical_baseline_knows_no_synonyms():
-    assert lexical_baseline(TRAIN, ["几年后失效"]) == ["5年"]  # 只因为排在最前，不是因为懂
+def test_the_question_is_compared_with_answers_too():
+    """问法全变了、答案里却有问句里的词：只比训练问题就小看了不用模型的办法。"""
+    rows = [{"question": "听谁的？", "answer": "以申报说明为准。"},
+            {"question": "规定有哪几份？", "answer": "一共两份。"}]
+    copied = lexical_answers(rows, ["规定和申报说明打架怎么办"])
+    right, wrong = [[row["answer"]] for row in rows]
+    assert copied == {"问题": wrong, "答案": right, "问题连着答案": right, "问题三成、答案七成": right}
+
+
+def test_the_mix_adds_both_similarities():
+    """两边各像一点，合起来最像的才是它。"""
+    rows = [{"question": "甲乙丙", "answer": "子丑寅"}, {"question": "丁戊己", "answer": "卯辰巳午未"},
+            {"question": "丁戊庚", "answer": "卯辰巳申酉"}]
+    by_question, by_answer = (LexicalSearch([r[key] for r in rows]).scores("丁戊己卯辰") for key in rows[0])
+    best = int((0.3 * by_question + 0.7 * by_answer).argmax())
+    assert lexical_answers(rows, ["丁戊己卯辰"])["问题三成、答案七成"] == [rows[best]["answer"]]
+
+
+def test_lexical_baselines_know_no_synonyms():
+    copied = lexical_answers(TRAIN, ["几年后失效"])
+    assert copied["问题"] == ["5年"]  # 只因为排在最前，不是因为懂
     assert LexicalSearch([row["question"] for row in TRAIN]).scores("几年后失").max() == 0
 
 
@@ -152,8 +172,8 @@ def test_rare_pieces_weigh_more_than_common_ones():
 
 def test_empty_training_set_is_a_clear_error():
     with pytest.raises(LabError, match="训练集是空的"):
-        lexical_baseline([], ["问题"])
+        lexical_answers([], ["问题"])
 
 
 def test_empty_question_does_not_crash():
-    assert lexical_baseline(TRAIN, [""]) == ["5年"]
+    assert set(map(tuple, lexical_answers(TRAIN, [""]).values())) == {("5年",)}

@@ -8,7 +8,8 @@ import sys
 import pytest
 from fakes import chatglm3_fake
 
-from labutils.base.files import CONFIGS, ROOT
+from labutils.base.files import CONFIGS, NOTEBOOKS, ROOT
+from labutils.lab.run import execute
 from tools import make_pdf
 
 pytestmark = pytest.mark.slow
@@ -78,3 +79,20 @@ def test_every_notebook_and_the_report_are_left(run):
         assert len(list(folder.glob(f"0{number}_*.ipynb"))) == 1
         assert len(list(folder.glob(f"0{number}_*.html"))) == 1
     assert "损失曲线" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_retrieval_or_lora_measures_the_named_model(run, tmp_path):
+    """有它的适配器就量两种，没有就只量基座；别的基座的适配器不会被当成它的。"""
+    _, folder = run
+    base = folder.parent.parent
+    source, model = NOTEBOOKS / "06_rag_or_lora.ipynb", str(base / "model")
+    own = {"MODEL": model, "OUT": str(folder / "output"), "PDF": str(base / "other.pdf")}
+    alone = {"MODEL": model, "OUT": str(tmp_path), "TOP_K": 3}
+    for name, values, stages in (("own", own, ["基座", "微调后"]), ("alone", alone, ["基座"])):
+        assert execute(source, tmp_path / f"{name}.ipynb", values) is None
+        cells = json.loads((tmp_path / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+        (table,) = (cell["outputs"][-1] for cell in cells if cell["id"] == "n06-28")
+        header = "".join(table["data"]["text/plain"]).splitlines()[0].split()
+        assert header == [*stages, "不用模型"]
+    failed = execute(source, tmp_path / "tiny.ipynb", own | {"MODEL": "tiny"})
+    assert "，不是 tiny：请给 tiny 换一个 OUT" in failed["error"]
