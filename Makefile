@@ -21,12 +21,12 @@ VENV_STAMP := $(VENV)/.created
 STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-test
 
-.PHONY: help lab test quick jupyter demo check lint clean
+.PHONY: help lab test quick jupyter demo check assignment autograde lint clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
 help:  ## 列出可用的命令
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 10
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
 
 lab: $(STAMP)  ## 安装（只有第一次）并跑完整个实验，报告在 runs/<时间>/report.html
 	$(BIN)/labutils run $(ARGS)
@@ -46,6 +46,12 @@ demo: $(STAMP)  ## 打开对话网页（最近一次微调的结果）
 
 check: $(STAMP)  ## 检查环境：版本、磁盘、内存、字体……
 	$(BIN)/labutils check
+
+assignment: $(TEST_STAMP)  ## 教师：生成发给学生的 notebook，在 grading/release/
+	$(BIN)/python -m tools.assignment release
+
+autograde: $(TEST_STAMP)  ## 教师：给 grading/submitted/ 里的作业评分，得分在 grading/points.csv
+	$(BIN)/python -m tools.assignment grade
 
 lint: $(TEST_STAMP)  ## 检查代码风格
 	$(BIN)/ruff check .

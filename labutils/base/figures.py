@@ -7,8 +7,10 @@
 import importlib.util
 import io
 import re
+from base64 import b64encode
 from collections.abc import Iterable
 from functools import lru_cache
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +60,19 @@ def data_label(text: str, fallback: str) -> str:
 
 
 class LabFigure(Figure):
-    """不经过 pyplot 的图，自己会变成 PNG，所以笔记本能直接显示它"""
+    """不经过 pyplot 的图，自己会变成 PNG，所以笔记本能直接显示它；alt 是读屏软件念的话"""
 
-    def _repr_png_(self) -> bytes:
+    alt = ""  # 空着就念坐标轴与图例的名字
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict, dict]:
+        """PNG 之外另给一份 <img alt=…>：JupyterLab 与 nbconvert 都不把元数据里的 alt 写进网页。"""
         buffer = io.BytesIO()
         self.savefig(buffer, format="png")
-        return buffer.getvalue()
+        names = [name for axes in self.axes for name in (
+            axes.get_title(), axes.get_xlabel(), axes.get_ylabel(), *axes.get_legend_handles_labels()[1])]
+        alt, png = self.alt or f"图：{'，'.join(filter(None, names))}", b64encode(buffer.getvalue()).decode()
+        shown = f'<img alt="{escape(alt)}" src="data:image/png;base64,{png}">'
+        return {"image/png": png, "text/html": shown}, {"image/png": {"alt": alt}}
 
 
 def new_axes(width: float, height: float) -> tuple[LabFigure, Axes]:

@@ -157,6 +157,8 @@ def accuracy_bars(before: dict[str, dict], after: dict[str, dict],
     axes.set(ylim=(0, 1.12), ylabel=label("正确率", "accuracy"))
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
+    figure.alt = "正确率，微调前→微调后：" + "；".join(
+        f"{_label(g)} {before[g]['accuracy']:.0%}→{after[g]['accuracy']:.0%}" for g in groups)
     return figures.save(figure, path)
 
 
@@ -192,4 +194,6 @@ def fact_strip(rows: list[dict], path: str | Path | None = None) -> Figure:
     axes.tick_params(length=0)
     bar = figure.colorbar(image, ax=axes, ticks=[1 / 6, 0.5, 5 / 6], aspect=8, pad=0.01)
     bar.ax.set_yticklabels([label("错", "wrong"), label("部分对", "partly"), label("对", "right")])
+    right = (f"{_label(g)} {stages[s]} {count}" for (g, s), count in (marks == 1).sum(axis=1).items())
+    figure.alt = f"逐个事实的对错色块，各种问法都答对的事实数：{'；'.join(right)}"
     return figures.save(figure, path)

@@ -238,9 +238,7 @@ def funnel_plot(counts: list[tuple[str, int]], path: str | Path | None = None) -
     """
     if not counts:
         raise LabError("画不出数据漏斗：没有任何关口的条数。")
-    figure = _figure(7.0, 0.42 * len(counts) + 0.9)
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
+    figure, axes = figures.new_axes(7.0, 0.42 * len(counts) + 0.9)
     stages, left = zip(*counts, strict=True)
     names = [data_label(name, f"step {i}") for i, name in enumerate(stages, 1)]
     lost = [0, *(before - after for before, after in pairwise(left))]
@@ -253,22 +251,20 @@ def funnel_plot(counts: list[tuple[str, int]], path: str | Path | None = None) -
         axes.text(count + gone + max(left) * 0.01, place, text, va="center", fontsize=9)
     axes.set(xlim=(0, max(1, *left) * 1.16), xlabel=label("条数", "rows"))
     axes.invert_yaxis()
+    figure.alt = "每过一关还剩多少条：" + "，".join(f"{name} {left}" for name, left in counts)
     return save(figure, path)
 
 
 def overview_plot(report: dict, path: str | Path | None = None) -> Figure:
     """各章的覆盖、问题与答案的长短；report 是 describe 的结果，给了 path 就另存为 PNG。"""
     chapters = _chapters(report["sections"])
-    figure = _figure(10.5, max(5.2, 0.32 * min(len(chapters), _MOST_CHAPTERS) + 1.6))
+    use_chinese_font()
+    height = max(5.2, 0.32 * min(len(chapters), _MOST_CHAPTERS) + 1.6)
+    figure = LabFigure(figsize=(10.5, height), dpi=100, layout="constrained")
     wide, narrow = figure.subplots(1, 2, width_ratios=[1.2, 1])
     _coverage_bars(wide, chapters)
     _length_bars(narrow, report["lengths"])
     return save(figure, path)
-
-
-def _figure(width: float, height: float) -> LabFigure:
-    use_chinese_font()
-    return LabFigure(figsize=(width, height), dpi=100, layout="constrained")
 
 
 def _chapters(sections: list[dict]) -> dict[str, Counter]:

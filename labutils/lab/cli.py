@@ -85,13 +85,17 @@ def dataset(
     yes: Annotated[bool, Option("--yes", "-y", help="超过 --max-cost 也不问，直接做")] = False,
     retry_failed: Annotated[bool, Option("--retry-failed", help="只再问上次失败的块")] = False,
     unanswerable: Annotated[int, Option(min=0, help="另出几个“没有写明”的问题，单独成文件")] = 0,
+    student: Annotated[str, Option(help="学号：照它编一份文档和问答，代替 PDF 与 --qa")] = "",
 ) -> None:
     """从 PDF 与问答对做出 train.json 和 dev.json（notebook 01）。
 
     给了 --preset 或 --api-model 就请大模型出题；随时可以按 Ctrl-C，再执行同样的命令会接着做，不重复花钱。
     """
     from labutils.dataset import build
+    from labutils.lab.student import write_student
 
+    if student:
+        pdf, qa = write_student(student, out)
     build.build_dataset(
         pdf, qa or None, files.place(out), api_model, seed,
         feedback or None, preset=preset, concurrency=concurrency, max_cost=max_cost,

@@ -4,12 +4,15 @@ import os
 import subprocess
 import sys
 import warnings
+from base64 import b64decode
 
 import pytest
+from lxml import etree, html
 from matplotlib import font_manager, rcParams
 
 from labutils.base import figures
 from labutils.base.errors import LabError
+from labutils.base.files import ROOT
 from labutils.comparison import results
 from labutils.dataset import report
 
@@ -96,7 +99,33 @@ def test_every_plot_is_saved_without_missing_glyphs(name, language, tmp_path, mo
         figure = DRAWINGS[name](path)
     assert not [str(w.message) for w in caught if "missing from" in str(w.message)]
     assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000
-    assert figure._repr_png_().startswith(b"\x89PNG")
+    shown, about = figure._repr_mimebundle_()
+    assert b64decode(shown["image/png"]).startswith(b"\x89PNG")
+    alt = about["image/png"]["alt"]
+    assert alt == html.fromstring(shown["text/html"]).get("alt") and len(alt) > 8, alt
+
+
+def test_alt_text_tells_what_is_to_be_seen_and_can_be_written_by_hand():
+    said = {name: draw(None)._repr_mimebundle_()[1]["image/png"]["alt"] for name, draw in DRAWINGS.items()}
+    assert "验证损失 1.400" in said["loss"] and "没见过的问法 25%→50%" in said["bars"]
+    assert "训练过的问法 微调后 1" in said["strip"] and "150" in said["funnel"]
+    figure = figures.LabFigure(figsize=(1, 1))
+    figure.alt = '<"r" 越大>'
+    assert html.fromstring(figure._repr_mimebundle_()[0]["text/html"]).get("alt") == '<"r" 越大>'
+
+
+def test_concept_drawings_are_complete_small_and_need_no_font(tmp_path):
+    """一条命令画出来的就是仓库里的那几张；字是轮廓，底色是自己的。"""
+    command = [sys.executable, "images/draw.py", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+    drawn = {path.name for path in tmp_path.iterdir()}
+    assert drawn == {path.name for path in (ROOT / "images").glob("*.svg")} and len(drawn) == 6
+    for name in drawn:
+        text = (ROOT / "images" / name).read_text(encoding="utf-8")
+        page = etree.fromstring(text.encode())
+        assert len(text) < 60_000 and not page.findall(".//{*}text") and "fill: #fbfcfe" in text, name
+        assert len(page.findall(".//{*}use")) == len(
+            etree.parse(tmp_path / name).findall(".//{*}use")), f"{name} 不是 images/draw.py 画的"
 
 
 def test_loss_curve_draws_both_series_and_skips_other_rows():

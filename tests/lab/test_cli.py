@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -13,8 +14,13 @@ from labutils.base import errors, files
 from labutils.base.errors import LabError
 from labutils.base.text import Cut
 from labutils.comparison import evaluate
+from labutils.dataset import build
+from labutils.dataset.checks import validate
+from labutils.dataset.formats import read_pages
+from labutils.dataset.rows import drop_near_duplicates, load_qa
 from labutils.demo import server
 from labutils.lab import cli, console, preflight, run
+from labutils.lab.student import write_student
 from labutils.models import generate, loader
 from labutils.training import finetune
 
@@ -372,3 +378,36 @@ def test_interrupt_has_its_own_exit_code(monkeypatch, call, capsys):
 def test_usage_sentence_keeps_unknown_messages():
     error = SimpleNamespace(format_message=lambda: "别的错误。", ctx=None)
     assert console.usage_sentence(error) == "别的错误。用法见 labutils --help"
+
+# —— 每个学生自己的一份 ——
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["another student", "the same student"])
+def test_a_student_gets_a_set_of_his_own(call, tmp_path, capsys, again):
+    """写好就能微调，一条也不被检查拦下；换一个学号答案就不同，同一个学号一字不差。"""
+    rows = []
+    for folder, student in (("a", "20230001"), ("b", "20230001" if again else "20230002")):
+        assert call("dataset", "--student", student, "--out", str(tmp_path / folder)) == 0
+        data = tmp_path / folder / "data"
+        assert (data / "rejected.jsonl").read_text("utf-8") == "" and (data / "dev.json").is_file()
+        assert "编出来的" in (tmp_path / folder / "document.md").read_text("utf-8")
+        rows.append(load_qa(data / "qa.jsonl"))
+        counts = Counter(row["fact_id"] for row in rows[-1])
+        assert len(counts) == 40 and set(counts.values()) == {3}
+    ours, theirs = ({row["answer"] for row in found} for found in rows)
+    assert rows[0] == rows[1] if again else len(ours & theirs) <= 4
+    assert "不合格 0 条" in capsys.readouterr().out
+
+
+def test_every_student_number_passes_the_checks(tmp_path):
+    for student in ("", "张三", "a/b #1", *map(str, range(20))):
+        document, qa = write_student(student, tmp_path)
+        good, refused = validate(load_qa(qa), read_pages(document))
+        kept, repeated = drop_near_duplicates(good)
+        assert refused + repeated == [] and len(kept) == 120, student
+
+
+def test_a_students_files_can_be_given_to_the_notebooks(tmp_path):
+    document, qa = write_student("20230001", tmp_path / "mine")
+    report = build.build_dataset(document, qa, tmp_path / "lab")
+    assert report["pairs"] == 120 and report["facts"] == 40

@@ -229,12 +229,13 @@ def test_executed_html_is_self_contained(finished):
 
 def test_pictures_of_the_repository_are_inside_the_html(tmp_path):
     source = tmp_path / "04_web_demo.ipynb"
-    text = "![网页](../images/demo.png) 与 ![没有](../images/none.png)"
+    text = "![网页](../images/demo.png)、![两路相加](../images/lora.svg) 与 ![没有](../images/none.png)"
     nbformat.write(new_notebook(cells=[new_markdown_cell(text)]), source)
     before = source.read_bytes()
     page = run.to_html(source).read_text(encoding="utf-8")
     data = base64.b64encode((files.ROOT / "images" / "demo.png").read_bytes()).decode()
     assert f"data:image/png;base64,{data[:200]}" in page and "../images/demo.png" not in page
+    assert 'src="data:image/svg+xml;base64,' in page and 'alt="两路相加"' in page
     assert "<title>04_web_demo</title>" in page and source.read_bytes() == before
 
 

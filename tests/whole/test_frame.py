@@ -66,19 +66,34 @@ def test_readme_commands_exist(name):
     assert set(re.findall(r"\blabutils ([a-z]+)\b", read(name))) <= commands
 
 
-@pytest.mark.parametrize("name", READMES)
+@pytest.mark.parametrize("name", [*READMES, "notebooks/README.md"])
 def test_readme_links_point_to_files(name):
-    links = re.findall(r"(?<!!)\[[^\]]+\]\((?!http)([^)]+)\)", read(name))
+    links = re.findall(r"\[[^\]]+\]\((?!http)([^)]+)\)", read(name))
     assert links
-    # 图由单独的命令生成，这里只查文件链接
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert [link for link in links if not (ROOT / name).parent.joinpath(link).exists()] == []
+
+
+def test_teachers_page_commands_exist():
+    text = read("notebooks/README.md")
+    targets = set(re.findall(r"^([a-z]+):", read("Makefile"), re.MULTILINE))
+    assert {"assignment", "autograde"} <= set(re.findall(r"\bmake ([a-z]+)\b", text)) <= targets
+    terms = re.findall(r"^\| .+\|$", text.partition("## 术语")[2].partition("## ")[0], re.MULTILINE)
+    assert "--student" in text and len(terms) >= 20
+
+
+def test_notebooks_show_pictures_that_exist_and_say_what_is_on_them():
+    for path in NOTEBOOKS:
+        cells = nbformat.read(path, as_version=4).cells
+        for text in (cell.source for cell in cells if cell.cell_type == "markdown"):
+            for alt, link in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", text):
+                assert len(alt) >= 6 and path.parent.joinpath(link).exists(), (path.stem, link)
 
 
 # —— 依赖 ——
 
 
 def test_torch_is_pinned_and_everything_else_is_bounded():
-    for requirement in declared("test", "dev", "quant", "ocr"):
+    for requirement in declared("test", "dev", "teach", "quant", "ocr"):
         operators = {s.operator for s in requirement.specifier}
         expected = {"=="} if requirement.name == "torch" else {">=", "<"}
         assert operators == expected, requirement
@@ -92,7 +107,7 @@ def constraints() -> dict[str, str]:
 
 def test_constraints_agree_with_the_declared_ranges():
     pinned = constraints()
-    for requirement in declared("test", "dev"):
+    for requirement in declared("test", "dev", "teach"):
         version = pinned[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), (requirement, version)
 

@@ -1,7 +1,8 @@
-"""几本单独看的 notebook。
+"""notebook 里要单独看的几件事。
 
 notebook 02 里亲手写的几格抄进一个文件，不要 labutils 也训练得出来。
-附录 90：不在整套运行里，但要被测试；命令与说明相同，文字里不写没有算过的数，练习有正确答案。
+附录 90：不在整套运行里，但要被测试；命令与说明相同，文字里不写没有算过的数。
+练习：真的用 nbgrader 发下去、交回来、评分，做对几个就得几分；发下去的一份里没有答案。
 notebook 01 真的去问一个服务器：事件循环已经在跑也能用；密钥不出现在输出、文件和最啰嗦的调用栈里。
 """
 
@@ -15,15 +16,16 @@ import sys
 
 import nbformat
 import pytest
-import torch
 from fakes import chatglm3_fake
 from fakes.qa_server import KEY, long_text, serve
 from nbclient import NotebookClient
 
 from labutils import comparison, dataset, models
 from labutils.base import files
+from labutils.base.errors import LabError
 from labutils.lab import run
 from labutils.models.identify import CHATGLM3_6B
+from tools.assignment import convert
 
 # —— 附录 90 ——
 
@@ -56,15 +58,16 @@ def test_it_is_beside_the_road():
 
 
 def test_size_of_the_lesson():
-    assert 25 <= len(NOTEBOOK.cells) <= 45 and PATH.stat().st_size < 150_000
+    assert 25 <= len(NOTEBOOK.cells) <= 60 and PATH.stat().st_size < 150_000
     lengths = sorted(sum(bool(line.strip()) for line in cell.source.splitlines()) for cell in CODE)
     assert 4 <= lengths[len(lengths) // 2] <= 8 and lengths[-1] <= 20
 
 
 def test_text_holds_no_number_that_no_cell_computed():
-    """去掉代码、标题和列表的编号之后，数字只能出现在名字里（6B、fp16、Qwen3-0.6B……）。"""
+    """去掉代码、标题、列表的编号和练习的题目之后，数字只能出现在名字里（6B、fp16、Qwen3-0.6B……）。"""
     for text in TEXTS:
-        plain = re.sub(r"```.*?```|`[^`]*`|^#+ .*$|^\d+\. ", "", text, flags=re.DOTALL | re.MULTILINE)
+        given = r"```.*?```|`[^`]*`|^#+ .*$|^\d+\. |^\*\*练习.*$"
+        plain = re.sub(given, "", text, flags=re.DOTALL | re.MULTILINE)
         assert re.findall(r"(?<![\w.-])\d[\d.,]*(?!B)\b", plain) == [], text
 
 
@@ -95,12 +98,95 @@ def test_check_cell_says_what_the_folder_is(tmp_path, official):
         assert said == next(printed(cell) for cell in CODE if "check_folder(MODEL)" in cell.source)
 
 
-def test_first_exercise_accepts_the_right_answer_only():
-    fused, rows = torch.nn.Linear(4, 6), [2, 2, 2]
-    source, names = code_with("练习 1"), {"torch": torch, "fused": fused, "rows": rows}
-    assert "还没有" in run_cell(source, **names)
-    right = source.replace("return q_weight", "return torch.cat([q_weight, k_weight, v_weight])")
-    assert "✓" in run_cell(right, **names)
+# —— 练习 ——
+
+
+def exercises(name: str) -> dict[str, dict]:
+    """编号 → (格里的代码, nbgrader 的标记)。"""
+    cells = nbformat.read(files.NOTEBOOKS / f"{name}.ipynb", as_version=4).cells
+    return {cell.metadata.nbgrader.grade_id: (cell.source, cell.metadata.nbgrader)
+            for cell in cells if "nbgrader" in cell.metadata}
+
+
+def test_every_exercise_has_a_solution_and_a_check():
+    with_exercises = {path.stem for path in files.NOTEBOOKS.glob("*.ipynb") if exercises(path.stem)}
+    assert with_exercises == set(convert.names()) and PATH.stem in with_exercises
+    for name in with_exercises:
+        convert.teacher_version(name)  # 两边的编号对得上
+        answers = {number for kind, number in convert.read_solutions(name) if kind == "solution"}
+        marks = {number: mark for number, (_, mark) in exercises(name).items() if mark.grade}
+        assert {f"{number}-check" for number in answers} == set(marks), name
+        assert all(mark.locked and 1 <= mark.points <= 3 for mark in marks.values()), name
+
+
+def test_a_solution_without_its_cell_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(convert, "SOLUTIONS", tmp_path)
+    (tmp_path / f"{PATH.stem}.py").write_text("# %% solution 90-lost\nx = 1\n", encoding="utf-8")
+    with pytest.raises(LabError, match="solution 90-lost.*solutions/90_chatglm3_6b.py"):
+        convert.teacher_version(PATH.stem)
+
+
+def grading_or_skip():
+    pytest.importorskip("nbgrader", reason="没有装 nbgrader，请再执行一次 make test，或装上 .[teach]")
+    from tools.assignment import grading
+
+    return grading
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory):
+    """发下去，再交回三份：全对的；没做，还把检查格改了、标成不执行的；只做前一半，还改了参数的。"""
+    grading, folder = grading_or_skip(), tmp_path_factory.mktemp("course")
+    for path in grading.release(folder, convert.names()):
+        answers = [number for kind, number in convert.read_solutions(path.stem) if kind == "solution"]
+        for student, done in (("full", answers), ("empty", []), ("half", answers[: len(answers) // 2])):
+            notebook = convert.answered(nbformat.read(path, as_version=4), path.stem, set(done))
+            for cell in notebook.cells if student == "empty" else []:
+                if cell.metadata.get("nbgrader", {}).get("grade"):
+                    cell.source, cell.metadata.tags = "pass", ["long"]
+            for cell in run.parameter_cells(notebook) if student == "half" else []:
+                cell.source = cell.source.replace('"tiny"', '"没有的模型"')
+            target = folder / "submitted" / student / path.stem / path.name
+            target.parent.mkdir(parents=True)
+            nbformat.write(notebook, target)
+    return folder
+
+
+@pytest.mark.slow
+def test_released_notebooks_hold_the_stubs_and_no_solution(course):
+    for name in convert.names():
+        released = nbformat.read(course / "release" / name / f"{name}.ipynb", as_version=4)
+        everything = "\n".join(cell.source for cell in released.cells)
+        assert "BEGIN " not in everything
+        assert [code for code in convert.read_solutions(name).values() if code in everything] == [], name
+        given = {cell.metadata.nbgrader.grade_id: cell.source.strip() for cell in released.cells
+                 if "nbgrader" in cell.metadata}
+        assert given == {number: source.strip() for number, (source, _) in exercises(name).items()}, name
+
+
+@pytest.mark.slow
+def test_points_are_those_of_the_exercises_done(course):
+    grading = grading_or_skip()
+    points = grading.grade(course)
+    for name in convert.names():
+        marks = {number: mark.points for number, (_, mark) in exercises(name).items() if mark.grade}
+        answers = [number for kind, number in convert.read_solutions(name) if kind == "solution"]
+        half = sum(marks[f"{number}-check"] for number in answers[: len(answers) // 2])
+        assert points[name].to_dict() == {"full": sum(marks.values()), "empty": 0, "half": half}, name
+    assert (course / grading.POINTS).read_text(encoding="utf-8-sig").startswith("学生,")
+
+
+@pytest.mark.slow
+def test_a_broken_submission_gets_nothing_and_is_named(tmp_path, capfd):
+    grading = grading_or_skip()
+    with pytest.raises(LabError, match="submitted/学生/作业名/作业名.ipynb"):
+        grading.grade(tmp_path)
+    grading.release(tmp_path, [PATH.stem])
+    broken = tmp_path / "submitted" / "甲" / PATH.stem / PATH.name
+    broken.parent.mkdir(parents=True)
+    broken.write_text("{", encoding="utf-8")
+    assert grading.grade(tmp_path).loc["甲", "合计"] == 0
+    assert f"甲 的 {PATH.stem} 没有跑完，记 0 分" in capfd.readouterr().out
 
 
 # —— notebook 02 亲手写的微调 ——
