@@ -4,10 +4,11 @@ notebook 01 把这里的每一步拆开讲，命令行 labutils dataset 直接�
 """
 
 import json
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import NamedTuple
 
+from labutils.base import files
 from labutils.base.errors import LabError
 from labutils.base.files import DATA, OUTPUT, one_sentence, place, read_rows, rel, resolve, write_json_lines
 from labutils.base.text import normalize
@@ -17,7 +18,7 @@ from labutils.dataset.clean import Page
 from labutils.dataset.formats import read_pages
 from labutils.dataset.generation import generate
 from labutils.dataset.prompts import Chunk, chunks, load_prompts
-from labutils.dataset.replies import parse_response
+from labutils.dataset.replies import parse_response, separate
 from labutils.dataset.report import NAME, summary, write
 from labutils.dataset.review import apply, export
 from labutils.dataset.rows import Asked, drop_near_duplicates, load_qa
@@ -37,8 +38,7 @@ def build_dataset(
     """写出 out_dir/data/ 下的 qa.jsonl、train.json、dev.json、rejected.jsonl 和数据集报告。
 
     api_model 或 api（generate 的其余参数）里的 preset 不空：调用大模型出题，断了接着做。
-    为空且是课程 PDF：回放样例回复；给了 qa_file 就用它，并说明两者一致的条数。
-    为空且是别的 PDF：必须给 qa_file，逐条对着这份 PDF 检查后使用。
+    都空：用 qa_file（见 from_file），逐条对着文档检查；没有给的，课程的文档回放样例回复，别的引发 LabError。
     feedback 是网页存下的评价与改正，合格的作为新问答接在后面。
     返回 finish 的报告：其中 funnel 是 [(关口, 剩余条数)]，summary 是摘要文字。
     """
@@ -73,9 +73,8 @@ def _nothing_passed(qa_file: Path | None, out_dir: Path, rejected: list[dict]) -
     """一条也没通过：留下全部原因，说清楚接下来做什么。"""
     record = write_json_lines(rejected, out_dir / "rejected.jsonl")
     first = f"，例如：{rejected[0]['reason']}" if rejected else ""
-    if not qa_file:
-        what, advice = "回复里", "请换一个模型，或照着原因改 configs/qa_prompt.yaml"
-    else:
+    what, advice = "回复里", "请换一个模型，或照着原因改 configs/qa_prompt.yaml"
+    if qa_file:
         what = f"{rel(qa_file)} 里"
         advice = ("换了文档就用 --qa 给出它的问答对，或用 --preset、--api-model 请大模型出题"
                   "（notebook 里是 QA_FILE、PRESET、API_MODEL）")
@@ -89,17 +88,20 @@ def is_course_document(pages: list[Page]) -> bool:
 
 
 def _given(pdf: Path, qa_file: Path | None, pages: list[Page]) -> Made:
-    """不花钱的两种来源：回放样例回复、现成的问答文件；两种都有时用文件，并说明两者一致多少条。"""
-    replayed = collect(_texts(replay()), pages) if is_course_document(pages) else None
-    if qa_file is None and replayed is None:
+    """不花钱的两种来源：现成的问答文件；课程的文档可以回放样例回复，与课程的问答文件比一比。"""
+    given = from_file(qa_file, pages) if qa_file else None
+    replayable = qa_file in (None, DATA / "qa.jsonl") and is_course_document(pages)
+    if not (given or replayable):
         raise LabError(
             f"{rel(pdf)} 没有配套的问答：请用 --preset 或 --api-model 请大模型出题（要先设置它的密钥），"
             "或用 --qa 给出现成的问答文件（notebook 里是 PRESET、API_MODEL、QA_FILE）。")
-    if qa_file is None:
-        return replayed
-    given = _from_file(qa_file, pages)
-    if replayed is None:
+    if not replayable:
         return given
+    samples = sorted((DATA / "sample_responses").glob("*.txt"))
+    print(f"没有调用 API：回放 data/sample_responses 里的 {len(samples)} 份样例回复。")
+    replayed = collect(_texts(samples), pages)
+    if not given:
+        return replayed
     ours, theirs = ({(normalize(row["question"]), normalize(row["answer"])) for row in made.rows}
                     for made in (replayed, given))
     print(f"回放得到 {len(replayed.rows)} 对，{len(ours & theirs)} 对与 {rel(qa_file)} 的 "
@@ -118,25 +120,13 @@ def _asked(out_dir: Path, api: dict, pages: list[Page]) -> Made:
     return made
 
 
-def replay(folder: str | Path = DATA / "sample_responses") -> list[Path]:
-    """没有密钥时用：返回附带的样例回复文件，并用一行说明这是回放。"""
-    paths = sorted(Path(folder).glob("*.txt"))
-    if not paths:
-        raise LabError(f"{rel(folder)} 里没有样例回复（*.txt），请从仓库恢复，或指定 API 模型。")
-    print(f"没有调用 API：回放 {rel(folder)} 里的 {len(paths)} 份样例回复。")
-    return paths
-
-
 def _texts(paths: list[Path]) -> list[str]:
     return [path.read_text(encoding="utf-8") for path in paths]
 
 
 def collect(responses: list[str], pages: list[Page], pieces: list[Chunk] | None = None) -> Made:
     """一批原始回复 → 问答；给了每份的文本块就由证据定页码。"""
-    parsed = list(map(parse_response, responses))
-    pairs = [found for found, _ in parsed]
-    lost = [{"stage": "解析", "reason": p["reason"], "text": p["text"]}
-            for _, problems in parsed for p in problems if not p["fixed"]]
+    pairs, lost = _parsed(responses)
     if pieces is not None:
         texts = {page.number: page for page in pages}
         pairs = [locate_pages(found, list(map(texts.__getitem__, piece.pages)))
@@ -146,6 +136,14 @@ def collect(responses: list[str], pages: list[Page], pieces: list[Chunk] | None 
     kept, repeated = drop_near_duplicates(good)
     rejected = [*lost, *bad, *repeated]
     return Made(kept, rejected, funnel("回复里的条目", len(rows) + len(lost), rejected))
+
+
+def _parsed(responses: list[str]) -> tuple[list[list[dict]], list[dict]]:
+    """(每份回复的问答, 读不出来的)。"""
+    parsed = list(map(parse_response, responses))
+    return [found for found, _ in parsed], [
+        {"stage": "解析", "reason": problem["reason"], "text": problem["text"]}
+        for _, problems in parsed for problem in problems if not problem["fixed"]]
 
 
 def locate_pages(pairs: list[dict], pages: list[Page]) -> list[dict]:
@@ -180,23 +178,36 @@ def _fact_keys(number: int, pair: dict) -> list[tuple]:
     if not isinstance(given, str | int) or given == "":
         return []
     if not isinstance(points, list) or not points:
-        return [(number, str(given))]
+        points = [pair.get("answer")]
     told = [normalize(str(evidence or "")), *sorted(normalize(str(point)) for point in points)]
     return [(number, str(given)), (str(pair.get("page")), *told)]
 
 
-def _from_file(qa_file: Path, pages: list[Page]) -> Made:
-    """检查现成的问答文件。"""
-    loaded = load_qa(qa_file)
+@one_sentence()
+def from_file(qa_file: Path, pages: list[Page]) -> Made:
+    """检查现成的问答文件；.json、.jsonl 以外的，或不以括号开头的，当作从对话窗口复制来的回复。"""
+    pasted = qa_file.suffix.lower() not in (".json", ".jsonl") or (
+        qa_file.read_bytes().lstrip(b"\xef\xbb\xbf \t\r\n")[:1] not in b"[{")
+    loaded, lost = _pasted(qa_file) if pasted else (load_qa(qa_file), [])
     good, bad = validate(loaded, pages, require_evidence=False)
     kept, repeated = drop_near_duplicates(good)
-    rejected = [*bad, *repeated]
+    rejected, total = [*lost, *bad, *repeated], len(loaded) + len(lost)
     if bare := sum(not {"evidence", "page"} <= row.keys() for row in kept):
         print(f"提醒：{rel(qa_file)} 有 {bare} 条没写页码或证据，没法核对出处，照收。")
-    if 0 < len(kept) < len(loaded):
-        print(f"提醒：{rel(qa_file)} 的 {len(loaded)} 条里有 {len(loaded) - len(kept)} 条不合格，"
-              "原因见 rejected.jsonl。")
-    return Made(kept, rejected, funnel("文件里的条目", len(loaded), rejected))
+    if kept and rejected:
+        print(f"提醒：{rel(qa_file)} 的 {total} 条里有 {len(rejected)} 条不合格，原因见 rejected.jsonl。")
+    return Made(kept, rejected, funnel("文件里的条目", total, rejected))
+
+
+def _pasted(path: Path) -> tuple[list[dict], list[dict]]:
+    """从对话窗口复制来的一份或几份回复 → (问答, 读不出来的)。"""
+    pairs, lost = _parsed(separate(files.decode(path.read_bytes(), rel(path), "请另存为 UTF-8")))
+    if not any(pairs):
+        reason = lost[0]["reason"] if lost else "模型说没有可出的题"
+        raise LabError(f"{rel(path)} 里没有找到问答（{reason}）：请复制对话窗口里带着花括号的整个回复。")
+    # 各份回复都从 F01 编起，同一个事实的几条总是挨着
+    runs = groupby(chain.from_iterable(pairs), lambda pair: pair.get("fact_id"))
+    return name_facts([list(run) for _, run in runs]), lost
 
 
 def save_unanswerable(

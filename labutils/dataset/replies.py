@@ -170,6 +170,11 @@ def parse_response(text: str) -> tuple[list[dict], list[dict]]:
     return (pairs, problems) if pairs or problems else _nothing(body, body[scan.answer:])
 
 
+def separate(text: str) -> list[str]:
+    """几份回复复制在一起的文字，在又开始思考的地方分开：写到一半断了的那份就不会吞掉后面的。"""
+    return re.split(rf"(?i)\n(?=[ \t]*{_OPEN})", text)
+
+
 def _nothing(body: str, answer: str) -> tuple[list[dict], list[dict]]:
     """一条也没有认出来：是真的没有，还是又包成了一个字符串；answer 是去掉思考以后的 body。"""
     if _EMPTY.search(answer):  # 空数组：模型认为这一块没有可出的题

@@ -221,13 +221,6 @@ def summary(report: dict) -> str:
     return "\n".join([*lines, f"✗ {problem}。" if problem else "✓ 验证集没有训练集的题，考到的事实都学过。"])
 
 
-def uncovered_text(report: dict, limit: int = 10) -> str:
-    """没有出过题的段落，一段一行，至多 limit 行，每行至多 60 个字的原文。"""
-    lines = [f"第 {p['page']} 页 {p['section']}：{p['text'][:60]}" for p in report["uncovered"]]
-    lines[limit:] = [f"……还有 {len(lines) - limit} 段，见 {NAME}.html。"] * (len(lines) > limit)
-    return "\n".join(lines) or "每一段都出过题。"
-
-
 _LONGEST_NAME, _MOST_CHAPTERS = 18, 25  # 章节名的字数、画出的章数；再多就看不清了，全部在报告的表里
 
 

@@ -217,19 +217,16 @@ def _leak_keys(row: dict) -> list[Hashable]:
             ("事实", row.get("fact_id", row["question"]))]
 
 
-def split(rows: list[dict], seed: int = 42, by: str = "fact") -> tuple[list[dict], list[dict]]:
+def split(rows: list[dict], seed: int = 42) -> tuple[list[dict], list[dict]]:
     """按 2:1 分成 (训练集, 验证集)，同一个 seed 结果相同。
 
-    by="fact"：每个事实的问法里约 1/3 进验证集，只有一种问法的全进训练集；全都只有一种时抽 1/10，并打印提醒。
-    by="random"：不看事实，随机抽 1/3，只用来说明为什么不该这样分。
+    每个事实的问法里约 1/3 进验证集，只有一种问法的全进训练集；全都只有一种时抽 1/10，并打印提醒。
     """
-    if by not in ("fact", "random"):
-        raise LabError(f"划分方式 by={by!r} 不认识，请用 \"fact\" 或 \"random\"。")
     if len(rows) < 2:
         raise LabError(f"只有 {len(rows)} 条问答，分不出训练集和验证集，请至少准备 2 条。")
     facts: dict[object, list[int]] = defaultdict(list)
     for i, row in enumerate(rows):
-        facts[by == "fact" and row["fact_id"]].append(i)
+        facts[row["fact_id"]].append(i)
     dev = _drawn(list(facts.values()), len(rows), random.Random(seed))
     train = {*range(len(rows))} - dev
     return [rows[i] for i in sorted(train)], [rows[i] for i in sorted(dev)]

@@ -70,7 +70,7 @@ def run(
 def dataset(
     pdf: Annotated[str, Argument(
         help="要读的 PDF", callback=files.existing)] = "data/source/course_document.pdf",
-    qa: Annotated[str, File(help="现成的问答对（JSON Lines）")] = "data/qa.jsonl",
+    qa: Annotated[str, File(help="现成的问答对（JSON Lines，或从对话窗口复制来的回复）")] = "data/qa.jsonl",
     out: Annotated[str, Option(help="实验文件夹；数据写进它的 data/")] = "output/lab",
     api_model: Annotated[str, Option(help="出题的大模型名；空着且没有 --preset 就用 --qa 的问答")] = "",
     seed: Seed = 42,

@@ -88,22 +88,21 @@ def check_font() -> Check:
 def check_inputs(model: str, config: Path, pdf: Path, qa: Path, api_model: str = "",
                  preset: str = "") -> None:
     """整套运行之前检查输入；第一处问题就抛 LabError。不请大模型出题时，还要看 qa 是否真的出自这份 PDF。"""
-    from labutils.dataset.checks import validate
     from labutils.dataset.formats import read_pages
-    from labutils.dataset.rows import load_qa
     from labutils.models.loader import read_config
     from labutils.training.config import load_config
 
     read_config(model)
     load_config(config)
     pages = read_pages(pdf)
-    if preset:
-        from labutils.dataset.service import find_service  # 它要导入 openai，用到时才导入
+    from labutils.dataset.build import from_file  # 它们要导入 openai，用到时才导入
+    from labutils.dataset.service import find_service
 
+    if preset:
         find_service(preset, api_model)
     if api_model or preset:
         return
-    good, rejected = validate(load_qa(qa), pages, require_evidence=False)
-    if not good:
-        raise LabError(f"{files.rel(qa)} 的 {len(rejected)} 条问答在 {files.rel(pdf)} 里都找不到依据；"
+    made = from_file(qa, pages)
+    if not made.rows:
+        raise LabError(f"{files.rel(qa)} 的 {len(made.rejected)} 条问答在 {files.rel(pdf)} 里都找不到依据；"
                        "换了 PDF 就要同时用 --qa 给出它的问答对，或用 --api-model 指定生成问答对的模型。")

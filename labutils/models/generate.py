@@ -148,7 +148,7 @@ class _Watch(StoppingCriteria):
 
 def stream(model, tokenizer, messages, stop: Event | None = None, adapter: bool = True,
            timeout: float = 120.0, **generation) -> Iterator[str]:
-    """逐段产出回答文字，连起来与 answer 的相同；没有说完的，最后另有一段 Cut。
+    """逐段产出回答文字，连起来与 answer 单独回答的相同；没有说完的，最后另有一段 Cut。
 
     设置 stop 事件或关闭这个生成器都会让后台的生成停下来。adapter=False 时停用 LoRA 适配器（微调前）。
     后台线程出错、或 timeout 秒没有新词元时引发 LabError，不会一直等下去。

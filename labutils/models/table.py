@@ -64,7 +64,7 @@ class Row:
 
 
 def can_batch(model, mixed: bool = False) -> bool:
-    """能不能拼批：键值缓存要是最普通的一种，而且真的拼一次，与各算各的结果一样。
+    """能不能拼批：键值缓存要是最普通的一种，而且真的拼一次，与各算各的只差舍入。
 
     mixed：要一行用适配器、一行不用。peft 与各家结构拼不了的情形很多（专家、归一化层、DoRA、不看遮罩的
     RWKV……），列不全，所以试。
@@ -82,7 +82,7 @@ def can_batch(model, mixed: bool = False) -> bool:
 
 
 def _rows_are_independent(model, mixed: bool) -> bool:
-    """长短不同的两行拼在一起算（mixed 时前一行不用适配器），每行都与单独算的相同；最后一步接着缓存算。"""
+    """长短不同的两行拼在一起算（mixed 时前一行不用适配器），每行与单独算的只差舍入；最后一步接着缓存算。"""
     rows = [Row(model, ids, adapter) for ids, adapter in zip(TEXTS, (not mixed, True), strict=True)]
     table, cache, (ids, mask) = Table(model), DynamicCache(), left_pad(TEXTS, 0, model.device).values()
     table._forward(ids[:, :-1], mask[:, :-1], cache, rows)

@@ -92,6 +92,68 @@ def test_other_pdf_with_own_questions(tmp_path, other_pdf, capsys):
     assert rows[0]["key_points"] == ["六天。"] and rows[0]["fact_id"] == rows[1]["fact_id"]
 
 
+def test_own_questions_on_the_course_pdf_are_not_mixed_with_the_samples(tmp_path, capsys):
+    """自己的问答文件，哪怕配的是课程的文档，也没有样例回复的事。"""
+    rows = load_qa(DATA / "qa.jsonl")[:6]
+    report = build_dataset(COURSE_PDF, write_json_lines(rows, tmp_path / "mine.jsonl"), tmp_path)
+    assert report["funnel"][0] == ("文件里的条目", 6) and report["pairs"] == 6
+    assert "回放" not in capsys.readouterr().out
+    assert lines(tmp_path / "data" / "rejected.jsonl") == []
+
+
+# —— 从对话窗口复制来的回复 ——
+
+
+def pasted(*facts):
+    """一份回复：每个事实两种问法，都从 F01 编起，前后有客套话。"""
+    items = [{"conversations": [{"role": "user", "content": question},
+                                {"role": "assistant", "content": answer}], "fact_id": f"F{number:02d}"}
+             for number, (answer, *asked) in enumerate(facts, 1) for question in asked]
+    return f"好的，如下：\n```json\n{json.dumps(items, ensure_ascii=False, indent=1)}\n```\n还要再出吗？\n"
+
+
+OPEN = ("六天。", "图书馆一周开几天？", "每周有多少天可以进图书馆？")
+LEND = ("三十天。", "书可以借多久？", "借书的期限有多长？")
+FINE = ("两角。", "逾期一天交多少？", "晚还一天要付几角？")
+
+
+@pytest.mark.parametrize("name", ["webchat.txt", "webchat.md", "webchat", "webchat.json"])
+@pytest.mark.parametrize("encoding", ["utf-8", "gb18030", "utf-16"])
+def test_a_reply_copied_from_a_chat_window(tmp_path, other_pdf, name, encoding):
+    (tmp_path / name).write_bytes(pasted(OPEN, LEND).encode(encoding))
+    report = build_dataset(other_pdf, tmp_path / name, tmp_path / "out")
+    assert (report["pairs"], report["facts"], report["train"], report["dev"]) == (4, 2, 2, 2)
+
+
+def test_several_replies_in_one_file_keep_their_facts_apart(tmp_path, other_pdf, capsys):
+    """各份都从 F01 编起；写到一半断了的那份不吞掉后面的，断了的那条记在 rejected.jsonl 里。"""
+    cut = pasted(OPEN, LEND)
+    cut = cut[: cut.index("借书的期限") + 3]
+    text = f"{cut}\n<think>再想想。</think>\n{pasted(FINE, OPEN)}{pasted(LEND)}"
+    (tmp_path / "webchat.txt").write_text(text, encoding="utf-8")
+    report = build_dataset(other_pdf, tmp_path / "webchat.txt", tmp_path / "out")
+    rows = load_qa(tmp_path / "out" / "data" / "qa.jsonl")
+    assert report["pairs"] == 6 and len({(row["fact_id"], row["answer"]) for row in rows}) == 3
+    assert len({row["fact_id"] for row in rows}) == 3
+    reasons = [row["reason"] for row in lines(tmp_path / "out" / "data" / "rejected.jsonl")]
+    assert "写到一半断了，丢掉" in reasons and "不合格，原因见 rejected.jsonl" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["今天天气不错。", "[]", "问：开几天？\n答：六天。", "| 问题 | 答案 |", " "])
+def test_a_chat_without_questions_is_one_sentence(tmp_path, other_pdf, text):
+    (tmp_path / "webchat.txt").write_text(text, encoding="utf-8")
+    with pytest.raises(LabError, match="webchat.txt 里没有找到问答（.+）：请复制.*整个回复") as caught:
+        build_dataset(other_pdf, tmp_path / "webchat.txt", tmp_path / "out")
+    assert "JSON" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_all_samples_in_one_file_give_the_course_data(tmp_path):
+    texts = [path.read_text("utf-8") for path in sorted((DATA / "sample_responses").glob("*.txt"))]
+    (tmp_path / "webchat.txt").write_text("\n\n".join(texts), encoding="utf-8")
+    report = build_dataset(COURSE_PDF, tmp_path / "webchat.txt", tmp_path)
+    assert (report["pairs"], report["facts"], report["dev_facts_in_train"]) == (150, 50, 50)
+
+
 def test_course_questions_on_another_pdf_are_refused(tmp_path, other_pdf, capsys):
     with pytest.raises(LabError, match="qa.jsonl 里没有一条问答通过检查.*--preset"):
         build_dataset(other_pdf, DATA / "qa.jsonl", tmp_path)

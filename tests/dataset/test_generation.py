@@ -12,7 +12,7 @@ from fakes.qa_server import CHUNKS, KEY, ONE, PROMPTS, records, serve
 
 from labutils.base.errors import LabError
 from labutils.dataset import ask, generation
-from labutils.dataset.build import COURSE_PDF, replay
+from labutils.dataset.build import COURSE_PDF
 from labutils.dataset.formats import read_pages
 from labutils.dataset.generation import Progress, generate
 from labutils.dataset.prompts import Chunk, Prompts, chunks
@@ -313,18 +313,3 @@ def test_only_the_failed_again(command, monkeypatch, capsys):
 def test_unknown_preset(command, capsys):
     assert command("--preset", "没有这家") == 1
     assert "没有预设 没有这家" in capsys.readouterr().err
-
-
-# ---- 回放 ----
-
-def test_replay_says_so(tmp_path, capsys):
-    (tmp_path / "02.txt").write_text("乙", encoding="utf-8")
-    (tmp_path / "01.txt").write_text("甲", encoding="utf-8")
-    assert [p.name for p in replay(tmp_path)] == ["01.txt", "02.txt"]
-    out = capsys.readouterr().out
-    assert "没有调用 API" in out and out.count("\n") == 1
-
-
-def test_replay_without_samples(tmp_path):
-    with pytest.raises(LabError, match="没有样例回复"):
-        replay(tmp_path)

@@ -57,6 +57,12 @@ def test_shipped_inputs_pass():
     preflight.check_inputs("tiny", CONFIG, PDF, QA)
 
 
+def test_a_reply_copied_from_a_chat_window_passes(tmp_path):
+    path = tmp_path / "webchat.txt"
+    path.write_text('好的：\n[{"question": "课程分几类？", "answer": "五类。"}]\n还要吗？', encoding="utf-8")
+    preflight.check_inputs("tiny", CONFIG, PDF, path)
+
+
 def test_missing_config_pdf_and_pairs_are_named(tmp_path):
     gone = tmp_path / "不在.txt"
     for values in ((gone, PDF, QA), (CONFIG, gone, QA), (CONFIG, PDF, gone)):
