@@ -53,6 +53,7 @@ def run(
     preset: Annotated[str, Option(help="造问答对的服务，configs/api_presets.yaml 里的名字")] = "",
     max_cost: Annotated[float, Option(min=0, help="造问答对最多花多少，估算超过就停下；0 不设上限")] = 5.0,
     p: Annotated[list[str] | None, Option("-p", help="其他 notebook 参数，写成 名字=值，可重复")] = None,
+    everything: Annotated[bool, Option("--all", help="选读的 05、06 也跑")] = False,
 ) -> None:
     """按顺序跑完 00–04 五个 notebook，写出报告 report.html 与摘要 summary.json。"""
     from labutils.lab import report
@@ -60,7 +61,7 @@ def run(
 
     given = lab_run.split_assignments(p or [])
     summary = lab_run.run(model, config, pdf, qa, seed, out, api_model, given,
-                          preset=preset, max_cost=max_cost)
+                          preset=preset, max_cost=max_cost, everything=everything)
     if not summary["ok"]:
         raise LabError(report.describe_failure(summary["failed"]))
     print(report.verdict(summary)[1])

@@ -21,6 +21,7 @@ from labutils.training.config import load_config, override
 Value = str | int | float | bool
 Failure = dict[str, str | int | None]
 ROAD = ("00_start_here", "01_build_dataset", "02_lora_finetune", "03_before_after", "04_web_demo")
+MORE = ("05_experiments", "06_rag_or_lora")  # 选读
 _RESERVED = {"OUT": "输出位置用 --out 指定",
              "KEEP_OPEN": "整套运行时网页必须自动关闭，想一直开着请用 labutils demo"}
 _TYPE_NAMES = {int: "整数", float: "小数", str: "文字"}
@@ -31,10 +32,12 @@ def run(
     pdf: str = "data/source/course_document.pdf", qa: str = "data/qa.jsonl", seed: int = 42,
     out: str | Path = "runs", api_model: str = "", parameters: dict[str, Value] | None = None,
     notebooks: Path | None = None, preset: str = "", max_cost: float = 5.0,
+    everything: bool = False,
 ) -> dict:
     """跑完整个实验，每个 notebook 打印一行，返回 summary.json 的内容（键见 report.summarize）。
 
-    各项与命令行相同；parameters 是额外的 notebook 参数，notebooks 是 notebook 所在的文件夹（默认仓库里的）。
+    各项与命令行相同；parameters 是额外的 notebook 参数，notebooks 是 notebook 所在的文件夹（默认仓库里的）；
+    everything：选读的也跑。
     输入不对时在执行之前抛 LabError；执行中失败时不抛错，summary["failed"] 说明是哪个单元、什么原因。
     """
     config, pdf, qa = map(files.resolve, (config, pdf, qa))
@@ -45,7 +48,8 @@ def run(
     options = {"MODEL": from_root(local) if local else model, "SEED": seed, "CONFIG": from_root(config),
                "PDF": from_root(pdf), "QA_FILE": from_root(qa), "API_MODEL": api_model, "PRESET": preset,
                "MAX_COST": max_cost}
-    plan = plan_parameters(find_road(notebooks or files.NOTEBOOKS), options, given)
+    names = ROAD + MORE if everything else ROAD
+    plan = plan_parameters(find_road(notebooks or files.NOTEBOOKS, names), options, given)
     folder = make_run_folder(out)
     seconds, failed = {}, None
     for path, values in plan.items():
@@ -62,9 +66,9 @@ def run(
     return summary
 
 
-def find_road(folder: Path) -> list[Path]:
+def find_road(folder: Path, names: tuple[str, ...] = ROAD) -> list[Path]:
     """要执行的 notebook，按顺序；缺了哪个就抛 LabError。"""
-    road = [folder / f"{name}.ipynb" for name in ROAD]
+    road = [folder / f"{name}.ipynb" for name in names]
     if missing := [path.name for path in road if not path.is_file()]:
         raise LabError(f"{rel(folder)} 里缺少 {'、'.join(missing)}，请重新取一份完整的仓库。")
     return road

@@ -127,9 +127,9 @@ def test_run_passes_options_and_reports_failure(monkeypatch, call, capsys):
 
     monkeypatch.setattr(run, "run", fake)
     api = ("--preset", "deepseek", "--max-cost", "3")
-    assert call("run", "--seed", "7", *api, "-p", "PORT=7000", "-p", "SHARE=否") == 1
+    assert call("run", "--seed", "7", "--all", *api, "-p", "PORT=7000", "-p", "SHARE=否") == 1
     assert seen["args"][4] == 7 and seen["args"][7] == {"PORT": "7000", "SHARE": "否"}
-    assert seen["api"] == {"preset": "deepseek", "max_cost": 3.0}
+    assert seen["api"] == {"preset": "deepseek", "max_cost": 3.0, "everything": True}
     captured = capsys.readouterr()
     assert captured.err.strip() == "01_build_dataset 的单元 [5]：没有问答对。"
 

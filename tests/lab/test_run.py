@@ -262,6 +262,17 @@ def test_missing_notebook_is_named(tmp_path):
         run.find_road(tmp_path)
 
 
+@pytest.mark.parametrize(("everything", "names"), [(False, run.ROAD), (True, run.ROAD + run.MORE)])
+def test_optional_notebooks_run_when_asked_for(road, tmp_path, monkeypatch, everything, names):
+    for name in run.MORE:
+        make_notebook(road, name)
+    done = []
+    monkeypatch.setattr(run, "execute", lambda source, *_: done.append(source.stem))
+    monkeypatch.setattr(run, "_publish", lambda path: None)
+    run.run(notebooks=road, out=tmp_path / "runs", everything=everything)
+    assert done == list(names)
+
+
 @pytest.mark.parametrize("name", ["OUT", "KEEP_OPEN"])
 def test_reserved_parameters_are_refused_before_anything_runs(road, tmp_path, name):
     with pytest.raises(LabError, match=name):

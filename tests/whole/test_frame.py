@@ -1,6 +1,7 @@
 """仓库的框架：说明与实际相符、版本写法一致、notebook 合乎规范。"""
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -296,6 +297,47 @@ def test_document_benchmark_tells_faults_apart(monkeypatch, text, fault):
     assert {name: getattr(found, name) for name in names if getattr(found, name)} == fault
     moved = score(truth, {"pages": [[2, text]], "seconds": 1, "mib": 1, "version": ""}, ours=True)
     assert moved.wrong_page == 2
+
+
+def test_experiments_differ_and_the_notebook_draws_only_planned_ones(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import experiments
+
+    runs = {run.name: run for run in experiments.planned()}
+    recorded = json.loads(experiments.OUT.read_text(encoding="utf-8"))
+    assert len({experiments.made_by(run, {}) for run in runs.values()}) == len(experiments.planned())
+    assert recorded.keys() <= runs.keys() and {"base", "course-42", "qa_only-42"} <= recorded.keys()
+    for name, row in recorded.items():
+        assert (row["seed"], row["changes"]) == (runs[name].seed, runs[name].changes), name
+        assert all(0 <= row["right"][group] <= asked for group, asked in row["asked"].items()), name
+    (notebook,) = (path for path in NOTEBOOKS if path.stem == "05_experiments")
+    drawn = re.findall(r'"((?:course|qa_only|rate|rank|alpha|full|unmasked)(?:-[\w.]+)?)"',
+                       "\n".join(c.source for c in nbformat.read(notebook, 4).cells if c.cell_type == "code"))
+    assert len(set(drawn)) >= 15 and set(drawn) - {"course", "qa_only"} <= runs.keys()
+
+
+@pytest.mark.slow
+def test_experiments_are_kept_one_by_one_and_not_run_again(tmp_path):
+    """删去一次，只补这一次；配置改了，旧的都不算。"""
+    def experiments(*options):
+        place = str(tmp_path / "kept.json")
+        command = [sys.executable, "benchmarks/experiments.py", "--out", place, *options]
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
+                              capture_output=True, encoding="utf-8")
+        assert done.returncode == 0, done.stderr
+        written = (tmp_path / "kept.json").read_text(encoding="utf-8")
+        return done.stdout.count("| 42 |"), json.loads(written)
+
+    two = ("--only", "full-same", "unmasked", "--set", "max_steps=1")
+    printed, first = experiments("--write", *two)
+    assert list(first) == ["unmasked", "full-same_rate"] and printed == 4  # 跑完时一行，最后的表里一行
+    assert first["full-same_rate"]["trainable"] > 5 * first["unmasked"]["trainable"]
+    rest = {"unmasked": first["unmasked"] | {"seconds": -1}}
+    (tmp_path / "kept.json").write_text(json.dumps(rest), encoding="utf-8")
+    printed, again = experiments("--write", *two)
+    assert printed == 3 and again["unmasked"]["seconds"] == -1
+    assert again["full-same_rate"]["right"] == first["full-same_rate"]["right"]
+    assert experiments("--only", "full-same")[0] == 0 and experiments(*two)[0] == 2
 
 
 def test_every_notebook_is_tested(tmp_path):
