@@ -4,7 +4,7 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     "errors": ["FAIL", "LabError", "OK", "WARN"],
-    "figures": ["AFTER", "BASELINE", "BEFORE", "LabFigure", "label", "use_chinese_font"],
+    "figures": ["AFTER", "BASELINE", "BEFORE", "LabFigure", "use_chinese_font"],
     "files": ["DATA", "rel", "resolve"],
     "settings": ["as_bool"],
     "text": ["normalize"],

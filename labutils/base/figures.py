@@ -9,7 +9,7 @@ import io
 import re
 from base64 import b64encode
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -22,41 +22,33 @@ from matplotlib.ft2font import FT2Font
 
 from labutils.base.errors import LabError
 
-ENGLISH_FONT = "DejaVu Sans"  # matplotlib 自带，一定存在，但没有汉字
 BEFORE, AFTER, BASELINE = "#aab2bf", "#2563c9", "#d9822b"
 WRONG, RIGHT, EMPTY = "#e8b4ae", "#2e8b62", "#f2f2f2"
 
 
+@cache
+def _packaged_font() -> str:
+    """zhplot 包里的字体的名字；只找它的文件，不导入（导入会改全局设置）"""
+    folder = Path(importlib.util.find_spec("zhplot").origin).parent
+    path = next(folder.rglob("*.ttf"))
+    font_manager.fontManager.addfont(path)
+    return FT2Font(path).family_name
+
+
 def use_chinese_font() -> str:
-    """让 matplotlib 用 zhplot 包里的 Noto Sans SC，返回它的名字；没有装时返回 "DejaVu Sans"，标签改用英文
+    """让 matplotlib 用 zhplot 包里的 Noto Sans SC，返回它的名字
 
     到处都用这一款，图在哪台机器上画都一样；系统里的字体，名字像中文的不一定真有汉字。
     """
-    name = _pick_font()
     rcParams["font.family"] = ["sans-serif"]
-    rcParams["font.sans-serif"] = list(dict.fromkeys([name, ENGLISH_FONT]))
+    rcParams["font.sans-serif"] = [_packaged_font(), "DejaVu Sans"]
     rcParams["axes.unicode_minus"] = False  # 不少中文字体没有 U+2212 减号
-    return name
+    return _packaged_font()
 
 
-@lru_cache(maxsize=1)
-def _pick_font() -> str:
-    spec = importlib.util.find_spec("zhplot")  # 只找它的字体文件，不导入（导入会改全局设置）
-    for folder in spec.submodule_search_locations if spec else []:
-        for path in Path(folder).rglob("*.ttf"):
-            font_manager.fontManager.addfont(path)
-            return FT2Font(path).family_name
-    return ENGLISH_FONT
-
-
-def label(zh: str, en: str) -> str:
-    """有中文字体时用中文标签，否则用英文标签；$ 要转义，不然会被当成公式"""
-    return (en if use_chinese_font() == ENGLISH_FONT else zh).replace("$", r"\$")
-
-
-def data_label(text: str, fallback: str) -> str:
-    """数据里带来的文字（步骤名、事实号）：画不出汉字时换成 fallback"""
-    return label(text, text if text.isascii() else fallback)
+def plain(text: object) -> str:
+    """数据里带来的文字（步骤名、事实号）：$ 要转义，不然会被当成公式"""
+    return str(text).replace("$", r"\$")
 
 
 class LabFigure(Figure):
@@ -99,14 +91,14 @@ def loss_curve(log: Iterable[dict], path: str | Path | None = None) -> Figure:
     """
     rows = [row for row in log if "step" in row]
     figure, axes = new_axes(6.4, 3.8)
-    for key, zh, en, colour, marker in (("loss", "训练损失", "train loss", AFTER, ""),
-                                        ("eval_loss", "验证损失", "dev loss", BASELINE, "o")):
+    lines = ("loss", "训练损失", AFTER, ""), ("eval_loss", "验证损失", BASELINE, "o")
+    for key, name, colour, marker in lines:
         if points := [(row["step"], row[key]) for row in rows if key in row]:
-            name = f"{label(zh, en)} {points[-1][1]:.3f}"
-            axes.plot(*zip(*points, strict=True), color=colour, marker=marker, ms=4, label=name)
+            axes.plot(*zip(*points, strict=True), color=colour, marker=marker, ms=4,
+                      label=f"{name} {points[-1][1]:.3f}")
     if not axes.lines:
         raise LabError("画不出损失曲线：训练记录里没有 loss 或 eval_loss，请先训练几步再画。")
-    axes.set(xlabel=label("步数", "step"), ylabel=label("损失（对数轴）", "loss (log scale)"), yscale="log")
+    axes.set(xlabel="步数", ylabel="损失（对数轴）", yscale="log")
     axes.grid(axis="y", alpha=0.3)
     axes.legend(frameon=False)
     return save(figure, path)

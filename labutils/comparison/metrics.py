@@ -14,11 +14,8 @@ from rapidfuzz.distance import LCSseq
 from labutils.base.errors import LabError
 from labutils.base.text import contains, normalize
 
-# 问题组 → 中文名与图上的英文名
-GROUPS = {
-    "train": ("训练过的问法", "trained wording"), "unseen": ("没见过的问法", "unseen wording"),
-    "general": ("通用能力", "general"), "unanswerable": ("材料没写的问题", "unanswerable"),
-}
+GROUPS = {"train": "训练过的问法", "unseen": "没见过的问法", "general": "通用能力",
+          "unanswerable": "材料没写的问题"}
 _TOKEN = re.compile(r"[a-z]+|\d+(?:\.\d+)?|\S")
 
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from labutils.base import figures
 from labutils.base.errors import LabError
-from labutils.base.figures import data_label, label
+from labutils.base.figures import plain
 from labutils.base.files import one_sentence, write
 from labutils.comparison.metrics import GROUPS
 
@@ -41,7 +41,7 @@ def change(row: dict) -> str:
 
 def group_name(group: str) -> str:
     """问题组的中文名；自己另加的组原样返回"""
-    return GROUPS.get(group, (group,))[0]
+    return GROUPS.get(group, group)
 
 
 # —— 文件 ——
@@ -129,10 +129,6 @@ def answer_table(rows: list[dict], kind: str | None = None, group: str | None = 
 # —— 图 ——
 
 
-def _label(group: str) -> str:
-    return label(*GROUPS.get(group, (group, "group")))
-
-
 def accuracy_bars(before: dict[str, dict], after: dict[str, dict],
                   baseline: dict[str, dict] | None = None, path: str | Path | None = None) -> Figure:
     """各组问题微调前后的正确率，没有题的组不画；baseline 里有的组再画一条虚线
@@ -145,29 +141,28 @@ def accuracy_bars(before: dict[str, dict], after: dict[str, dict],
         raise LabError("画不出正确率：微调前后没有共同的问题组，请先运行对比。")
     figure, axes = figures.new_axes(max(4.0, 1.7 * len(groups)), 3.8)
     width = 0.36
-    for scores, side, colour, name in ((before, -1, figures.BEFORE, label("微调前", "before")),
-                                       (after, 1, figures.AFTER, label("微调后", "after"))):
+    stages = (before, -1, figures.BEFORE, "微调前"), (after, 1, figures.AFTER, "微调后")
+    for scores, side, colour, name in stages:
         xs = np.arange(len(groups)) + side * width / 2
         heights = [scores[g]["accuracy"] for g in groups]
         axes.bar(xs, heights, width * 0.94, color=colour, label=name)
         for x, height in zip(xs, heights, strict=True):
             axes.text(x, height + 0.015, f"{height:.0%}", ha="center", va="bottom", fontsize=9)
     _baseline_lines(axes, groups, baseline or {}, width * 1.15)
-    axes.set_xticks(range(len(groups)), [f"{_label(g)}\nn={after[g]['n']}" for g in groups])
-    axes.set(ylim=(0, 1.12), ylabel=label("正确率", "accuracy"))
+    axes.set_xticks(range(len(groups)), [f"{plain(group_name(g))}\nn={after[g]['n']}" for g in groups])
+    axes.set(ylim=(0, 1.12), ylabel="正确率")
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     figure.alt = "正确率，微调前→微调后：" + "；".join(
-        f"{_label(g)} {before[g]['accuracy']:.0%}→{after[g]['accuracy']:.0%}" for g in groups)
+        f"{group_name(g)} {before[g]['accuracy']:.0%}→{after[g]['accuracy']:.0%}" for g in groups)
     return figures.save(figure, path)
 
 
 def _baseline_lines(axes: Axes, groups: list[str], baseline: dict, half: float) -> None:
-    name = label("最强的字面基线", "best lexical baseline")
     for group in (g for g in baseline if g in groups):
         centre, score = groups.index(group), baseline[group]["accuracy"]
         axes.hlines(score, centre - half, centre + half, color=figures.BASELINE,
-                    linestyle="--", linewidth=1.8, label=f"{name} {score:.0%}")
+                    linestyle="--", linewidth=1.8, label=f"最强的字面基线 {score:.0%}")
 
 
 def fact_strip(rows: list[dict], path: str | Path | None = None) -> Figure:
@@ -187,13 +182,14 @@ def fact_strip(rows: list[dict], path: str | Path | None = None) -> Figure:
     colours = ListedColormap([figures.WRONG, "#c9cf8e", figures.RIGHT]).with_extremes(bad=figures.EMPTY)
     image = axes.pcolormesh(marks, cmap=colours, vmin=0, vmax=1, edgecolors="white", linewidth=1)
     step = (width + 9) // 10  # 每列都写，字就小得看不清
-    axes.set_xticks(np.arange(0, width, step) + 0.5, [data_label(f, "?") for f in marks.columns[::step]])
-    stages = {"before_correct": label("微调前", "before"), "after_correct": label("微调后", "after")}
-    axes.set_yticks(np.arange(height) + 0.5, [f"{_label(g)} · {stages[s]}" for g, s in marks.index])
+    axes.set_xticks(np.arange(0, width, step) + 0.5, [plain(f) for f in marks.columns[::step]])
+    stages = {"before_correct": "微调前", "after_correct": "微调后"}
+    names = [plain(f"{group_name(g)} · {stages[s]}") for g, s in marks.index]
+    axes.set_yticks(np.arange(height) + 0.5, names)
     axes.invert_yaxis()
     axes.tick_params(length=0)
     bar = figure.colorbar(image, ax=axes, ticks=[1 / 6, 0.5, 5 / 6], aspect=8, pad=0.01)
-    bar.ax.set_yticklabels([label("错", "wrong"), label("部分对", "partly"), label("对", "right")])
-    right = (f"{_label(g)} {stages[s]} {count}" for (g, s), count in (marks == 1).sum(axis=1).items())
+    bar.ax.set_yticklabels(["错", "部分对", "对"])
+    right = (f"{group_name(g)} {stages[s]} {count}" for (g, s), count in (marks == 1).sum(axis=1).items())
     figure.alt = f"逐个事实的对错色块，各种问法都答对的事实数：{'；'.join(right)}"
     return figures.save(figure, path)

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from labutils.base import figures, files
 from labutils.base.errors import LabError
-from labutils.base.figures import LabFigure, data_label, label, save, template, use_chinese_font
+from labutils.base.figures import LabFigure, plain, save, template, use_chinese_font
 from labutils.base.text import without_spaces
 from labutils.dataset.clean import CLOSING, COUNT, NUMBERED, STOPS, Page, between, page_list
 
@@ -233,16 +233,15 @@ def funnel_plot(counts: list[tuple[str, int]], path: str | Path | None = None) -
         raise LabError("画不出数据漏斗：没有任何关口的条数。")
     figure, axes = figures.new_axes(7.0, 0.42 * len(counts) + 0.9)
     stages, left = zip(*counts, strict=True)
-    names = [data_label(name, f"step {i}") for i, name in enumerate(stages, 1)]
     lost = [0, *(before - after for before, after in pairwise(left))]
     places = range(len(counts))
     axes.barh(places, left, color=figures.AFTER, height=0.62)
     axes.barh(places, lost, left=left, color=figures.WRONG, height=0.62)
-    axes.set_yticks(places, names)
+    axes.set_yticks(places, list(map(plain, stages)))
     for place, (count, gone) in enumerate(zip(left, lost, strict=True)):
-        text = label(f"{count}（−{gone}）", f"{count} (−{gone})") if gone else str(count)
+        text = f"{count}（−{gone}）" if gone else str(count)
         axes.text(count + gone + max(left) * 0.01, place, text, va="center", fontsize=9)
-    axes.set(xlim=(0, max(1, *left) * 1.16), xlabel=label("条数", "rows"))
+    axes.set(xlim=(0, max(1, *left) * 1.16), xlabel="条数")
     axes.invert_yaxis()
     figure.alt = "每过一关还剩多少条：" + "，".join(f"{name} {left}" for name, left in counts)
     return save(figure, path)
@@ -273,23 +272,20 @@ def _coverage_bars(axes: Axes, chapters: dict[str, Counter]) -> None:
     shown = dict(islice(chapters.items(), _MOST_CHAPTERS))
     places, covered = range(len(shown)), [chapter["covered"] for chapter in shown.values()]
     bare = [chapter["paragraphs"] - chapter["covered"] for chapter in shown.values()]
-    axes.barh(places, covered, color=figures.RIGHT, height=0.66, label=label("出过题", "asked"))
-    not_asked = label("没有题", "not asked")
-    axes.barh(places, bare, left=covered, color=figures.WRONG, height=0.66, label=not_asked)
+    axes.barh(places, covered, color=figures.RIGHT, height=0.66, label="出过题")
+    axes.barh(places, bare, left=covered, color=figures.WRONG, height=0.66, label="没有题")
     for place, chapter in enumerate(shown.values()):
-        text = label(f" {chapter['pairs']} 题", f" {chapter['pairs']}")
-        axes.text(chapter["paragraphs"], place, text, va="center", fontsize=8)
-    axes.set_yticks(places, [_short(name, i) for i, name in enumerate(shown, 1)], fontsize=8)
-    more = label(f"（前 {len(shown)} 章，共 {len(chapters)} 章）", f" ({len(shown)} of {len(chapters)})")
-    title = label("各章的段落", "paragraphs by chapter") + (more if len(shown) < len(chapters) else "")
+        axes.text(chapter["paragraphs"], place, f" {chapter['pairs']} 题", va="center", fontsize=8)
+    axes.set_yticks(places, list(map(_short, shown)), fontsize=8)
+    more = f"（前 {len(shown)} 章，共 {len(chapters)} 章）"
+    title = "各章的段落" + (more if len(shown) < len(chapters) else "")
     axes.margins(x=0.12, y=0.02)
     axes.invert_yaxis()
-    _dress(axes, title, label("段落数", "paragraphs"))
+    _dress(axes, title, "段落数")
 
 
-def _short(name: str, number: int) -> str:
-    text = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
-    return data_label(text, f"chapter {number}")
+def _short(name: str) -> str:
+    return plain(name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…")
 
 
 def _length_bars(axes: Axes, lengths: dict[str, dict]) -> None:
@@ -297,8 +293,8 @@ def _length_bars(axes: Axes, lengths: dict[str, dict]) -> None:
     longest = max(map(max, values))
     width = max(1, -(-longest // 16))
     axes.hist(values, bins=range(0, longest + 2 * width, width), color=[figures.AFTER, figures.BEFORE],
-              label=[label("问题", "question"), label("答案", "answer")])
-    _dress(axes, label("问题与答案的长短", "lengths"), label("字数", "characters"), label("条数", "rows"))
+              label=["问题", "答案"])
+    _dress(axes, "问题与答案的长短", "字数", "条数")
 
 
 def _dress(axes: Axes, title: str, xlabel: str, ylabel: str = "") -> None:

@@ -93,7 +93,7 @@ def dataset(
     给了 --preset 或 --api-model 就请大模型出题；随时可以按 Ctrl-C，再执行同样的命令会接着做，不重复花钱。
     """
     from labutils.dataset import build
-    from labutils.lab.student import write_student
+    from labutils.training.questions import write_student
 
     if student:
         pdf, qa = write_student(student, out)

@@ -22,7 +22,7 @@ def check_environment() -> list[Check]:
     return [
         check_python(), check_packages(),
         check_room("磁盘", disk, 0.2, 1, "请腾出 1 GiB；旧结果在 runs/ 和 output/，可以删除"),
-        check_room("内存", memory, 1, 2, "请关掉一些程序，空出 2 GiB"), check_gpu(), check_font()]
+        check_room("内存", memory, 1, 2, "请关掉一些程序，空出 2 GiB"), check_gpu()]
 
 
 def check_python(running: tuple[int, int] = sys.version_info[:2]) -> Check:
@@ -74,15 +74,6 @@ def check_gpu() -> Check:
         device = torch.cuda.get_device_properties(0)
         return Check("GPU", OK, f"{device.name}，显存 {device.total_memory / GIB:.0f} GiB")
     return Check("GPU", OK, "没有，内置小模型用 CPU 就够；真实的 6B 模型才需要 GPU")
-
-
-def check_font() -> Check:
-    from labutils.base.figures import ENGLISH_FONT, use_chinese_font
-
-    font = use_chinese_font()
-    if font == ENGLISH_FONT:
-        return Check("中文字体", WARN, "没有找到，图上改用英文标签", "python -m pip install zhplot")
-    return Check("中文字体", OK, font)
 
 
 def check_inputs(model: str, config: Path, pdf: Path, qa: Path, api_model: str = "",

@@ -11,11 +11,10 @@ from pathlib import Path
 from platform import python_version
 
 from labutils.base import files
-from labutils.comparison import metrics
+from labutils.comparison.metrics import GROUPS
 from labutils.lab.preflight import installed
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "gradio", "labutils")
-GROUPS = {group: chinese for group, (chinese, _) in metrics.GROUPS.items()}
 TRAINING_KEYS = ("steps", "samples_per_second", "final_train_loss", "final_dev_loss", "trainable_parameters")
 RESULT, COMPARISON = "output/lora/result.json", "output/comparison/comparison.json"  # 在运行文件夹里
 _EXPECTED = {"01_build_dataset": "output/data/train.json", "02_lora_finetune": RESULT,
@@ -37,6 +36,7 @@ def summarize(folder: Path, model: str, seed: int, seconds: dict[str, float], fa
         "qa": {key: _count_lines(folder / "output" / "data" / name) for key, name in data.items()},
         "training": {key: result.get(key) for key in TRAINING_KEYS},
         "accuracy": {when: _accuracy(comparison[when]) for when in ("before", "after") if when in comparison},
+        "baseline": comparison.get("lexical_baseline", {}).get("unseen", {}).get("accuracy"),
         "adapter": result.get("adapter"), "failed": failed}
 
 
@@ -69,13 +69,16 @@ def verdict(summary: dict) -> tuple[str, str]:
         return "bad", "运行没有完成：" + describe_failure(summary["failed"])
     before, after = ({group: item["accuracy"] for group, item in summary["accuracy"][when].items()}
                      for when in ("before", "after"))
-    change = f"没见过的问法答对率 {percent(before['unseen'])} → {percent(after['unseen'])}"
+    rival, learned = summary["baseline"], f"{percent(before['unseen'])} → {percent(after['unseen'])}"
+    change = f"没见过的问法答对率 {learned}，不用模型、照抄最像的训练题答对 {percent(rival)}"
     if after["unseen"] - before["unseen"] < _CLEAR_GAIN:
         return "warn", f"微调没有明显效果：{change}。可以加大步数、学习率或秩，再跑一次。"
     forgot = [GROUPS[group] for group in ("general", "unanswerable")
               if after[group] is not None and before[group] - after[group] > _CLEAR_LOSS]
     if forgot:
         return "warn", f"学会了文档（{change}），但「{'」「'.join(forgot)}」明显变差。"
+    if rival is not None and after["unseen"] <= rival:
+        return "warn", f"没有胜过不用模型的办法：{change}。可以多写几种问法，或换大一些的模型。"
     kept = f"通用能力 {percent(before['general'])} → {percent(after['general'])}"
     return "good", f"微调起作用了：{change}；{kept}。"
 

@@ -20,9 +20,9 @@ from labutils.dataset.formats import read_pages
 from labutils.dataset.rows import drop_near_duplicates, load_qa
 from labutils.demo import server
 from labutils.lab import cli, console, preflight, run
-from labutils.lab.student import write_student
 from labutils.models import generate, loader
 from labutils.training import finetune
+from labutils.training.questions import write_student
 
 COMMANDS = ("run", "dataset", "finetune", "infer", "compare", "demo", "check")
 

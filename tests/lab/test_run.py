@@ -115,7 +115,7 @@ def test_numbers_come_from_the_files_of_the_notebooks(finished):
     summary, folder, _ = finished
     assert summary["qa"] == {"pairs": 3, "train": 2, "dev": 1}
     assert summary["training"]["steps"] == 30 and summary["adapter"] == "x/checkpoint-30"
-    assert summary["accuracy"]["after"]["unseen"] == {"accuracy": 0.8, "n": 20}
+    assert summary["accuracy"]["after"]["unseen"] == {"accuracy": 0.8, "n": 20} and summary["baseline"] == 0.4
     assert drawn(folder / "report.html").startswith("损失随训练步数的变化")
 
 
@@ -129,7 +129,7 @@ def test_parameters_reach_the_notebooks(finished):
 def test_summary_has_exactly_the_fixed_keys(tmp_path):
     summary = report.summarize(tmp_path, "tiny", 1, {}, None)
     assert list(summary) == ["ok", "model", "seed", "versions", "seconds", "qa", "training", "accuracy",
-                             "adapter", "failed"]
+                             "baseline", "adapter", "failed"]
     assert set(summary["failed"]) == {"notebook", "cell", "error"}
 
 
@@ -357,13 +357,14 @@ def full_summary(**accuracy) -> dict:
     after = SCORES | accuracy
     summary = report.summarize(Path("没有"), "tiny", 1, {"00_start_here": 1.0}, None)
     scores = {"before": grouped(BEFORE), "after": grouped(after)}
-    return summary | {"ok": True, "failed": None, "accuracy": scores}
+    return summary | {"ok": True, "failed": None, "accuracy": scores, "baseline": 0.4}
 
 
 @pytest.mark.parametrize(
     ("changed", "level", "words"),
     [
-        ({}, "good", "5% → 80%"),
+        ({}, "good", "5% → 80%，不用模型、照抄最像的训练题答对 40%"),
+        ({"unseen": 0.4}, "warn", "没有胜过不用模型的办法"),
         ({"unseen": 0.1}, "warn", "没有明显效果"),
         ({"general": 0.5}, "warn", "通用能力"),
     ],
