@@ -129,6 +129,108 @@ def answering(rounds: int) -> list[str]:
             *rows_of(results, {"wall": "秒", "cpu": "CPU 秒"}, "一题一次 model.generate")]
 
 
+# ---- 微调 ----
+
+TRAINING = """
+import json, random, resource, tempfile, time
+from pathlib import Path
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import (AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, GlmConfig, Trainer,
+                          TrainerCallback, TrainingArguments)
+from labutils.base import files
+from labutils.models import chat, loader
+from labutils.training import finetune
+vocabulary, lengths, batch, steps, rank, targets = CASE
+folder, rng = Path(tempfile.mkdtemp()), random.Random(1)
+source, name, changes = files.DATA, "tiny", {}
+if vocabulary:
+    source, name = folder, str(folder / "model")
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(GlmConfig(
+        vocab_size=vocabulary, hidden_size=64, intermediate_size=128, num_hidden_layers=3, head_dim=16,
+        num_attention_heads=4, num_key_value_heads=2, attention_bias=True, tie_word_embeddings=False,
+        pad_token_id=0, eos_token_id=2)).save_pretrained(name)
+    AutoTokenizer.from_pretrained(loader.WEIGHTS).save_pretrained(name)
+    letters = (files.DATA / "qa.jsonl").read_text(encoding="utf-8")
+    letters = sorted(set(filter(str.isalpha, letters)) - set(map(chr, range(128))))
+    for file, count in (("train.json", 64), ("dev.json", 8)):
+        talks = [[{"role": role, "content": "".join(rng.choices(letters, k=size))}
+                  for role, size in zip(("user", "assistant"), lengths)] for _ in range(count)]
+        (folder / file).write_text("".join(json.dumps({"conversations": talk}) + chr(10) for talk in talks))
+def rows(file):
+    lines = map(json.loads, (source / file).read_text(encoding="utf-8").splitlines())
+    return [chat.truncate(chat.encode(tokenizer, line["conversations"]), 1024) for line in lines]
+class Watch(TrainerCallback):
+    def on_train_begin(self, *_, **__):
+        self.began = time.process_time()
+    def on_train_end(self, *_, **__):
+        self.cpu = time.process_time() - self.began
+def train_ours():
+    finetune.run(source, name, files.CONFIGS / "lora_tiny.yaml", folder / "out", callbacks=[watch],
+                 max_steps=steps, per_device_train_batch_size=batch, eval_strategy="no", save_steps=steps,
+                 logging_steps=steps, general_ratio=0, unanswerable_ratio=0, question_augmentation=0,
+                 question_from_answer=0, neftune_noise_alpha=None, r=rank, lora_alpha=2 * rank,
+                 target_modules=targets, max_input_length=511, max_output_length=512)
+    return loader.load(folder / "out" / f"checkpoint-{steps}", dtype="float32", device="cpu")[0]
+def train_plain():
+    model, _ = loader.load(name, dtype="float32", device="cpu")
+    model.config.use_cache = False
+    torch.manual_seed(42)
+    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=rank, lora_alpha=2 * rank,
+                                             target_modules=targets))
+    ordered, epoch = [], rows("train.json")
+    while len(ordered) < steps * batch:
+        rng.shuffle(epoch)
+        ordered += epoch
+    args = TrainingArguments(
+        str(folder / "out"), max_steps=steps, per_device_train_batch_size=batch, learning_rate=1.8e-3,
+        lr_scheduler_type="cosine", warmup_steps=0.05, use_cpu=True, save_strategy="no", seed=42,
+        logging_steps=steps, report_to=[], disable_tqdm=True)
+    Trainer(model, args, train_dataset=ordered[: steps * batch], callbacks=[watch],
+            data_collator=DataCollatorForSeq2Seq(tokenizer, padding=True)).train()
+    return model
+tokenizer, watch = loader.load(name)[1], Watch()
+model = train_WAY().eval()
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+lost = count = 0
+with torch.no_grad():
+    for row in rows("dev.json"):
+        labels = torch.tensor(row["labels"][1:])
+        logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1]
+        lost += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
+        count += int((labels != -100).sum())
+step, given, ends = watch.cpu / steps, rows("train.json"), ("embed_tokens", "lm_head")
+sizes = [(name, weight.numel()) for name, weight in model.named_parameters() if weight.dim() == 2]
+lora = sum(size for name, size in sizes if "lora_" in name)
+frozen = sum(size for name, size in sizes if "lora_" not in name and not any(end in name for end in ends))
+tokens, learned = (sum(label != skip for row in given for label in row["labels"]) / len(given)
+                   for skip in (None, -100))
+head = model.get_base_model().get_output_embeddings().weight.numel()
+work = batch * (tokens * (4 * frozen + 6 * lora) + learned * 4 * head)  # 前向 2，对输入的梯度 2，对权重的 2
+square, began = torch.randn(1024, 1024), time.process_time()
+for _ in range(20):
+    square @ square
+floor = work * (time.process_time() - began) / (20 * 2 * 1024**3)
+print(json.dumps({"rate": batch / step, "step": step, "rss": peak, "dev": lost / count,
+                  "share": 100 * floor / step}))
+"""
+CASES = {  # 名字: (词表，0 是自带小模型；问与答的字数；每批；步数；秩；层)
+    "自带小模型": (0, (), 16, 40, 32, "all-linear"),
+    "词表 65,024，短": (65_024, (45, 25), 4, 60, 8, ["q_proj", "k_proj", "v_proj"]),
+    "词表 65,024，长": (65_024, (480, 95), 4, 12, 8, ["q_proj", "k_proj", "v_proj"])}
+
+
+def training(rounds: int) -> list[str]:
+    ways = {f"{case}：{title}": (TRAINING.replace("CASE", repr(values)).replace("WAY", way),)
+            for case, values in CASES.items()
+            for title, way in (("Trainer + peft", "plain"), ("labutils finetune", "ours"))}
+    columns = {"rate": "每 CPU 秒几条", "step": "一步的 CPU 秒", "rss": "峰值内存 MiB", "dev": "验证集损失",
+               "share": "矩阵乘法的下限占百分之几"}
+    return ["条数、词元、步数都相同，一个线程；下限：一步必需的乘加 ÷ 同时量的 1024 阶方阵相乘的速度。", "",
+            *rows_of(side_by_side(ways, rounds), columns)]
+
+
 # ---- 增长 ----
 
 GROWTH = """
@@ -180,7 +282,8 @@ def growth(rounds: int) -> list[str]:
     return lines
 
 
-PARTS = {"startup": ("启动", startup), "answering": ("回答", answering), "growth": ("增长", growth)}
+PARTS = {"startup": ("启动", startup), "training": ("微调", training), "answering": ("回答", answering),
+         "growth": ("增长", growth)}
 
 
 def machine() -> str:

@@ -221,17 +221,14 @@ def save_unanswerable(
     good: list[dict] = []
     bad: list[dict] = []
     document = document_of(pages)._replace(pages=None)  # 只看文档是不是中文
-    known, asked = Asked(answerable), Asked([])
-    for row in answerable:
-        known.add(row, "")
+    known = Asked(row["question"] for row in answerable)
     for pair in chain.from_iterable(parse_response(text)[0] for text in texts):
         bare = {"question": pair.get("question"), "answer": pair.get("answer")}
         row, problem = recheck(bare, document, require_evidence=False)
-        reason = problem.reason if problem else _unfit(row, asked, known)
+        reason = problem.reason if problem else _unfit(row, good, known)
         if reason:
             bad.append({"reason": reason, "row": pair})
         elif len(good) < limit:
-            asked.add(row, "")
             good.append({"id": f"N{len(good) + 1:02d}", "question": row["question"], "answer": row["answer"]})
     path = write_json_lines(good, folder / "unanswerable_train.jsonl")
     write_json_lines(bad, folder / "unanswerable_rejected.jsonl")
@@ -240,12 +237,12 @@ def save_unanswerable(
     return len(good)
 
 
-def _unfit(row: dict, asked: Asked, known: Asked) -> str:
+def _unfit(row: dict, good: list[dict], known: Asked) -> str:
     if qa.NOT_STATED not in row["answer"]:
         return f"答案里没有“{qa.NOT_STATED}”"
-    if asked.closest(row, ""):
+    if any(qa.similarity(row["question"], old["question"]) >= qa.NEAR_DUPLICATE for old in good):
         return "与前面的问题重复"
-    return "文件里答得出" if known.closest(row, "") else ""
+    return "文件里答得出" if [*known.alike(normalize(row["question"]))] else ""
 
 
 _VOTE = ("question", "model_answer", "vote", "correction")  # 网页写的一条反馈，都是文字

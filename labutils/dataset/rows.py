@@ -6,10 +6,13 @@ qa.jsonl 一行一条问答，带要点、页码、证据；train.json、dev.jso
 
 import math
 import random
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable
-from itertools import chain
+from collections.abc import Hashable, Iterable, Iterator
+from itertools import chain, combinations
 from pathlib import Path
+
+import numpy as np
 
 from labutils.base.errors import LabError
 from labutils.base.files import read_rows, rel, write_json_lines
@@ -58,17 +61,20 @@ def save_conversations(rows: list[dict], path: str | Path) -> Path:
 
 
 def load_conversations(path: str | Path) -> list[dict]:
-    """读官方格式（JSON Lines 或 JSON 数组），每条都过一遍 to_messages；LabError 指出文件和第几行。"""
+    """读官方格式（JSON Lines 或 JSON 数组）或问答，每条都过一遍 to_messages；LabError 指出文件和第几行。"""
     items = []
     for where, item in read_rows(path):
+        if isinstance(item, dict) and {"question", "answer"} <= item.keys():
+            [item] = to_conversations([item])
         if not isinstance(item, dict) or not isinstance(item.get("conversations"), list):
-            raise LabError(f"{rel(path)} {where}缺少 conversations 列表，请对照 data/train.json。")
+            raise LabError(f"{rel(path)} {where}缺少 conversations 列表（或 question 与 answer），"
+                           "请对照 data/train.json。")
         try:
             items.append({"conversations": to_messages(item)})
         except LabError as error:
             raise LabError(f"{rel(path)} {where}：{error}。") from None
     if not items:
-        raise LabError(f"{rel(path)} 里一条对话也没有，训练集和验证集都不能是空的。")
+        raise LabError(f"{rel(path)} 里一条对话也没有，训练与验证用的文件都不能是空的。")
     return items
 
 
@@ -110,17 +116,16 @@ def _problem(message: object) -> str:
 
 NEAR_DUPLICATE = 0.8  # 三字组重合到这个程度，只差一两个字，算同一种问法
 STAGE = "去重"
-_SHARED = 3  # 开头要有几个字组相同才比，见 Asked
+LONG = 64  # 几个字组以上算很长
 
 
 def similarity(left: str, right: str, n: int = 3) -> float:
     """两句话的 n 字组 Jaccard 相似度：共有的字组数 ÷ 全部字组数，0–1（Broder, 1997）。"""
-    return overlap(grams(left, n), grams(right, n))
+    return overlap(grams(normalize(left), n), grams(normalize(right), n))
 
 
 def grams(text: str, n: int = 3) -> set[str]:
-    """统一写法之后的全部 n 字组；同一句话要比很多次时，先算好它。"""
-    text = normalize(text)
+    """text（统一写法之后的）的全部 n 字组。"""
     return {text[i : i + n] for i in range(max(1, len(text) - n + 1))} - {""}
 
 
@@ -136,17 +141,18 @@ def drop_near_duplicates(rows: list[dict]) -> tuple[list[dict], list[dict]]:
     """
     kept: list[dict] = []
     dropped: list[dict] = []
-    by_question: dict[str, dict] = {}
-    asked = Asked(rows)
-    for row in rows:
-        question, points = normalize(row["question"]), _points(row)
-        if close := by_question.get(question) or asked.closest(row, points):
-            what = "的问题重复" if points == _points(close) else "问题相同、答案矛盾"
-            dropped.append({"stage": STAGE, "reason": f"与 {_name(close)} {what}", "row": row})
-        else:
+    by_question: dict[str, int] = {}
+    asked, points, stays = Asked(map(_question, rows)), list(map(_points, rows)), set()
+    for i, (row, question) in enumerate(zip(rows, asked.texts, strict=True)):
+        same = (n for n in asked.alike(question, i) if n in stays and points[n] == points[i])
+        first = by_question[question] if question in by_question else next(same, None)
+        if first is None:
             kept.append(row)
-            by_question[question] = row
-            asked.add(row, points)
+            by_question[question] = i
+            stays.add(i)
+        else:
+            what = "的问题重复" if points[i] == points[first] else "问题相同、答案矛盾"
+            dropped.append({"stage": STAGE, "reason": f"与 {_name(rows[first])} {what}", "row": row})
     return kept, dropped
 
 
@@ -159,37 +165,42 @@ def _points(row: dict) -> frozenset:
 
 
 class Asked:
-    """问过的问题：几万条里也能很快找出只差一两个字的一条。key 是分组，不同组的不比。
+    """问过的问题，texts 是统一写法之后的：几万条里也能很快找出只差一两个字的。
 
     相似度到 t 的两组字组，各按同一次序（少见的在前）排好，开头 n − ⌈t·n⌉ + k 个里至少有 k 个相同（前缀过滤，
-    Bayardo 等，WWW 2007；Wang 等，SIGMOD 2012），所以只和开头有几个字组相同的比。
+    Bayardo 等，WWW 2007；Wang 等，SIGMOD 2012）：只和开头有三个字组、也就是三对字组相同的比。
     """
 
-    def __init__(self, rows: Iterable[dict]):
-        """rows：要加进来的，先数一遍哪些字组少见。"""
-        self._often = Counter(chain.from_iterable(grams(row["question"]) for row in rows))
-        self._asked: list[dict] = []
-        self._found: dict[tuple, list[int]] = defaultdict(list)  # (分组, 字组) → 哪几条的开头有它
+    def __init__(self, questions: Iterable[str]):
+        self.texts = list(map(normalize, questions))
+        self._often = Counter(chain.from_iterable(map(grams, self.texts)))
+        marks, numbers = array("q"), array("i")  # 各对字组，它们是哪一条的
+        for number, text in enumerate(self.texts):
+            marks.extend(found := self._marks(grams(text), NEAR_DUPLICATE))
+            numbers.extend([number] * len(found))
+        order = np.argsort(marks, kind="stable")
+        self._sorted, self._numbers = np.asarray(marks)[order], np.asarray(numbers)[order]
 
-    def add(self, row: dict, key: Hashable) -> None:
-        number = len(self._asked)
-        for part in self._rarest(grams(row["question"])):
-            self._found[key, part].append(number)
-        self._asked.append(row)
+    def alike(self, text: str, before: float = math.inf) -> Iterator[int]:
+        """与 text（统一写法之后的）只差一两个字的是第几条（从 0 数），从小到大，只找 before 之前的。"""
+        parts = grams(text)
+        marks = np.array(self._marks(parts), dtype=np.int64)
+        ends = (np.searchsorted(self._sorted, marks, side).tolist() for side in ("left", "right"))
+        same = np.concatenate([self._numbers[:0], *(self._numbers[i:j] for i, j in zip(*ends, strict=True))])
+        found, counts = np.unique(same[same < before], return_counts=True)
+        for number in found[counts >= (3 if len(parts) > 2 else 1)].tolist():
+            shared = sum(map(self.texts[number].__contains__, parts))  # 先数一数：比把它拆开快得多
+            near = shared >= NEAR_DUPLICATE * len(parts)
+            if near and overlap(parts, grams(self.texts[number])) >= NEAR_DUPLICATE:
+                yield number
 
-    def closest(self, row: dict, key: Hashable) -> dict | None:
-        """这一组里最早加进来的、问题只差一两个字的一条；没有就是 None。"""
-        parts = grams(row["question"])
-        same = (self._found.get((key, part), ()) for part in self._rarest(parts))
-        shared = Counter(chain.from_iterable(same))
-        alike = sorted(i for i, count in shared.items() if count >= min(_SHARED, len(parts)))
-        return next((old for old in map(self._asked.__getitem__, alike)
-                     if overlap(parts, grams(old["question"])) >= NEAR_DUPLICATE), None)
-
-    def _rarest(self, parts: set[str]) -> list[str]:
-        ordered = sorted(parts, key=lambda part: (self._often[part], part))
-        differ = len(parts) - math.ceil(NEAR_DUPLICATE * len(parts) - 1e-9)
-        return ordered[: differ + _SHARED]
+    def _marks(self, parts: set[str], margin: float = 1.0) -> list[int]:
+        """开头的字组，两个一对；很长的有太多对，一个一个地用。margin：索引里长短两可的，两种都有。"""
+        size, ordered = len(parts), sorted(parts, key=lambda part: (self._often[part], part))
+        start = ordered[: size - math.ceil(NEAR_DUPLICATE * size - 1e-9) + 3]
+        pairs = combinations(start, 2) if size <= LONG / margin else ()
+        singles = zip(start, strict=True) if size == 1 or size > LONG * margin else ()
+        return list(map(hash, chain(pairs, singles)))
 
 
 def drop_leaked(train: list[dict], dev: list[dict]) -> tuple[list[dict], list[dict]]:
@@ -199,12 +210,10 @@ def drop_leaked(train: list[dict], dev: list[dict]) -> tuple[list[dict], list[di
     """
     kept: list[dict] = []
     dropped: list[dict] = []
-    asked = Asked(train)
-    for row in train:
-        for key in _leak_keys(row):
-            asked.add(row, key)
+    asked, keys = Asked(map(_question, train)), list(map(_leak_keys, train))
     for row in dev:
-        if twin := next(filter(None, (asked.closest(row, key) for key in _leak_keys(row))), None):
+        own, alike = _leak_keys(row), asked.alike(normalize(row["question"]))
+        if twin := next((train[n] for n in alike if keys[n] & own), None):
             reason = f"与训练集的 {_name(twin)} 几乎一样，留在验证集会让分数虚高"
             dropped.append({"stage": STAGE, "reason": reason, "row": row})
         else:
@@ -212,9 +221,9 @@ def drop_leaked(train: list[dict], dev: list[dict]) -> tuple[list[dict], list[di
     return kept, dropped
 
 
-def _leak_keys(row: dict) -> list[Hashable]:
-    return [("问题", normalize(row["question"])), _points(row), ("答案", normalize(row["answer"])),
-            ("事实", row.get("fact_id", row["question"]))]
+def _leak_keys(row: dict) -> set[Hashable]:
+    return {("问题", normalize(row["question"])), _points(row), ("答案", normalize(row["answer"])),
+            ("事实", row.get("fact_id", row["question"]))}
 
 
 def split(rows: list[dict], seed: int = 42) -> tuple[list[dict], list[dict]]:

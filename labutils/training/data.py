@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import random
+from array import array
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from labutils.base import files
 from labutils.base.errors import LabError
 from labutils.base.text import normalize
-from labutils.dataset.rows import Asked, load_conversations, to_conversations
+from labutils.dataset.rows import Asked, load_conversations
 from labutils.models import chat
 from labutils.training.config import Config
 from labutils.training.questions import augment, question_from_answer
@@ -65,21 +66,7 @@ def read_dev(config: Config, data_dir: Path) -> Source:
 
 
 def _source(name: str, path: Path) -> Source:
-    read = _read_questions if name == "unanswerable" else load_conversations
-    return Source(name, files.rel(path), [row["conversations"] for row in read(path)])
-
-
-def _read_questions(path: Path) -> list[dict]:
-    """读 {"question", "answer"} 的 JSON Lines，变成单轮对话；错误说出第几行。"""
-    rows = []
-    for where, row in files.read_rows(path):
-        texts = [row.get(key) for key in ("question", "answer")] if isinstance(row, dict) else [None]
-        if not all(isinstance(text, str) and text.strip() for text in texts):
-            raise LabError(f"{files.rel(path)} {where}应当有不空的 question 和 answer，请改正")
-        rows.append({"question": texts[0], "answer": texts[1]})
-    if not rows:
-        raise LabError(f"{files.rel(path)} 里一条问答也没有；请补上，或设 unanswerable_ratio: 0")
-    return to_conversations(rows)
+    return Source(name, files.rel(path), [row["conversations"] for row in load_conversations(path)])
 
 
 def questions(source: Source) -> frozenset[str]:
@@ -95,7 +82,8 @@ def data_digest(sources: list[Source]) -> str:
 
 
 def encode_source(tokenizer, source: Source, max_length: int) -> tuple[list[list[dict]], list[dict], int]:
-    """一个来源的全部样本：(各自到回答为止的消息, 编成的 {"input_ids", "labels"}, 多少段对话被截断)。
+    """一个来源的全部样本：(各自到回答为止的消息, 编成的 {"input_ids", "labels"}, 多少段对话被截断)；
+    编号存成紧凑的 array，内存是列表的几分之一。
 
     每个要学的回答是一个样本；超过 max_length 的从右边截断，回答整个在外面的不要。
     编不了的、一个样本也没有的，引发 LabError，说出是哪个文件第几条。
@@ -111,7 +99,7 @@ def encode_source(tokenizer, source: Source, max_length: int) -> tuple[list[list
         if not any(cut):
             raise LabError(f"{source.file} 第 {number} 条：{chat.NOTHING}")
         messages += [part for part, sample in zip(parts, cut, strict=True) if sample]
-        encoded += filter(None, cut)
+        encoded += [{key: array("i", ids) for key, ids in sample.items()} for sample in filter(None, cut)]
         truncated += cut != whole
     return messages, encoded, truncated
 
@@ -148,7 +136,7 @@ class Sample(NamedTuple):
 
 
 class PlannedDataset(torch.utils.data.Dataset):
-    """按课程表取样本：第 n 项 → {"input_ids", "labels"}，两个等长的列表。
+    """按课程表取样本：第 n 项 → {"input_ids", "labels"}，两个等长的列表（不改写的是 array）。
 
     total：一共多少个样本，None 表示按配置的 num_train_epochs 轮，凑成整批；per_epoch 是一轮的样本数。
     truncated 是各来源被截断的对话数。改写出来与 held_out（验证集的问题）相同或只差一两个字的不用，免得泄漏。
@@ -157,10 +145,8 @@ class PlannedDataset(torch.utils.data.Dataset):
     def __init__(self, tokenizer, sources: list[Source], config: Config, total: int | None,
                  batch: int, seed: int, held_out: frozenset[str] = frozenset()):
         self.tokenizer, self.sources, self.max_length = tokenizer, sources, config.max_length
-        self.data_config, held = config.data_config, [{"question": question} for question in held_out]
-        self.held_out = Asked(held)
-        for row in held:
-            self.held_out.add(row, "")
+        self.data_config = config.data_config
+        self.held_out = Asked(held_out)
         self.messages, self.encoded, self.truncated = zip(
             *(encode_source(tokenizer, source, config.max_length) for source in sources), strict=True)
         sizes = list(map(len, self.encoded))
@@ -196,7 +182,7 @@ class PlannedDataset(torch.utils.data.Dataset):
             new = question_from_answer(answer["content"], rng)
         if new is None and rng.random() < self.data_config.question_augmentation:
             new = augment(question["content"], rng)
-        return None if new is None or self.held_out.closest({"question": new}, "") else new
+        return None if new is None or [*self.held_out.alike(normalize(new))] else new
 
 
 def _first_question(messages: list[dict]) -> int:

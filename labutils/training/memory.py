@@ -28,6 +28,7 @@ from labutils.models import loader
 from labutils.training.config import Config, load_config, override
 from labutils.training.data import takes_positions
 from labutils.training.finetune import DTYPES, add_lora
+from labutils.training.trainer import bare, label_loss
 
 ATTENTION = "lab_ledger"  # 估算时用的注意力，见 _fused_attention
 CPU, GPU = 1.9, 1.1  # 分配器的碎片与对齐，乘在峰值上；CPU 的由 benchmarks/memory.py 量得，GPU 的是约数
@@ -65,6 +66,9 @@ def estimate_memory(model_config, config: Config, dtype: torch.dtype, length: in
     fused = base._supports_attention_backend
     if fused:  # 换不了注意力的结构（Bloom、Falcon 等）照它自己最费内存的写法算
         base.config._attn_implementation = ATTENTION
+    packed = fused and (dtype, slack) == (torch.float32, CPU)  # 与 make_trainer 相同：不存分数
+    if packed:
+        base.get_output_embeddings().forward = bare
     base.config.use_cache = False
     weights, scratch = _weight_bytes(base, config.quantization)
     model = add_lora(base, config, "", training.seed).train()
@@ -76,9 +80,10 @@ def estimate_memory(model_config, config: Config, dtype: torch.dtype, length: in
         ids = torch.zeros((rows, length), dtype=torch.long, device="meta")
         with torch.set_grad_enabled(model.training), _Ledger(model) as ledger:
             mask = ids.new_ones((1, 1, 1, 1) if fused else (rows, length))  # 四维的原样传下去，没有人看
-            positions = {"position_ids": ids} if takes_positions(base) else {}
-            loss = model(input_ids=ids, attention_mask=mask, labels=ids[:, :keep], logits_to_keep=keep,
-                         **positions).loss
+            batch = {"input_ids": ids, "attention_mask": mask, "logits_to_keep": keep}
+            batch |= {"position_ids": ids} if takes_positions(base) else {}
+            loss = (label_loss(base, model(**batch).logits, ids[:, :keep]) if packed
+                    else model(**batch, labels=ids[:, :keep]).loss)
             if model.training:
                 loss.backward()
         return int(slack * ledger.high) + scratch

@@ -1,7 +1,7 @@
 """训练循环：transformers.Trainer，只换一步怎么算、验证集损失怎么平均、存什么。讲解见 notebook 02。
 
-CPU 上的一步（PackedTrainer）：几段对话首尾相接、不补齐，分成两份在两个核上同时算。损失与梯度和左边补齐的一批
-（LabTrainer）相同，只是不算用不着的位置：没有填充，注意力逐段算，输出层只算有标签的位置。
+CPU 上的一步（PackedTrainer）：几段对话首尾相接，分成两份在两个核上同时算。损失与梯度和左边补齐的一批
+（LabTrainer）相同，只是不算用不着的：没有填充，注意力逐段算，输出层只算有标签的位置，不存分数。
 """
 
 from collections.abc import Callable, Iterator
@@ -70,15 +70,45 @@ def attention(module, query, key, value, mask, sizes, sliding_window=None, **opt
 AttentionInterface.register(PACKED, attention)
 
 
+def bare(hidden: torch.Tensor) -> torch.Tensor:
+    """代替输出层：先不算分数，交出它的输入，做个记号；模型接着还要改分数的（软上限、缩放），记号就没有了。"""
+    hidden.unscored = True
+    return hidden
+
+
+class LabelLoss(torch.autograd.Function):
+    """输出层的输入 (m, 维)、权重 (词表, 维)、labels (m,) → 交叉熵之和，不存 (m, 词表) 的分数。
+
+    对输入的梯度是 softmax(输入·权重ᵀ)·权重 − 标签那几行：前一项正是一次注意力，权重既是键又是值；
+    融合的注意力（Dao 等 2022，arXiv:2205.14135）一块一块地算，顺便给出损失要的 logsumexp。
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, weight, labels):
+        fused, keys = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, weight[None, None]
+        expected, total = fused(hidden[None, None], keys, keys, scale=1.0)
+        wanted = weight[labels]
+        ctx.save_for_backward(expected[0, 0] - wanted)
+        return (total.flatten() - (hidden * wanted).sum(-1)).sum()
+
+    @staticmethod
+    def backward(ctx, scale):
+        return ctx.saved_tensors[0] * scale, None, None
+
+
 @contextmanager
-def switched(base) -> Iterator[None]:
-    """在这里面，base 的注意力换成 attention；出来换回去。"""
-    config = base.config.get_text_config()
+def switched(base, pieces: bool) -> Iterator[None]:
+    """在这里面，base 的注意力换成 attention，pieces 时输出层换成 bare；出来换回去。"""
+    config, head = base.config.get_text_config(), base.get_output_embeddings()
+    if pieces:
+        head.forward = bare
     usual, config._attn_implementation = config._attn_implementation, PACKED
     try:
         yield
     finally:
         config._attn_implementation = usual
+        if pieces:
+            del head.forward
 
 
 def total_loss(base, part: dict[str, Any]) -> torch.Tensor:
@@ -87,8 +117,16 @@ def total_loss(base, part: dict[str, Any]) -> torch.Tensor:
     logits = base(
         inputs_embeds=embedded, position_ids=part["position_ids"], sizes=part["sizes"],
         attention_mask=embedded.new_ones(1, 1, 1, 1),  # 四维的遮罩原样传下去，attention 不看它
-        logits_to_keep=part["at"], use_cache=False).logits[0]
-    return cross_entropy(logits, part["labels"], reduction="sum")
+        logits_to_keep=part["at"], use_cache=False).logits
+    return label_loss(base, logits, part["labels"])
+
+
+def label_loss(base, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """交叉熵之和；logits 是 base 交出的 (批, 长, 词表)，输出层换成了 bare 时是 (批, 长, 维)。"""
+    states, labels = logits.flatten(0, 1), labels.flatten()
+    if hasattr(logits, "unscored"):
+        return LabelLoss.apply(states, base.get_output_embeddings().weight, labels)
+    return cross_entropy(states, labels, reduction="sum")
 
 
 def noise(sizes: list[int], width: int, alpha: float) -> torch.Tensor:
@@ -111,19 +149,21 @@ def gradients(base, parts: list[dict[str, Any]], weights: list[torch.Tensor], co
     return sum(losses), list(made)
 
 
-def agrees(model: PeftModel, padded: LeftCollator, rows: list[Row]) -> bool:
-    """rows 首尾相接与左边补齐，损失与梯度是不是相同。前一段会漏给后一段的（状态空间、卷积）就不同。"""
+def agrees(model: PeftModel, padded: LeftCollator, rows: list[Row], pieces: bool) -> bool:
+    """rows 首尾相接与左边补齐，损失与梯度是不是相同。前一段会漏给后一段的（状态空间、卷积）就不同；
+    要改分数的、输出层有偏置的、也训练的，分块算（pieces）就不同。
+    """
     base, part = model.eval().get_base_model(), pack(rows)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     expected = base(**padded(rows)).loss
     wanted = torch.autograd.grad(expected, weights, allow_unused=True)
     try:
-        with switched(base):
+        with switched(base, pieces):
             loss, [made] = gradients(base, [part], weights, len(part["labels"]), map)
         ours, usual = (torch.cat([g.flatten() for g in one if g is not None]) for one in (made, wanted))
         near = (ours - usual).norm() <= CLOSE * usual.norm()
         return bool(near and abs(loss - expected) <= CLOSE * expected)
-    except (TypeError, ValueError, RuntimeError):  # 各家的代码，不认识这几样输入时报什么错都有
+    except (TypeError, ValueError, RuntimeError, LookupError, AttributeError):  # 各家的代码报什么错都有
         return False
 
 
@@ -145,7 +185,7 @@ def in_one_piece(model: PeftModel, rows: list[Row]) -> bool:
     peft 加在专家上的 LoRA 计算时换权重，也不能同时算。
     """
     before, base = torch.get_rng_state(), model.train().get_base_model()
-    with switched(base):
+    with switched(base, False):
         total_loss(base, pack(rows))
     drawn = not torch.equal(before, torch.get_rng_state())
     return drawn or any(isinstance(module, ParamWrapper) for module in model.modules())
@@ -158,10 +198,12 @@ def make_trainer(model: PeftModel, args: TrainingArguments, padded: LeftCollator
     trial = [pick(rows, key=lambda row: len(row["input_ids"])) for pick in (max, min)]
     if (base.device.type, base.dtype) == ("cpu", torch.float32):
         known = base.config._attn_implementation == "sdpa" and not base._is_stateful
-        if known and agrees(model, padded, trial):
-            frugal = args.activation_checkpointing  # 用检查点的缺内存，两份同时算要两份的
-            count = 1 if frugal or in_one_piece(model, trial) else 2
-            return PackedTrainer(model=model, args=args, data_collator=partial(collate, count), **options)
+        for pieces in (True, False) * known:
+            if agrees(model, padded, trial, pieces):
+                frugal = args.activation_checkpointing  # 用检查点的缺内存，两份同时算要两份的
+                count = 1 if frugal or in_one_piece(model, trial) else 2
+                return PackedTrainer(pieces, model=model, args=args, data_collator=partial(collate, count),
+                                     **options)
         print(f"说明：{base.config.model_type} 结构的一批不能首尾相接，补齐了算，会慢一些")
     if max(args.per_device_train_batch_size, args.per_device_eval_batch_size) > 1:
         check_padding(base, padded, trial)
@@ -195,16 +237,16 @@ class LabTrainer(Trainer):
 class PackedTrainer(LabTrainer):
     """一步、一次评测都按 collate 的各份算；两份时各用一个线程，核数不同结果也一位不差。"""
 
-    def __init__(self, **options: Any):
+    def __init__(self, pieces: bool, **options: Any):
         super().__init__(**options)
-        self.base = self.model.get_base_model()
+        self.pieces, self.base = pieces, self.model.get_base_model()
         self.weights = [weight for weight in self.model.parameters() if weight.requires_grad]
         self.alpha, self.neftune_noise_alpha = self.neftune_noise_alpha, None  # 噪声自己加，见 noise
         self.model_accepts_loss_kwargs = True  # 要 Trainer 数好一步里要学的词元
 
     def train(self, *args: Any, **options: Any):
         threads = torch.get_num_threads()
-        with switched(self.base), ThreadPoolExecutor(
+        with switched(self.base, self.pieces), ThreadPoolExecutor(
                 2, initializer=torch.set_num_threads, initargs=(max(1, threads // 2),)) as self.pool:
             try:
                 return super().train(*args, **options)

@@ -8,6 +8,7 @@ from fakes.chat_fakes import build_tokenizer
 
 from labutils.base.errors import LabError
 from labutils.base.files import write_json_lines
+from labutils.base.text import normalize
 from labutils.dataset import rows as qa_rows
 from labutils.dataset.rows import (
     Asked,
@@ -54,24 +55,40 @@ def test_similarity_bounds():
     assert 0 < similarity("线上课程计划多少门", "线下课程计划多少门") < 1
 
 
-def test_closest_question_is_the_first_similar_one_and_few_are_compared(monkeypatch):
+def test_alike_questions_are_those_of_a_plain_search_and_few_are_compared(monkeypatch):
+    """与逐条比的结果一样；长短悬殊的、空的、一两个字的、全是同一个字的也一样。"""
     rng, compared = random.Random(3), []
     monkeypatch.setattr(qa_rows, "overlap", lambda a, b: compared.append(1) or len(a & b) / len(a | b))
-    old = [{"question": "".join(rng.choices("甲乙丙丁子丑寅卯", k=rng.choice([1, 2, 3, 5, 9, 20, 30])))}
-           for _ in range(150)]
+    old = ["".join(rng.choices("甲乙丙丁子丑寅卯", k=rng.choice([1, 2, 3, 4, 5, 9, 20, 30, 60, 66, 80, 120])))
+           for _ in range(200)] + ["甲" * 40, "甲乙" * 30, "？", "甲乙丙丁子"]
     asked = Asked(old)
-    for number, kept in enumerate(old):
-        letters = list(rng.choice(old)["question"])
-        place = rng.randrange(len(letters))
-        letters[place : place + rng.choice([0, 1, 2])] = rng.choices("甲乙丙", k=rng.choice([0, 1]))
-        near = {"question": "".join(letters)}
-        first = [other for other in old[:number] if similarity(other["question"], near["question"]) >= 0.8]
-        assert asked.closest(near, None) is next(iter(first), None)
-        asked.add(kept, None)
+    for kept in old:
+        letters = list(kept)
+        place, cut = rng.randrange(len(letters)), rng.choice([0, 1, 2, len(letters) // 6])
+        letters[place : place + cut] = rng.choices("甲乙丙", k=rng.choice([0, 1]))
+        text = normalize("".join(letters))
+        assert list(asked.alike(text)) == [
+            n for n, other in enumerate(old) if text and normalize(other) and similarity(other, text) >= 0.8]
+    long = "".join(map(chr, range(0x6000, 0x6000 + 78)))  # 几个字组以上算很长，两边可以不同
+    for size in range(64, 78):
+        assert [*Asked([long]).alike(long[:size])] == [*Asked([long[:size]]).alike(long)] == [0]
     compared.clear()
     many = [row(id=str(i), question=f"编号{rng.randrange(10**6):06d}的课程可以补考吗？") for i in range(3000)]
     kept, _ = drop_near_duplicates(many)  # 要点全相同，逐条比要四百多万次
     assert len(kept) > 2900 and len(compared) < 3 * len(many)
+
+
+def test_duplicates_are_those_found_one_by_one():
+    rng = random.Random(5)
+    given = [row(id=str(i), question="".join(rng.choices("甲乙丙", k=rng.choice([3, 8, 12]))),
+                 key_points=[rng.choice("一二")]) for i in range(200)]
+    kept = []
+    for one in given:
+        if not any(normalize(one["question"]) == normalize(old["question"])
+                   or one["key_points"] == old["key_points"]
+                   and similarity(one["question"], old["question"]) >= 0.8 for old in kept):
+            kept.append(one)
+    assert drop_near_duplicates(given)[0] == kept and 20 < len(kept) < 180
 
 
 def test_exact_duplicates_and_conflicts():
@@ -153,6 +170,17 @@ def test_conversations_round_trip(tmp_path):
     loaded = load_conversations(path)
     assert loaded == to_conversations([GOOD]) and list(loaded[0]) == ["conversations"]
     assert save_conversations(loaded, path).read_text(encoding="utf-8") == text
+
+
+def test_pairs_are_conversations_too(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps({"question": "甲？", "answer": "乙。"}), encoding="utf-8")
+    assert load_conversations(path) == to_conversations([{"question": "甲？", "answer": "乙。"}])
+    wrong = {"缺少 conversations": {"question": "甲？"}, "第 2 条": {"question": "甲？", "answer": 3}}
+    for words, pair in wrong.items():
+        path.write_text(json.dumps(pair), encoding="utf-8")
+        with pytest.raises(LabError, match=words):
+            load_conversations(path)
 
 
 def test_array_and_bom_and_system_message(tmp_path):

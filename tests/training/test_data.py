@@ -142,8 +142,8 @@ def test_a_question_that_nearly_repeats_validation_is_dropped_too(tokenizer):
     held_out = frozenset({normalize("请问一下,申报的截止日期究竟是什么?谢谢")})
     data = PlannedDataset(tokenizer, [Source("qa", "qa.json", [
         dialogue("哪天截止？", "申报的截止日期是1月31日。")])], config(), 4, 4, 1, held_out)
-    assert data.held_out.closest({"question": "请问一下,申报的截止日期究竟是什么?"}, "")
-    assert not data.held_out.closest({"question": "申报要交什么材料？"}, "")
+    assert [*data.held_out.alike("请问一下申报的截止日期究竟是什么")]
+    assert not [*data.held_out.alike("申报要交什么材料")]
 
 
 def test_some_questions_are_made_from_their_answers(tokenizer):
@@ -180,7 +180,7 @@ def test_loss_is_the_same_as_with_right_padding_and_all_logits(toy_base):
     width = max(len(row["input_ids"]) for row in rows)
 
     def padded(key, value):
-        return torch.tensor([row[key] + [value] * (width - len(row[key])) for row in rows])
+        return torch.tensor([[*row[key]] + [value] * (width - len(row[key])) for row in rows])
 
     mask = torch.tensor([[int(i < len(row["input_ids"])) for i in range(width)] for row in rows])
     with torch.no_grad():
@@ -209,6 +209,7 @@ def test_truncated_rows_are_counted_and_keep_the_end(tokenizer):
     long = Source("qa", "x.json", [dialogue("问", "答" * 300), dialogue("问", "答")])
     _, encoded, truncated = encode_source(tokenizer, long, 50)
     assert truncated == 1 and len(encoded[0]["input_ids"]) == 50
+    assert all(ids.itemsize == 4 for ids in encoded[0].values())  # 十万条也放得下
     assert encoded[0]["labels"][-1] == tokenizer.eos_token_id
 
 
@@ -240,7 +241,7 @@ def test_history_that_the_template_rewrites_is_seen_as_in_inference():
     messages, encoded, _ = encode_source(qwen, Source("qa", "x.json", [talk]), 500)
     for part, row in zip(messages, encoded, strict=True):
         prompt = chat.prompt_ids(qwen, part[:-1])
-        assert row["input_ids"][: len(prompt)] == prompt
+        assert list(row["input_ids"][: len(prompt)]) == prompt
     bad = dialogue("你好", "<think>想</think>答")
     with pytest.raises(LabError, match=r"^x\.json 第 3 条：.*思考"):
         encode_source(qwen, Source("qa", "x.json", [talk, talk, bad]), 500)

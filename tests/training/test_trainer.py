@@ -61,24 +61,25 @@ def usual(model, batch):
     return loss, torch.autograd.grad(loss, trainable(model))
 
 
-def ours(model, batch, threads=2):
+def ours(model, batch, threads=2, pieces=False):
     base = model.get_base_model()
-    with ThreadPoolExecutor(threads) as pool, trainer.switched(base):
+    with ThreadPoolExecutor(threads) as pool, trainer.switched(base, pieces):
         made = trainer.collate(2, batch)
         loss, pieces = trainer.gradients(
             base, made["parts"], trainable(model), len(made["labels"]) - 1, pool.map)
     return loss, [sum(each) for each in zip(*pieces, strict=True)]
 
 
-def assert_same(model, batch):
-    (loss, gradient), (packed_loss, packed_gradient) = usual(model, batch), ours(model, batch)
+def assert_same(model, batch, pieces=False):
+    (loss, gradient), (packed_loss, packed_gradient) = usual(model, batch), ours(model, batch, pieces=pieces)
     torch.testing.assert_close(packed_loss, loss.detach(), rtol=1e-5, atol=0)
     one, other = (torch.cat([each.flatten() for each in made]) for made in (packed_gradient, gradient))
     assert torch.dist(one, other) < 1e-4 * other.norm() > 0
 
 
-def test_loss_and_gradient_are_those_of_the_padded_batch(model):
-    assert_same(model, rows())
+@pytest.mark.parametrize("pieces", [True, False])
+def test_loss_and_gradient_are_those_of_the_padded_batch(model, pieces):
+    assert_same(model, rows(), pieces)
 
 
 @pytest.mark.parametrize(("kind", "sizes"), [
@@ -111,9 +112,27 @@ def test_gradient_checkpointing_changes_no_gradient():
         torch.testing.assert_close(one, other)
 
 
-def built(tmp_path, base, activation_checkpointing=False, **changes):
+@pytest.mark.parametrize("size", [1, 31, 300])
+@pytest.mark.parametrize("scale", [1.0, 300.0])
+def test_label_loss_is_cross_entropy(size, scale):
+    torch.manual_seed(size)
+    hidden = (scale * torch.randn(size, 16)).requires_grad_()
+    weight, labels = torch.randn(1050, 16), torch.randint(1050, (size,))
+    plain = torch.nn.functional.cross_entropy(hidden @ weight.t(), labels, reduction="sum")
+    pieces = trainer.LabelLoss.apply(hidden, weight, labels)
+    torch.testing.assert_close(pieces, plain, rtol=1e-5, atol=0)
+    found, expected = (torch.autograd.grad(2 * loss, hidden)[0] for loss in (pieces, plain))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_broken_numbers_stay_broken():
+    hidden = torch.full((3, 16), torch.nan)
+    assert trainer.LabelLoss.apply(hidden, torch.randn(700, 16), torch.zeros(3, dtype=torch.long)).isnan()
+
+
+def built(tmp_path, base, activation_checkpointing=False, lora=None, **changes):
     args = TrainingArguments(str(tmp_path), use_cpu=True, activation_checkpointing=activation_checkpointing)
-    lora = with_lora(base, **changes)
+    lora = lora or with_lora(base, **changes)
     return trainer.make_trainer(lora, args, LeftCollator(0, takes_positions(base)), rows())
 
 
@@ -125,6 +144,28 @@ def test_what_draws_random_numbers_is_one_piece(tmp_path, kind, sizes, changes, 
     """两份同时算，随机数的先后就不定了；peft 给专家加的 LoRA 也不能同时算。"""
     found = built(tmp_path, made(kind, **sizes), **changes)
     assert len(found.data_collator(rows())["parts"]) == count
+
+
+@pytest.mark.parametrize(("kind", "sizes", "options", "pieces"), [
+    ("qwen2", {}, {}, True), ("qwen2", {"tie_word_embeddings": True}, {}, True), ("gpt_neox", {}, {}, True),
+    ("cohere2", {"logit_scale": 1.5}, {}, False), ("granite", {"logits_scaling": 2.0}, {}, False),
+    ("gemma3_text", {"final_logit_softcapping": 1000.0}, {}, False),
+    ("phi", {}, {"biased": True}, False),
+    ("qwen2", {}, {"target_modules": ["lm_head"]}, False),
+    ("qwen2", {}, {"modules_to_save": ["lm_head"]}, False),
+    ("qwen2", {"tie_word_embeddings": True},
+     {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}, False)])
+def test_model_that_changes_its_scores_or_trains_its_head_computes_them_whole(
+        tmp_path, kind, sizes, options, pieces):
+    """软上限再大、分数再小，也看得出模型还要改分数；训练的输出层要有自己的梯度。"""
+    base = made(kind, **sizes)
+    if options.pop("biased", False):
+        torch.nn.init.normal_(base.lm_head.bias)
+    lora = get_peft_model(base, LoraConfig(**{"target_modules": "all-linear", **options})).train()
+    alive(lora)
+    found = built(tmp_path, base, lora=lora)
+    assert isinstance(found, trainer.PackedTrainer) and found.pieces == pieces
+    assert "forward" not in vars(base.get_output_embeddings())
 
 
 @pytest.mark.parametrize(("kind", "sizes"), [
@@ -161,7 +202,7 @@ def test_neighbours_do_not_see_each_other(model):
     def losses(*batch):
         part, own = trainer.pack(list(batch)), len(trainer.pack([first])["labels"])
         part |= {key: part[key][:own] for key in ("at", "labels")}
-        with torch.no_grad(), trainer.switched(base):
+        with torch.no_grad(), trainer.switched(base, True):
             return trainer.total_loss(base, part)
 
     torch.testing.assert_close(losses(first, second), losses(first, other))
