@@ -117,13 +117,14 @@ def _load_base(model_name: str, config: Config) -> tuple[Any, Any, str, str]:
 def training_arguments(config: Config, folder: Path, use_cpu: bool) -> TrainingArguments:
     """把配置换成 TrainingArguments；数据次序由课程表定，所以按顺序取（sequential）。"""
     ours = ("output_dir", "num_train_epochs", "gradient_checkpointing", "predict_with_generate",
-            "generation_config", "use_cpu")
+            "generation_config", "use_cpu", "torch_compile")
     written = dataclasses.asdict(config.training_args)
     values = {key: value for key, value in written.items() if key not in ours}
     args = TrainingArguments(
         output_dir=str(folder), use_cpu=use_cpu, train_sampling_strategy="sequential",
         label_names=["labels"], logging_nan_inf_filter=False, disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available() and not use_cpu,
+        torch_compile=config.training_args.torch_compile and not use_cpu,
         activation_checkpointing=config.training_args.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False}, remove_unused_columns=False, **values)
     if args.n_gpu > 1:

@@ -421,3 +421,11 @@ def test_live_curve_redraws_one_output_and_replaces_the_printed_lines(
 def test_live_curve_is_silent_outside_notebooks(lab, toy_base, capsys):
     train(lab, toy_base, max_steps=4, callbacks=[callbacks.LiveLossCurve()])
     assert "第 4/4 步" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("use_cpu", [False, True])
+def test_compiling_is_for_the_gpu(tmp_path, use_cpu):
+    config = load_config(files.CONFIGS / "lora_tiny.yaml")
+    config.training_args.torch_compile = True
+    args = finetune.training_arguments(config, tmp_path, use_cpu)
+    assert args.torch_compile is not use_cpu
