@@ -36,10 +36,7 @@ def _packaged_font() -> str:
 
 
 def use_chinese_font() -> str:
-    """让 matplotlib 用 zhplot 包里的 Noto Sans SC，返回它的名字
-
-    到处都用这一款，图在哪台机器上画都一样；系统里的字体，名字像中文的不一定真有汉字。
-    """
+    """让 matplotlib 用 zhplot 包里的 Noto Sans SC，图在哪台机器上画都一样；返回它的名字"""
     rcParams["font.family"] = ["sans-serif"]
     rcParams["font.sans-serif"] = [_packaged_font(), "DejaVu Sans"]
     rcParams["axes.unicode_minus"] = False  # 不少中文字体没有 U+2212 减号
@@ -106,11 +103,10 @@ def loss_curve(log: Iterable[dict], path: str | Path | None = None) -> Figure:
 
 def template(name: str, **functions: Any) -> Template:
     """labutils 里名为 name 的模板；functions 可以当函数或过滤器。一切变量都自动转义，绝不当作标签执行。"""
-    loader = PackageLoader("labutils", "")
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
-    environment.globals |= functions
-    environment.filters |= functions
-    return environment.get_template(name)
+    env = Environment(loader=PackageLoader("labutils", ""), autoescape=True, undefined=StrictUndefined)
+    env.globals |= functions
+    env.filters |= functions
+    return env.get_template(name)
 
 
 def without_blank_lines(html: str) -> str:

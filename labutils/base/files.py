@@ -208,10 +208,7 @@ def one_sentence(path: str | Path = "", note: str = "") -> Iterator[None]:
 
 
 def as_system_error(error: Exception, folder: Path) -> OSError | None:
-    """error 若是系统错误就返回它；别的库报的磁盘满换成系统错误；都不是就返回 None。
-
-    磁盘满看错误文字，或 torch 写文件失败而剩余空间确实很少。
-    """
+    """error 若是系统错误就返回它；别的库报的磁盘满换成系统错误；都不是就返回 None。"""
     if isinstance(error, OSError) and error.errno:
         return error
     code = next((code for code in FULL if os.strerror(code) in str(error)), None)

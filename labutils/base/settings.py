@@ -83,10 +83,7 @@ def _unknown(loc: tuple[Any, ...], sections: list[Any], where: str) -> LabError:
 
 
 class _Strict(yaml.SafeLoader):
-    """按 YAML 1.2 读：PyYAML 的 YAML 1.1 里 no 是 False，0100 是 64，1:30 是 90，5e-5 却是文字。
-
-    PyYAML 遇到重复的键会悄悄取后一个；这里改成带行号的语法错误。
-    """
+    """按 YAML 1.2 读（PyYAML 里 no 是 False，0100 是 64，5e-5 却是文字）；重复的键算错，不悄悄取后一个。"""
 
     yaml_implicit_resolvers: ClassVar = {}
 

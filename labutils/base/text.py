@@ -35,16 +35,10 @@ class Cut(str):
     直接打印出来就是提示；要分开处理的（网页、对比）用 isinstance 认它。
     """
 
-    __slots__ = ()
-
 
 @lru_cache(1024)  # 同一句话常要接连比几次
 def normalize(text: str) -> str:
-    """统一全半角、大小写、数字写法，去掉标点和空白。
-
-    反复做到不再变化为止，所以结果再做一次仍是它自己（幂等）。
-    小数点保留在数字之间；别的标点若隔开两个数字，留一个“、”，免得 1、2 变成 12。
-    """
+    """统一全半角、大小写、数字写法，去掉标点和空白；做到不再变化为止，所以是幂等的。"""
     while (new := _one_pass(text)) != text:
         text = new
     return text
@@ -80,7 +74,7 @@ def _one_pass(text: str) -> str:
 
 
 def _between_numbers(match: re.Match[str]) -> str:
-    """标点去掉；两边都是数字（或左边是“8点”）时，小数点留着，别的换成一个“、”。"""
+    """标点去掉；两边是数字（或左边是“8点”）时，小数点留着，别的换成“、”，免得 1、2 变成 12。"""
     text, start, end = match.string, match.start(), match.end()
     left = text[max(start - 2, 0) : start].replace("点", "")
     if not (left[-1:].isdigit() and text[end : end + 1].isdigit()):

@@ -46,10 +46,7 @@ def check_question(text: str) -> str:
 
 
 def generation_options(*settings: float) -> dict:
-    """页面上的四个设置（次序同 RANGES）→ 生成参数，超出范围的收到范围之内。
-
-    温度为 0 表示贪心，每步取概率最大的词元。不是数的设置引发 LabError。
-    """
+    """四个设置（次序同 RANGES）→ 生成参数，收到范围之内；温度 0 是贪心。不是数的引发 LabError。"""
     value = {name: _within(name, number) for name, number in zip(RANGES, settings, strict=True)}
     value["max_new_tokens"], value["do_sample"] = int(value["max_new_tokens"]), value["temperature"] > 0
     if not value["do_sample"]:
@@ -313,10 +310,7 @@ def show_question(text: str) -> str:
 
 
 def show_answer(text: str) -> str:
-    """模型的话 → 可以放心渲染的 Markdown：保留标题、列表、代码块，标签和链接只当文字。
-
-    顶格的 ``` 代码块里的内容本来就只当文字显示，不改动，复制出来的代码才是原样。
-    """
+    """模型的话 → 可以放心渲染的 Markdown：标签、链接只当文字；顶格的代码块不改动，复制出来才是原样。"""
     # 不画 mermaid 图：画图库会执行图里的指令。多一个空格就按普通代码显示。
     text = text.replace("```mermaid", "``` mermaid")
     lines = re.split(r"\r\n?|\n", text)  # 渲染时单独的 \r 也是换行

@@ -20,27 +20,12 @@ from labutils.base.errors import LabError
 from labutils.comparison.metrics import LexicalSearch
 from labutils.dataset.build import DOWN
 from labutils.dataset.rows import NOT_STATED
-from labutils.demo.engine import (
-    AFTER,
-    BEFORE,
-    DEFAULTS,
-    MAX_CHARACTERS,
-    MAX_TURNS,
-    ChatEngine,
-    Prompt,
-    Snapshot,
-    Stop,
-    check_question,
-    complete_turns,
-    generation_options,
-    plain_messages,
-    show,
-)
+from labutils.demo import engine
 from labutils.demo.guard import Visitors
 
 _log = logging.getLogger(__name__)
-SIDES = (BEFORE, AFTER)
-EMPTY = {BEFORE: [], AFTER: []}  # 没有人改它：对话变了就换一份
+SIDES = (engine.BEFORE, engine.AFTER)
+EMPTY = {engine.BEFORE: [], engine.AFTER: []}  # 没有人改它：对话变了就换一份
 CLEARED = EMPTY, [], [], "", ""
 THINKING = "正在回答……"
 # 由 answer 说“已停止”：从别处说，会被还在路上的“正在回答”盖掉
@@ -48,25 +33,24 @@ STOPPED = gr.skip(), gr.skip(), gr.skip(), "已停止。", gr.skip()
 
 # 自带数据上：与文件无关的对话最高 0.49，文件里的问题最低 0.54；文件没写的问题照实回答时另有 NOT_STATED 管。
 ALIKE = 0.5
-NONE = "文件中没有"
 MAX_BYTES = 20 * 1024 * 1024  # 反馈文件最大多少：别让人把硬盘写满
 
 
 class Page:
     """页面的事件处理。shown 指 [conversations, 两个聊天框, 状态, 出处] 这五个组件。"""
 
-    def __init__(self, engine: ChatEngine, sources: "Sources", feedback: "Feedback"):
-        self.engine, self.sources, self.feedback = engine, sources, feedback
+    def __init__(self, chat_engine: engine.ChatEngine, sources: "Sources", feedback: "Feedback"):
+        self.engine, self.sources, self.feedback = chat_engine, sources, feedback
         self.visitors, self.voters = Visitors(), Visitors()
-        self.running: dict[str, Stop] = {}  # 正在生成的回答：每个标签页最多一个
+        self.running: dict[str, engine.Stop] = {}  # 正在生成的回答：每个标签页最多一个
 
     def ask(self, text: str, mode: str, conversations: dict, request: gr.Request):
         """把问题放进对话并清空输入框；不合要求的问题留在输入框里。"""
         with told():
-            question = check_question(text)
+            question = engine.check_question(text)
             sides = self.engine.sides(mode)
             self._start(request)
-        kept = {side: complete_turns(conversations[side])[-2 * MAX_TURNS:] for side in SIDES}
+        kept = {side: engine.complete_turns(conversations[side])[-2 * engine.MAX_TURNS:] for side in SIDES}
         for side in sides:
             kept[side] = kept[side] + [{"role": "user", "content": question}]
         return "", kept, *boxes(kept), THINKING, ""
@@ -78,7 +62,7 @@ class Page:
             if not sides:
                 raise LabError("还没有问过问题，没有可以重试的回答。")
             self._start(request)
-        kept = {side: complete_turns(conversations[side]) for side in SIDES}
+        kept = {side: engine.complete_turns(conversations[side]) for side in SIDES}
         for side in sides:
             last = max(i for i, m in enumerate(conversations[side], 1) if m["role"] == "user")
             kept[side] = conversations[side][:last]
@@ -88,7 +72,7 @@ class Page:
         self.visitors.check(request.session_hash, _host(request))
         if request.session_hash in self.running:
             raise LabError("上一个回答还没有结束，请等它说完，或先点“停止”。")
-        self.running[request.session_hash] = Stop()
+        self.running[request.session_hash] = engine.Stop()
 
     def answer(self, conversations: dict, max_new_tokens, temperature, top_p, repetition_penalty,
                request: gr.Request):
@@ -99,7 +83,7 @@ class Page:
             return
         try:
             with told():
-                options = generation_options(max_new_tokens, temperature, top_p, repetition_penalty)
+                options = engine.generation_options(max_new_tokens, temperature, top_p, repetition_penalty)
                 asked = self._fitted(conversations, options["max_new_tokens"])
                 with closing(self.engine.together(asked, signal, **options)) as snapshots:
                     for shot in snapshots:
@@ -119,7 +103,7 @@ class Page:
             if self.running.get(request.session_hash) is signal:
                 del self.running[request.session_hash]
 
-    def _fitted(self, conversations: dict, size: int) -> dict[str, Prompt]:
+    def _fitted(self, conversations: dict, size: int) -> dict[str, engine.Prompt]:
         """等着回答的几边 → 放得进模型的消息。"""
         asked = {side: self.engine.fit(talk, size) for side, talk in conversations.items()
                  if talk and talk[-1]["role"] == "user"}
@@ -147,10 +131,7 @@ class Page:
         return CLEARED
 
     def clear_leftovers(self, request: gr.Request):
-        """清空的那一刻可能还有一小段回答在路上，会在清空之后到达；再清一次。
-
-        这时又问了新问题的话，不能清。
-        """
+        """清空之后可能还有一小段回答在路上，到了再清一次；这时又问了新问题的话，不能清。"""
         return [gr.skip()] * 5 if request.session_hash in self.running else CLEARED
 
     def switch(self, mode: str):
@@ -169,36 +150,36 @@ class Page:
         with told():
             if not (text or "").strip():
                 raise LabError("请先写下正确答案再保存。")
-            self._save(mode, conversations, request, correction=check_question(text))
+            self._save(mode, conversations, request, correction=engine.check_question(text))
         gr.Info("改正已经保存，谢谢。")
         return ""
 
     def _save(self, mode: str, conversations: dict, request: gr.Request, **said) -> None:
         side = self.engine.sides(mode)[-1]
-        turns = complete_turns(conversations[side])
+        turns = engine.complete_turns(conversations[side])
         if not turns:
             raise LabError("还没有回答可以评价，请先问一个问题。")
         self.voters.check(request.session_hash, _host(request))
         self.feedback.save(turns[-2]["content"], turns[-1]["content"], side, **said)
 
-    def chat(self, message: str, request: gr.Request, mode: str = AFTER,
+    def chat(self, message: str, request: gr.Request, mode: str = engine.AFTER,
              history: list | None = None) -> Iterator[str]:
         """程序接口 /chat：每次给出到目前为止的回答；mode 为 微调前、微调后 或 并排对比。"""
         with told():
-            question = {"role": "user", "content": check_question(message)}
-            messages = complete_turns(plain_messages(history)) + [question]
+            question = {"role": "user", "content": engine.check_question(message)}
+            messages = engine.complete_turns(engine.plain_messages(history)) + [question]
             sides = self.engine.sides(mode)
             self.visitors.check(request.session_hash, _host(request))
-            options = generation_options(*DEFAULTS.values())
+            options = engine.generation_options(*engine.DEFAULTS.values())
             asked = dict.fromkeys(sides, self.engine.fit(messages, options["max_new_tokens"]))
-            with closing(self.engine.together(asked, Stop(), **options)) as snapshots:
+            with closing(self.engine.together(asked, engine.Stop(), **options)) as snapshots:
                 for shot in snapshots:
                     said = {side: text + shot.cut.get(side, "") for side, text in shot.texts.items()}
                     both = "\n".join(f"【{side}】{text}" for side, text in said.items())
                     yield both if len(sides) > 1 else said[sides[0]]
 
 
-def queued(shot: Snapshot) -> str:
+def queued(shot: engine.Snapshot) -> str:
     """状态栏里的话。"""
     if shot.ahead is None:
         return THINKING
@@ -206,11 +187,11 @@ def queued(shot: Snapshot) -> str:
 
 
 def boxes(conversations: dict) -> list:
-    return [show(conversations[side]) for side in SIDES]
+    return [engine.show(conversations[side]) for side in SIDES]
 
 
-def _host(request: gr.Request) -> str | None:
-    return request.client.host if request.client else None
+def _host(request: gr.Request) -> str:
+    return request.client.host if request.client else ""
 
 
 @contextmanager
@@ -229,8 +210,8 @@ def told():
 class Sources:
     """一批问答里的出处；没有页码和证据的问答不算。
 
-    拿“问题 + 回答”去比，比只拿问题准得多：同一件事的问法五花八门，微调过的模型的答法却很固定。
-    用仓库自带的数据量过（每题去掉它自己再找）：只用问题找对 18%，加上标准答案找对 96%。
+    拿“问题 + 回答”去比，不只拿问题：问法五花八门，微调过的模型的答法却很固定。
+    自带的数据上（每题去掉它自己再找），只用问题找对 18%，加上标准答案找对 96%。
     """
 
     def __init__(self, rows: Sequence[dict]):
@@ -251,7 +232,7 @@ class Sources:
         if self._search is None:
             return ""
         if (row := self.find(question, reply)) is None:
-            return f"<p><b>出处</b>　{NONE}：没有找到与这个回答相近的原文，请不要当作依据。</p>"
+            return "<p><b>出处</b>　文件中没有：没有找到与这个回答相近的原文，请不要当作依据。</p>"
         return (f"<p><b>出处</b>　第 {int(row['page'])} 页：“{html.escape(row['evidence'])}”<br>"
                 "<small>按字面找到的最相近的原文；回答与它不一致时，以原文为准。</small></p>")
 
@@ -267,10 +248,7 @@ def examples(rows: Sequence[dict], count: int = 5) -> list[str]:
 
 
 class Feedback:
-    """一个反馈文件（JSONL），每条立刻写进去；以后可以变成新的问答对（dataset.build），但要有人看过。
-
-    写的人可能是任何一个打开网页的人，所以只存文字、有大小上限。
-    """
+    """一个反馈文件（JSONL），看过以后可以并进数据集（dataset.build）；谁都能写，所以有大小上限。"""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -278,10 +256,7 @@ class Feedback:
 
     def save(self, question: str, model_answer: str, side: str, vote: str = "",
              correction: str = "") -> None:
-        """写一条。改正太长、文件太大或写不进去时引发 LabError。"""
-        correction = correction.strip()
-        if len(correction) > MAX_CHARACTERS:
-            raise LabError(f"改正有 {len(correction)} 个字，超过上限 {MAX_CHARACTERS} 个字，请缩短后再保存。")
+        """写一条；文件太大或写不进去时引发 LabError。改正多长由 Page.correct 管。"""
         row = {"question": question, "model_answer": model_answer, "side": side, "vote": vote,
                "correction": correction, "time": time.strftime("%Y-%m-%d %H:%M:%S")}
         line = json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n"

@@ -1,7 +1,4 @@
-"""网页的各种上限：能访问的地址、登录、请求大小、提问频率。讲解见 notebook 04。
-
-网页对外开放时，来的不一定是学生。框架自带的上传、读文件、转发等地址这里用不到，一律不开放。
-"""
+"""网页的各种上限：能访问的地址、登录、请求大小、提问频率；来的不一定是学生。讲解见 notebook 04。"""
 
 import logging
 import threading
@@ -79,9 +76,8 @@ class Visitors:
         self.pages, self.addresses = RateLimit(per_page), RateLimit(per_address)
         self._lock = threading.Lock()
 
-    def check(self, session: str | None, address: str | None) -> None:
+    def check(self, session: str | None, address: str) -> None:
         """记一次提问；太频繁时引发 LabError，说明要等几秒。"""
-        address = address or ""
         asked = [(self.pages, session or address)]
         if address not in LOOPBACK:  # 经反向代理或分享链接来的都是本机地址，只能按标签页算
             asked.append((self.addresses, address))

@@ -30,9 +30,8 @@ THEME = gr.themes.Soft(
     block_border_color="*neutral_200", block_border_color_dark="*neutral_700",
 )
 
-_HERE = Path(__file__).parent
-CSS = (_HERE / "page.css").read_text("utf-8")
-HEAD = f"<script>{(_HERE / 'page.js').read_text('utf-8')}</script>"
+CSS = Path(__file__).with_name("page.css").read_text("utf-8")
+HEAD = f"<script>{Path(__file__).with_name('page.js').read_text('utf-8')}</script>"
 # 读屏软件会把状态的变化读出来
 STATUS = '<p role="status" aria-live="polite">${value}</p>'
 SETTINGS = (  # 参数名、最小、最大、一格、标签、说明

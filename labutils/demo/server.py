@@ -31,7 +31,7 @@ _current: "Demo | None" = None
 
 
 @dataclass
-class Demo:
+class Demo(contextlib.AbstractContextManager):
     """一个打开着的网页；写成 ``with launch(…) as demo:`` 就会在离开时自己关闭。auth 打印时不显示。"""
 
     url: str
@@ -47,9 +47,6 @@ class Demo:
             self.blocks = None
         if _current is self:
             _current = None
-
-    def __enter__(self) -> "Demo":
-        return self
 
     def __exit__(self, *error) -> None:
         self.close()

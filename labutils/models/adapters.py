@@ -128,10 +128,7 @@ def to_native(weights: dict[str, torch.Tensor], config) -> dict[str, torch.Tenso
 
 
 def check_adapter_alive(model, tokenizer, question: str) -> str:
-    """检查适配器：有 B 矩阵的不全为零，而且开与关时下一个词元的预测不同；返回一段说明，模型变成 eval 状态。
-
-    有一项不通过就引发 LabError，说出最可能的原因。
-    """
+    """B 矩阵不全为零、开与关的预测不同，就返回一段说明，否则引发 LabError；模型变成 eval 状态。"""
     if not isinstance(model, PeftModel):
         raise LabError("模型没有挂适配器；请用 models.load(检查点文件夹) 载入，而不是只载入基座")
     matrices = [p for name, p in model.named_parameters() if "lora_B" in name]

@@ -69,10 +69,7 @@ def is_chatglm3(config) -> bool:
 
 
 def load(folder: Path, config: GlmConfig, dtype: torch.dtype, **options) -> GlmForCausalLM:
-    """官方 ChatGLM3 文件夹 → 普通的 GLM；权重与配置对不上时引发 LabError。
-
-    options 交给 from_pretrained（例如 quantization_config、device_map）。
-    """
+    """官方 ChatGLM3 文件夹 → 普通的 GLM；对不上时引发 LabError。options 交给 from_pretrained。"""
     check_weights(folder, config)
     model = ChatGLM3ForCausalLM.from_pretrained(folder, config=config, dtype=dtype, **options)
     # 读完就是普通的 GLM：save_pretrained 从此写原生的名字，peft 也不会再去换名字

@@ -1,7 +1,4 @@
-"""把适配器合并进基座，写出独立的模型文件夹。
-
-写出的文件夹 transformers 和 vLLM 都能直接读。先写进 <名字>.partial，核对过才改名。讲解见 notebook 90。
-"""
+"""把适配器合并进基座，写出 transformers 和 vLLM 都能直接读的模型文件夹。讲解见 notebook 90。"""
 
 import shutil
 from collections.abc import Iterator

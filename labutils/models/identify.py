@@ -6,7 +6,7 @@ ChatGLM3-6B 的参数与张量个数出自官方的权重索引，tokenizer.mode
 """
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,10 +19,7 @@ from labutils.models import chat, chatglm3, loader, weights
 
 @dataclass(frozen=True)
 class Known:
-    """一个认得的模型。sizes 是 GlmConfig 的键；tensors 不含旋转位置表，它由配置算得出来。
-
-    sources：网站 → 在那里的名字；licence：权重的许可。
-    """
+    """一个认得的模型。sizes 是 GlmConfig 的键；tensors 不含旋转位置表；sources：网站 → 在那里的名字。"""
 
     title: str
     sizes: dict[str, int]
@@ -31,7 +28,7 @@ class Known:
     tokenizer_sha256: str
     sources: dict[str, str]
     licence: str
-    prompts: dict[str, list[int]] = field(default_factory=dict)
+    prompts: dict[str, list[int]]
 
 
 CHATGLM3_6B = Known(
@@ -51,10 +48,7 @@ PROBE = "一流本科课程的有效期多久？\nGLM 3-6B，2023 年。"
 
 
 def check_folder(name: str, known: Known = CHATGLM3_6B) -> list[Check]:
-    """逐项核对，最后一项用一句话说这是什么模型。name：tiny 或本机的模型文件夹。
-
-    不是本机的模型文件夹时引发 LabError；文件夹里的问题都是结果里的一项，不抛出。
-    """
+    """逐项核对 tiny 或本机的模型文件夹，最后一项说这是什么模型；别的 name 引发 LabError。"""
     folder = _local_folder(name)
     checks: list[Check] = []
     config = _attempt(checks, "配置", lambda: _config(name))

@@ -1,7 +1,4 @@
-"""唯一的模型加载处：自带小模型、本地文件夹、网上的模型名、LoRA 适配器文件夹。
-
-讲解见 notebook 00（自带小模型）与 notebook 02（适配器）。
-"""
+"""唯一的模型加载处：自带小模型、本地文件夹、网上的模型名、适配器文件夹。讲解见 notebook 00、02。"""
 
 import os
 from collections.abc import Callable, Iterator

@@ -43,10 +43,7 @@ def adapter_settings(folder: Path) -> dict:
 
 
 def shards(folder: Path) -> list[Path]:
-    """transformers 会用的全部权重文件，按名字排序；旁边别的格式不算。
-
-    没有权重、索引读不懂、缺分片，或文件只是 git-lfs 的占位说明时引发 LabError。
-    """
+    """transformers 会用的全部权重文件，按名字排序；没有、不全、只是 git-lfs 的占位说明时引发 LabError。"""
     found = next((folder / name for name in NAMES if (folder / name).is_file()), None)
     if found is None:
         raise LabError(f"模型文件夹 {rel(folder)} 里没有权重文件（model.safetensors 或 "

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import gradio as gr
 import httpx
 import pytest
 from fakes.web_fakes import ANSWER, CUT, AdapterModel, CharTokenizer, FakeStream, PlainModel, wait_for
@@ -20,7 +21,7 @@ from labutils.dataset import checks
 from labutils.dataset.build import DOWN, UP, read_pairs
 from labutils.dataset.rows import load_qa
 from labutils.demo import events, server
-from labutils.demo.events import NONE, Feedback, Sources, examples
+from labutils.demo.events import Feedback, Sources, examples
 from labutils.models import loader
 
 
@@ -401,8 +402,8 @@ def test_page_and_evidence_are_shown_as_text():
     row = {"question": "有效期多久", "answer": "五年。", "page": 3, "evidence": "有效期<b>五年</b>"}
     shown = Sources([row]).show("有效期多久", "五年。")
     assert "第 3 页" in shown and "&lt;b&gt;五年&lt;/b&gt;" in shown
-    assert NONE in Sources([row]).show("今天天气怎么样", "晴。")
-    assert NONE in Sources([row]).show("有效期多久", "有效期，材料没有写明。")
+    assert "文件中没有" in Sources([row]).show("今天天气怎么样", "晴。")
+    assert "文件中没有" in Sources([row]).show("有效期多久", "有效期，材料没有写明。")
 
 
 def test_nothing_to_search_shows_nothing():
@@ -432,7 +433,7 @@ def feedback(tmp_path):
 
 def test_feedback_becomes_pairs(feedback):
     feedback.save("有效期多久？", "三年。", "微调后", vote=DOWN)
-    feedback.save("有效期多久？", "三年。", "微调后", correction=" 一流本科课程的有效期是五年。 ")
+    feedback.save("有效期多久？", "三年。", "微调后", correction="一流本科课程的有效期是五年。")
     feedback.save("分哪几类？", "分为五类。", "微调后", vote=UP)
     feedback.save("谁主管？", "不知道。", "微调前", vote=DOWN)
     pairs = to_pairs(feedback.path)
@@ -478,8 +479,8 @@ def test_a_vote_after_half_a_line_begins_a_new_line(feedback):
 
 
 def test_size_is_bounded(feedback, monkeypatch):
-    with pytest.raises(LabError, match="超过上限 2000"):
-        feedback.save("问", "答", "微调后", correction="长" * 2001)
+    with pytest.raises(gr.Error, match="超过上限 2000"):
+        events.Page(None, None, feedback).correct("长" * 2001, "微调后", {}, None)
     monkeypatch.setattr(events, "MAX_BYTES", 300)
     feedback.save("问", "答", "微调后", vote=UP)
     with pytest.raises(LabError, match="已经写满"):
