@@ -21,13 +21,13 @@ from labutils.dataset.prompts import Chunk, chunks, load_prompts
 from labutils.dataset.replies import parse_response, separate
 from labutils.dataset.report import NAME, summary, write
 from labutils.dataset.review import apply, export
-from labutils.dataset.rows import Asked, drop_near_duplicates, load_qa
 
 COURSE_PDF = DATA / "source" / "course_document.pdf"
 COURSE_SOURCE = COURSE_PDF.with_suffix(".md")
 REVIEW, REVIEWED = "review.xlsx", "人工审阅之后"
 FEEDBACK = OUTPUT / "feedback.jsonl"  # 网页上的评价与改正写在这里，下次造数据时读回来
 UP, DOWN = "up", "down"
+_VOTE = ("question", "model_answer", "vote", "correction")  # 网页写的一条反馈，都是文字
 
 
 @one_sentence()
@@ -46,10 +46,9 @@ def build_dataset(
     voted = read_pairs(resolve(feedback)) if feedback else []  # 写坏了就在花钱出题之前说
     pages = read_pages(pdf)
     if api_model or api.get("preset"):
-        made, qa_file = _asked(out_dir, {"model": api_model, **api}, pages), None
+        qa_file, (rows, rejected, steps) = None, _asked(out_dir, {"model": api_model, **api}, pages)
     else:
-        made = _given(pdf, qa_file, pages)
-    rows, rejected, steps = made
+        rows, rejected, steps = _given(pdf, qa_file, pages)
     if not rows:
         raise LabError(_nothing_passed(qa_file, out_dir, rejected))
     if feedback:
@@ -62,8 +61,6 @@ def build_dataset(
 
 
 class Made(NamedTuple):
-    """从一种来源得到的问答。"""
-
     rows: list[dict]  # 合格的
     rejected: list[dict]  # 不合格的
     funnel: list[tuple[str, int]]  # checks.funnel 的结果
@@ -110,7 +107,6 @@ def _given(pdf: Path, qa_file: Path | None, pages: list[Page]) -> Made:
 
 
 def _asked(out_dir: Path, api: dict, pages: list[Page]) -> Made:
-    """调用大模型出题。"""
     prompts = load_prompts()
     pieces = chunks(pages, prompts.chunk_size, prompts.chunk_overlap)
     result = generate(pieces, out_dir=out_dir, prompts=prompts, **api)
@@ -131,11 +127,15 @@ def collect(responses: list[str], pages: list[Page], pieces: list[Chunk] | None 
         texts = {page.number: page for page in pages}
         pairs = [locate_pages(found, list(map(texts.__getitem__, piece.pages)))
                  for found, piece in zip(pairs, pieces, strict=True)]
-    rows = name_facts(pairs)
-    good, bad = validate(rows, pages)
-    kept, repeated = drop_near_duplicates(good)
+    return _checked("回复里的条目", name_facts(pairs), lost, pages)
+
+
+def _checked(first: str, rows: list[dict], lost: list[dict], pages: list[Page], strict: bool = True) -> Made:
+    """逐条检查、去重；lost 是读不出来的，first 是漏斗里第一关的说法。"""
+    good, bad = validate(rows, pages, require_evidence=strict)
+    kept, repeated = qa.drop_near_duplicates(good)
     rejected = [*lost, *bad, *repeated]
-    return Made(kept, rejected, funnel("回复里的条目", len(rows) + len(lost), rejected))
+    return Made(kept, rejected, funnel(first, len(rows) + len(lost), rejected))
 
 
 def _parsed(responses: list[str]) -> tuple[list[list[dict]], list[dict]]:
@@ -188,15 +188,14 @@ def from_file(qa_file: Path, pages: list[Page]) -> Made:
     """检查现成的问答文件；.json、.jsonl 以外的，或不以括号开头的，当作从对话窗口复制来的回复。"""
     pasted = qa_file.suffix.lower() not in (".json", ".jsonl") or (
         qa_file.read_bytes().lstrip(b"\xef\xbb\xbf \t\r\n")[:1] not in b"[{")
-    loaded, lost = _pasted(qa_file) if pasted else (load_qa(qa_file), [])
-    good, bad = validate(loaded, pages, require_evidence=False)
-    kept, repeated = drop_near_duplicates(good)
-    rejected, total = [*lost, *bad, *repeated], len(loaded) + len(lost)
-    if bare := sum(not {"evidence", "page"} <= row.keys() for row in kept):
+    loaded, lost = _pasted(qa_file) if pasted else (qa.load_qa(qa_file), [])
+    made = _checked("文件里的条目", loaded, lost, pages, strict=False)
+    if bare := sum(not {"evidence", "page"} <= row.keys() for row in made.rows):
         print(f"提醒：{rel(qa_file)} 有 {bare} 条没写页码或证据，没法核对出处，照收。")
-    if kept and rejected:
-        print(f"提醒：{rel(qa_file)} 的 {total} 条里有 {len(rejected)} 条不合格，原因见 rejected.jsonl。")
-    return Made(kept, rejected, funnel("文件里的条目", total, rejected))
+    if made.rows and made.rejected:
+        print(f"提醒：{rel(qa_file)} 的 {len(loaded) + len(lost)} 条里有 {len(made.rejected)} 条不合格，"
+              "原因见 rejected.jsonl。")
+    return made
 
 
 def _pasted(path: Path) -> tuple[list[dict], list[dict]]:
@@ -221,7 +220,7 @@ def save_unanswerable(
     good: list[dict] = []
     bad: list[dict] = []
     document = document_of(pages)._replace(pages=None)  # 只看文档是不是中文
-    known = Asked(row["question"] for row in answerable)
+    known = qa.Asked(row["question"] for row in answerable)
     for pair in chain.from_iterable(parse_response(text)[0] for text in texts):
         bare = {"question": pair.get("question"), "answer": pair.get("answer")}
         row, problem = recheck(bare, document, require_evidence=False)
@@ -237,15 +236,12 @@ def save_unanswerable(
     return len(good)
 
 
-def _unfit(row: dict, good: list[dict], known: Asked) -> str:
+def _unfit(row: dict, good: list[dict], known: qa.Asked) -> str:
     if qa.NOT_STATED not in row["answer"]:
         return f"答案里没有“{qa.NOT_STATED}”"
     if any(qa.similarity(row["question"], old["question"]) >= qa.NEAR_DUPLICATE for old in good):
         return "与前面的问题重复"
     return "文件里答得出" if [*known.alike(normalize(row["question"]))] else ""
-
-
-_VOTE = ("question", "model_answer", "vote", "correction")  # 网页写的一条反馈，都是文字
 
 
 def read_pairs(path: str | Path) -> list[dict]:
@@ -275,9 +271,8 @@ def _with_feedback(
 
     写反馈的可能是任何人，所以和自己的问答文件一样逐条检查；与原有问答矛盾的以原有的为准。
     """
-    good, bad = validate([*rows, *voted], pages, require_evidence=False)
-    kept, repeated = drop_near_duplicates(good)
-    rejected += (refused := [*bad, *repeated])
+    kept, refused, _ = _checked("", [*rows, *voted], [], pages, strict=False)
+    rejected += refused
     for item in refused:
         print(f"{item['row']['source']}不合格：{item['reason']}。")
     added = kept[len(rows) :]  # rows 早就合格，也去过重，都留下了
@@ -317,7 +312,7 @@ def load_rows(folder: str | Path) -> tuple[list[dict], list[dict]]:
     """读回 folder 里的 (合格的问答, 被拦下的)。"""
     refused = Path(folder) / "rejected.jsonl"
     has_any = refused.is_file() and refused.stat().st_size > 0
-    return load_qa(Path(folder) / "qa.jsonl"), [item for _, item in read_rows(refused)] if has_any else []
+    return qa.load_qa(Path(folder) / "qa.jsonl"), [item for _, item in read_rows(refused)] if has_any else []
 
 
 def export_review(folder: str | Path) -> Path:

@@ -14,9 +14,14 @@ from rapidfuzz.distance import Levenshtein
 from labutils.base.text import contains, normalize, without_spaces
 from labutils.dataset.clean import Page, glue
 
-# 关口的顺序，以及通过之后的说法；“解析”由 prompts 把关，“去重”由 rows 把关
+# 关口的顺序，以及通过之后的说法；“解析”由 replies 把关，“去重”由 rows 把关
 STAGES = {"解析": "读得出来", "格式": "格式正确", "长度": "长短合适", "语言": "语言一致",
           "指代": "单独看得懂", "答案": "答案自洽", "证据": "原文有依据", "去重": "去重之后"}
+LENGTHS = {"question": ("问题", 4, 200), "answer": ("答案", 1, 500), "evidence": ("证据", 1, 500)}
+_PAGE = re.compile(r"(?:第|p|page)?(\d{1,9})页?")  # 几千位的 int() 会引发异常
+_MOST_PAGES = 10**9  # 大得离谱的页码
+CHINESE_SHARE = 0.5  # 一个汉字、一个外文单词各算一个，汉字占到一半就算中文
+_UNIT = re.compile(r"[\u3400-\u9fff]|[^\W\d_\u3400-\u9fff]+")
 Rejected = dict  # {"stage": 关口, "reason": 原因, "row": 原来的那条}
 Found = tuple[str, str] | None  # 一道关口的结果：(出问题的键, 原因)，没有问题是 None
 
@@ -28,8 +33,6 @@ class Problem(NamedTuple):
 
 
 class Document(NamedTuple):
-    """用来核对的文档。"""
-
     pages: dict[int, tuple[str, str]] | None  # page_texts 的结果；None：没有文档可对
     chinese: bool
 
@@ -97,15 +100,11 @@ def _later_problems(row: dict, document: Document, require_evidence: bool) -> It
         yield "证据", _evidence_problem(row, document.pages, require_evidence)
 
 
-_TEXTS = {"id", "fact_id", "question", "answer", "evidence"}
-_PAGE = re.compile(r"(?:第|p|page)?(\d{1,9})页?")  # 几千位的 int() 会引发异常
-
-
 def tidy(row: object) -> object:
     """去掉首尾空白、把写成数的编号等变成文字、补上默认要点；不改动传进来的那条。"""
     if not isinstance(row, dict):
         return row
-    clean = row | {key: _as_text(row[key]) for key in row.keys() & _TEXTS}
+    clean = row | {key: _as_text(row[key]) for key in row.keys() & {"id", "fact_id", *LENGTHS}}
     clean = {key: value for key, value in clean.items() if value not in (None, "", [])}
     points = clean.get("key_points", clean.get("answer"))
     clean["key_points"] = [_as_text(p) for p in (points if isinstance(points, list) else [points])]
@@ -129,7 +128,11 @@ def _as_page(value: object) -> object:
 
 def name_rows(rows: list[dict]) -> list[dict]:
     """没有 fact_id、id 的补上：答案相同的问法归到同一个事实。"""
-    _name_facts(rows)
+    free = free_facts({row.get("fact_id") for row in rows})
+    known = {normalize(row["answer"]): row["fact_id"] for row in rows if "fact_id" in row}
+    by_answer = defaultdict(free.__next__, known)
+    for row in rows:
+        row.setdefault("fact_id", by_answer[normalize(row["answer"])])
     used, numbers = {row.get("id") for row in rows}, defaultdict(partial(count, 1))
     for row in rows:
         if "id" not in row:
@@ -137,14 +140,6 @@ def name_rows(rows: list[dict]) -> list[dict]:
             row["id"] = next(filterfalse(used.__contains__, names))
             used.add(row["id"])
     return rows
-
-
-def _name_facts(rows: list[dict]) -> None:
-    free = free_facts({row.get("fact_id") for row in rows})
-    known = {normalize(row["answer"]): row["fact_id"] for row in rows if "fact_id" in row}
-    by_answer = defaultdict(free.__next__, known)
-    for row in rows:
-        row.setdefault("fact_id", by_answer[normalize(row["answer"])])
 
 
 def free_facts(used: Container[str]) -> Iterator[str]:
@@ -159,10 +154,6 @@ def funnel(first: str, total: int, rejected: list[Rejected]) -> list[tuple[str, 
     left = accumulate(map(lost.__getitem__, STAGES), int.__sub__, initial=total)
     return [(name, count) for name, count in zip(names, left, strict=True)
             if name != STAGES["解析"] or lost["解析"]]
-
-
-LENGTHS = {"question": ("问题", 4, 200), "answer": ("答案", 1, 500), "evidence": ("证据", 1, 500)}
-_MOST_PAGES = 10**9  # 大得离谱的页码
 
 
 def _format_problem(row: object) -> Found:
@@ -193,10 +184,6 @@ def _length_problem(row: dict) -> Found:
         if field in row and not low <= len(row[field]) <= high:
             return field, f"{name}长 {len(row[field])} 字，应在 {low}–{high} 字之间"
     return None
-
-
-CHINESE_SHARE = 0.5  # 一个汉字、一个外文单词各算一个，汉字占到一半就算中文
-_UNIT = re.compile(r"[\u3400-\u9fff]|[^\W\d_\u3400-\u9fff]+")
 
 
 def _language_problem(row: dict) -> Found:
@@ -237,10 +224,9 @@ _POINTING = re.compile(
 
 
 def _reference_problem(row: dict) -> Found:
-    if word := outside_reference(row["question"]):
-        return "question", f"问题里的“{word}”离开原文就不知所指"
-    if word := outside_reference(row["answer"], known=row["question"]):
-        return "answer", f"答案里的“{word}”离开原文就不知所指"
+    for field, name, known in (("question", "问题", ""), ("answer", "答案", row["question"])):
+        if word := outside_reference(row[field], known):
+            return field, f"{name}里的“{word}”离开原文就不知所指"
     return None
 
 

@@ -22,6 +22,7 @@ from labutils.dataset.prompts import Chunk, Prompts, Request, load_prompts, qa_r
 from labutils.dataset.service import Bill, estimate_cost, find_service, make_client, spending_cap
 
 ASKS = 3  # 回复取不出问答、或写到一半断了，一共问几次
+KEPT = "，已收到的回复都还在，会接着做"
 FAILURES_IN_A_ROW = 5  # 接连这么多块都没有问成，多半是服务器停了，不再一块块地试
 
 
@@ -207,9 +208,6 @@ def _summarize(result: Generation, requests: list[Request], progress: Progress, 
               "加上 --retry-failed 只再问这些）"] if result.failures else []
     parts += [f"还没问 {left} 次（再运行会接着做）"] if left else []
     print(f"{'，'.join(parts)}。实际：{result.bill}。", flush=True)
-
-
-KEPT = "，已收到的回复都还在，会接着做"
 
 
 @dataclass

@@ -156,6 +156,7 @@ _WHOLE = {  # 这样的不用加括号
     "g": re.compile(rf"(?:\d[\d.]*|[\u3400-\u9fff]+|\S){_MARKS}|(?:√|[A-Za-z]*)\([^()]*\)"),
     "b": re.compile(rf"[\w.]+{_MARKS}|[(\[|{{].*[)\]|}}]|\W?")}
 _SHOWN = {"[": "[{}]", "^": "^{:g}", "_": "_{:g}"}
+_AROUND = {"f": ("\1", "\2"), **dict.fromkeys(("sSup", "sSub", "sSubSup"), ("", "\3"))}
 
 
 class Part(str):
@@ -184,9 +185,6 @@ def formula(node: Element) -> str:
     parts = defaultdict(Part, {tag: Part(between.join(map(formula, node.iterfind(tag))))
                                for tag in {child.tag for child in node.iterchildren("*")}}) | settings
     return _FORMS.get(f"{node.tag} {settings.get('type')}", _FORMS[node.tag]).format_map(parts)
-
-
-_AROUND = {"f": ("\1", "\2"), **dict.fromkeys(("sSup", "sSub", "sSubSup"), ("", "\3"))}
 
 
 def _sequence(node: Element) -> str:

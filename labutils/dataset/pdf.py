@@ -22,6 +22,9 @@ from labutils.dataset import ocr
 from labutils.dataset.clean import SYMBOL, Page, join_pages, page_list, without_margins
 from labutils.dataset.layout import Run, page_text
 
+_SPACES = {9, 10, 13, 32, 160}
+_HYPHEN = 2  # PDFium 用它表示行末断开的词的连字符
+_TYPED = (api.FPDF_FORMFIELD_TEXTFIELD, api.FPDF_FORMFIELD_COMBOBOX, api.FPDF_FORMFIELD_LISTBOX)
 LONG = 50  # 超过这么多页，每读一成报一次进度
 
 # 读的时候可能发现的事；第一个逗号之前的写进 Page.note
@@ -76,7 +79,6 @@ def _find_images(document: pdfium.PdfDocument, margins: list[tuple[list, list]],
 
 def _recognise(document: pdfium.PdfDocument, numbers: list[int], raw: list[str], notes: Notes, path: Path,
                name: str) -> None:
-    """没有可读文字的页从图上认。"""
     for number, (runs, confidence, lost) in ocr.recognise(document, numbers, path, name).items():
         if runs:
             raw[number - 1], _ = page_text(runs)
@@ -139,7 +141,6 @@ _WHY = {
 
 
 def _open(path: Path, name: str) -> pdfium.PdfDocument:
-    """打开 PDF；打不开的说清楚为什么、怎么办。"""
     data = path.read_bytes()
     if b"%PDF-" not in data[:1024]:
         raise LabError(f"{name} 不是 PDF（开头没有 PDF 标记），请确认下载到的不是网页或别的格式。")
@@ -176,10 +177,6 @@ def _read(document: pdfium.PdfDocument, number: int) -> tuple[str, list[str]]:
     notes = [FILLED] * bool(filled) + [REORDERED.format(layout)] * bool(layout)
     # 基本平面以外的字，PDFium 给的是两个代理码
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), notes
-
-
-_SPACES = {9, 10, 13, 32, 160}
-_HYPHEN = 2  # PDFium 用它表示行末断开的词的连字符
 
 
 def _runs(handle: api.FPDF_TEXTPAGE) -> list[Run]:
@@ -234,9 +231,6 @@ def _character(handle: api.FPDF_TEXTPAGE, i: int, code: int) -> str:
         font = api.FPDFTextObj_GetFont(api.FPDFText_GetTextObject(handle, i))
         return SYMBOL[code] if "symbol" in pdfium.PdfFont(font).get_base_name().lower() else chr(code)
     return "-" if code == _HYPHEN else chr(code if code <= sys.maxunicode else 0xFFFD)
-
-
-_TYPED = (api.FPDF_FORMFIELD_TEXTFIELD, api.FPDF_FORMFIELD_COMBOBOX, api.FPDF_FORMFIELD_LISTBOX)
 
 
 def _filled_in(page: pdfium.PdfPage, form: pdfium.PdfFormEnv | None) -> Iterator[Run]:

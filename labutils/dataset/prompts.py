@@ -17,6 +17,11 @@ from labutils.base.files import CONFIGS, rel
 from labutils.base.settings import read_yaml
 from labutils.dataset.clean import CLOSING, HAN, Page, between
 
+MARKERS = {"system": (), "user": ("文本", "页码", "事实数", "问法数", "问答对数"),
+           "unanswerable": ("文本", "页码", "问题数")}
+UNANSWERABLE_PER_CALL = 3  # 一次要得太多，模型会凑数
+_MARKER = re.compile(r"\{\{(.+?)\}\}")
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -99,12 +104,6 @@ def _pages(starts: list[tuple[int, int]], begin: int, end: int) -> tuple[int, ..
     """全文第 begin 到 end 个字落在哪几页；没有空白页，中间的每一页都有字在内。"""
     first, last = (bisect_right(starts, (place, float("inf"))) - 1 for place in (begin, end - 1))
     return tuple(sorted({number for _, number in starts[first : last + 1]}))
-
-
-MARKERS = {"system": (), "user": ("文本", "页码", "事实数", "问法数", "问答对数"),
-           "unanswerable": ("文本", "页码", "问题数")}
-UNANSWERABLE_PER_CALL = 3  # 一次要得太多，模型会凑数
-_MARKER = re.compile(r"\{\{(.+?)\}\}")
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,7 @@ def bodies(pieces: Iterable[str]) -> Iterator[object]:
 
 def decoded(chunks: Iterable[bytes]) -> Iterator[str]:
     """收到的字节 → 文字：JSON 总是 UTF-8，响应头里写的编码靠不住。"""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    yield from map(decoder.decode, chunks)
+    return codecs.iterdecode(chunks, "utf-8", "replace")
 
 
 def _lines(pieces: Iterable[str]) -> Iterator[str]:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -20,11 +19,15 @@ from matplotlib.figure import Figure
 
 from labutils.base import figures, files
 from labutils.base.errors import LabError
-from labutils.base.figures import LabFigure, plain, save, template, use_chinese_font
 from labutils.base.text import without_spaces
 from labutils.dataset.clean import CLOSING, COUNT, NUMBERED, STOPS, Page, between, page_list
 
 NAME = "dataset_report"
+FRONT = "（开头）"
+_CHAPTER = re.compile(rf"\s*(?:[一二三四五六七八九十]+、|第{COUNT}[章编部]|#\s)")
+_SECTION = re.compile(rf"\s*(?:第{COUNT}节|{NUMBERED}|#{{2,}}\s)")
+_HEADING_LENGTH = 30
+_LONGEST_NAME, _MOST_CHAPTERS = 18, 25  # 章节名的字数、画出的章数；再多就看不清了，全部在报告的表里
 
 
 def write(
@@ -33,12 +36,11 @@ def write(
 ) -> dict:
     """在 folder（要已经存在）里写 dataset_report.json、.png、.html，返回报告的内容；funnel 画进 HTML。"""
     report = describe(rows, train, dev, pages)
-    text = json.dumps(report | {"funnel": funnel}, ensure_ascii=False, indent=1)
-    files.write(folder / f"{NAME}.json", text + "\n")
+    files.write_json(folder / f"{NAME}.json", report | {"funnel": funnel})
     picture = folder / f"{NAME}.png"
     overview_plot(report, picture)
     # 一个文件、不引用外部资源；一切文字都由 jinja2 转义
-    html = template("dataset/report.html.j2").render(
+    html = figures.template("dataset/report.html.j2").render(
         report=report, problem=split_problem(report), funnel=funnel,
         picture=base64.b64encode(picture.read_bytes()).decode())
     files.write(folder / f"{NAME}.html", html)
@@ -54,7 +56,7 @@ def describe(rows: list[dict], train: list[dict], dev: list[dict], pages: list[P
         "pairs": len(rows),
         "facts": len(_facts(rows)),
         "repaired_evidence": sum("evidence_original" in row for row in rows),
-        "without_source": [row["id"] for row in lost],
+        "without_source": lost,
         "coverage": {**_counts(found),
                      "characters": round(1 - len(_text(bare)) / max(1, len(_text(found))), 3)},
         "sections": _by_section(found),
@@ -69,10 +71,7 @@ def describe(rows: list[dict], train: list[dict], dev: list[dict], pages: list[P
 
 def _notes(pages: list[Page]) -> list[dict]:
     """读文档时发现的事，各是哪几页：只有图片、按位置重排过、去掉了页眉……"""
-    where: dict[str, list[int]] = {}
-    for page in pages:
-        for note in filter(None, page.note.split("；")):
-            where.setdefault(note, []).append(page.number)
+    where = _grouped((note, page.number) for page in pages for note in filter(None, page.note.split("；")))
     return [{"note": note, "pages": page_list(numbers)} for note, numbers in where.items()]
 
 
@@ -92,18 +91,12 @@ def _lengths(rows: list[dict], key: str) -> dict:
 def _by_section(found: list[Paragraph]) -> list[dict]:
     """各章节的段落数、有题的段落数、题数；一题的证据跨两段时只算一次。"""
     return [{"section": section, "pages": sorted({paragraph.page for paragraph in group}), **_counts(group),
-             "pairs": len({name for paragraph in group for name in paragraph.questions})}
-            for section, group in _grouped(found, "section").items()]
+             "pairs": len(set().union(*(paragraph.questions for paragraph in group)))}
+            for section, group in _grouped((paragraph.section, paragraph) for paragraph in found).items()]
 
 
 def _counts(found: list[Paragraph]) -> dict:
     return {"paragraphs": len(found), "covered": sum(bool(paragraph.questions) for paragraph in found)}
-
-
-FRONT = "（开头）"
-_CHAPTER = re.compile(rf"\s*(?:[一二三四五六七八九十]+、|第{COUNT}[章编部]|#\s)")
-_SECTION = re.compile(rf"\s*(?:第{COUNT}节|{NUMBERED}|#{{2,}}\s)")
-_HEADING_LENGTH = 30
 
 
 @dataclass
@@ -165,9 +158,9 @@ def _ends_sentence(line: str) -> bool:
     return line.rstrip(CLOSING)[-1:] in tuple(STOPS)
 
 
-def mark(found: list[Paragraph], rows: list[dict]) -> list[dict]:
-    """把每条问答记到证据所在的段落（跨两段、两页的都记），返回找不到出处的问答。"""
-    by_page, lost = _grouped(found, "page"), []
+def mark(found: list[Paragraph], rows: list[dict]) -> list[str]:
+    """把每条问答记到证据所在的段落（跨两段、两页的都记），返回找不到出处的问答的编号。"""
+    by_page, lost = _grouped((paragraph.page, paragraph) for paragraph in found), []
     following = dict(pairwise(by_page))
     for row in rows:
         page, evidence = row.get("page", 0), without_spaces(row.get("evidence", ""))
@@ -176,21 +169,21 @@ def mark(found: list[Paragraph], rows: list[dict]) -> list[dict]:
         for paragraph in touched:
             paragraph.questions.append(row["id"])
         if not touched:
-            lost.append(row)
+            lost.append(row["id"])
     return lost
 
 
-def _grouped(found: list[Paragraph], key: str) -> dict:
+def _grouped(pairs: Iterable[tuple]) -> dict[object, list]:
     groups = defaultdict(list)
-    for paragraph in found:
-        groups[getattr(paragraph, key)].append(paragraph)
+    for key, item in pairs:
+        groups[key].append(item)
     return groups
 
 
 def _touched(mine: list[Paragraph], evidence: str) -> list[Paragraph]:
     """证据落在连着的这几段里的哪几段。"""
     flat = [without_spaces(paragraph.text) for paragraph in mine]
-    start = "".join(flat).find(evidence) if evidence else -1
+    start = "".join(flat).find(evidence)
     if start < 0:
         return []
     ends = list(accumulate(map(len, flat)))
@@ -221,9 +214,6 @@ def summary(report: dict) -> str:
     return "\n".join([*lines, f"✗ {problem}。" if problem else "✓ 验证集没有训练集的题，考到的事实都学过。"])
 
 
-_LONGEST_NAME, _MOST_CHAPTERS = 18, 25  # 章节名的字数、画出的章数；再多就看不清了，全部在报告的表里
-
-
 def funnel_plot(counts: list[tuple[str, int]], path: str | Path | None = None) -> Figure:
     """数据每过一关还剩多少（蓝）、拦下多少（红）；给了 path 就另存为 PNG。
 
@@ -237,26 +227,26 @@ def funnel_plot(counts: list[tuple[str, int]], path: str | Path | None = None) -
     places = range(len(counts))
     axes.barh(places, left, color=figures.AFTER, height=0.62)
     axes.barh(places, lost, left=left, color=figures.WRONG, height=0.62)
-    axes.set_yticks(places, list(map(plain, stages)))
+    axes.set_yticks(places, list(map(figures.plain, stages)))
     for place, (count, gone) in enumerate(zip(left, lost, strict=True)):
         text = f"{count}（−{gone}）" if gone else str(count)
         axes.text(count + gone + max(left) * 0.01, place, text, va="center", fontsize=9)
     axes.set(xlim=(0, max(1, *left) * 1.16), xlabel="条数")
     axes.invert_yaxis()
     figure.alt = "每过一关还剩多少条：" + "，".join(f"{name} {left}" for name, left in counts)
-    return save(figure, path)
+    return figures.save(figure, path)
 
 
 def overview_plot(report: dict, path: str | Path | None = None) -> Figure:
     """各章的覆盖、问题与答案的长短；report 是 describe 的结果，给了 path 就另存为 PNG。"""
     chapters = _chapters(report["sections"])
-    use_chinese_font()
+    figures.use_chinese_font()
     height = max(5.2, 0.32 * min(len(chapters), _MOST_CHAPTERS) + 1.6)
-    figure = LabFigure(figsize=(10.5, height), dpi=100, layout="constrained")
+    figure = figures.LabFigure(figsize=(10.5, height), dpi=100, layout="constrained")
     wide, narrow = figure.subplots(1, 2, width_ratios=[1.2, 1])
     _coverage_bars(wide, chapters)
     _length_bars(narrow, report["lengths"])
-    return save(figure, path)
+    return figures.save(figure, path)
 
 
 def _chapters(sections: list[dict]) -> dict[str, Counter]:
@@ -285,7 +275,7 @@ def _coverage_bars(axes: Axes, chapters: dict[str, Counter]) -> None:
 
 
 def _short(name: str) -> str:
-    return plain(name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…")
+    return figures.plain(name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…")
 
 
 def _length_bars(axes: Axes, lengths: dict[str, dict]) -> None:

@@ -24,10 +24,9 @@ from openpyxl.styles import Alignment, Font
 from openpyxl.worksheet.datavalidation import DataValidation
 from openpyxl.worksheet.worksheet import Worksheet
 
-from labutils.base import files
 from labutils.base.errors import LabError
 from labutils.base.figures import template, without_blank_lines
-from labutils.base.files import one_sentence, rel
+from labutils.base.files import one_sentence, rel, write
 from labutils.dataset.checks import document_of, name_rows, recheck, tidy
 from labutils.dataset.clean import Page
 from labutils.dataset.office import DAMAGED
@@ -42,6 +41,8 @@ ACCEPT, REJECT, EDIT, UNREVIEWED = "接受", "拒绝", "修改", ""
 _SHOWN = 5  # 一次最多列出这么多处要改的
 _NUMBER = re.compile("[1-9][0-9]{0,8}")
 _LONGEST = 32767  # Excel 一格至多这么多字
+Decided = dict[str, tuple[int, dict[str, str]]]  # 编号 → (行号, 那一行)；表里没有的行号是 0
+Problems = list[tuple[int, str, str]]  # (行号, 列名, 哪里不对)
 _NOT_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # 工作簿存不下的字符
 
 
@@ -118,7 +119,7 @@ def write_table(records: list[dict[str, str]], path: Path) -> None:
     data = io.BytesIO()
     book.save(data)
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write(path, data.getvalue())
+    write(path, data.getvalue())
 
 
 def _fill(sheet: Worksheet, records: list[dict[str, str]]) -> None:
@@ -189,8 +190,6 @@ def _seen(cell: Cell) -> object:
 
 
 class Review(NamedTuple):
-    """审阅的结果。"""
-
     rows: list[dict]  # 留下的
     rejected: list[dict]  # 没留下的
     counts: dict[str, int]  # 决定 → 行数
@@ -215,10 +214,6 @@ def apply(
     lost += filterfalse(_has_row, rejected)
     counts = Counter(record[DECISION] for _, record in decided.values())
     return Review(name_rows(list(kept.values())), lost, dict(counts))
-
-
-Decided = dict[str, tuple[int, dict[str, str]]]  # 编号 → (行号, 那一行)；表里没有的行号是 0
-Problems = list[tuple[int, str, str]]  # (行号, 列名, 哪里不对)
 
 
 def _decide(path: str | Path, known: dict[str, Candidate]) -> tuple[Decided, Problems]:

@@ -101,8 +101,7 @@ def find_service(preset: str = "", model: str = "", path: str | Path = PRESETS) 
     """
     presets = load_presets(path)
     if preset and preset not in presets:
-        known = "、".join(presets)
-        raise LabError(f"{rel(path)} 里没有预设 {preset}，有的是 {known}；可以照样子加一条。")
+        raise LabError(f"{rel(path)} 里没有预设 {preset}，有的是 {'、'.join(presets)}；可以照样子加一条。")
     if preset:
         return _service(presets[preset], preset, model, f"{rel(path)} 里 {preset} 的 base_url")
     url = os.environ.get("OPENAI_BASE_URL", "").strip() or "https://api.openai.com/v1"
