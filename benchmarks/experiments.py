@@ -153,7 +153,7 @@ def made_by(run: Run, extra: dict) -> str:
 
 def table(rows: list[dict]) -> str:
     """Markdown 表，一行一次训练。"""
-    lines = [f"| 做法 | 种子 | {' | '.join(name for name, _ in GROUPS.values())} | 可训练的参数 | 秒 |",
+    lines = [f"| 做法 | 种子 | {' | '.join(GROUPS.values())} | 可训练的参数 | 秒 |",
              "|---|---|" + "---|" * (len(GROUPS) + 2)]
     for row in rows:
         shares = " | ".join(f"{row['right'][group] / row['asked'][group]:.0%}" for group in GROUPS)
