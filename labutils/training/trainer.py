@@ -25,6 +25,7 @@ from labutils.models.table import differ
 from labutils.training.data import LeftCollator
 
 PACKED = "lab_packed"
+LARGE = 10_000  # 词表大到这么多，才值得不存分数（见 benchmarks/speed.md）
 CLOSE = 1e-3  # 两种拼法的损失与梯度的相对误差上限：fp32 的舍入远小于它，看见了别段远大于它
 
 Row = dict[str, list[int]]
@@ -198,7 +199,7 @@ def make_trainer(model: PeftModel, args: TrainingArguments, padded: LeftCollator
     trial = [pick(rows, key=lambda row: len(row["input_ids"])) for pick in (max, min)]
     if (base.device.type, base.dtype) == ("cpu", torch.float32):
         known = base.config._attn_implementation == "sdpa" and not base._is_stateful
-        for pieces in (True, False) * known:
+        for pieces in sorted({base.config.get_text_config().vocab_size >= LARGE, False})[::-1] * known:
             if agrees(model, padded, trial, pieces):
                 frugal = args.activation_checkpointing  # 用检查点的缺内存，两份同时算要两份的
                 count = 1 if frugal or in_one_piece(model, trial) else 2

@@ -156,8 +156,9 @@ def test_what_draws_random_numbers_is_one_piece(tmp_path, kind, sizes, changes, 
     ("qwen2", {"tie_word_embeddings": True},
      {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}, False)])
 def test_model_that_changes_its_scores_or_trains_its_head_computes_them_whole(
-        tmp_path, kind, sizes, options, pieces):
+        tmp_path, monkeypatch, kind, sizes, options, pieces):
     """软上限再大、分数再小，也看得出模型还要改分数；训练的输出层要有自己的梯度。"""
+    monkeypatch.setattr(trainer, "LARGE", 0)
     base = made(kind, **sizes)
     if options.pop("biased", False):
         torch.nn.init.normal_(base.lm_head.bias)
@@ -221,3 +222,8 @@ def test_halves_hold_every_row_and_are_alike(count):
 def test_noise_depends_on_the_length_of_each_conversation():
     made = trainer.noise([100, 4], width=64, alpha=8).abs()
     assert made[:100].max() <= 8 / (100 * 64) ** 0.5 < made[100:].max() <= 8 / (4 * 64) ** 0.5
+
+
+@pytest.mark.parametrize(("vocabulary", "pieces"), [(trainer.LARGE - 1, False), (trainer.LARGE, True)])
+def test_scores_of_a_small_vocabulary_are_kept(tmp_path, vocabulary, pieces):
+    assert built(tmp_path, made("qwen2", vocab_size=vocabulary)).pieces is pieces
