@@ -7,12 +7,7 @@ from functools import partial
 from threading import Event, Thread
 
 import torch
-from transformers import (
-    ContinuousBatchingConfig,
-    GenerationConfig,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
+from transformers import ContinuousBatchingConfig, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from labutils.base.errors import LabError
 from labutils.base.text import Cut

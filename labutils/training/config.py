@@ -51,7 +51,6 @@ class TrainingConfig:
     没有写的项取 transformers 的缺省值（AdamW、线性衰减、裁剪 1.0）。max_steps > 0 时
     num_train_epochs 不起作用；一“轮”是问答各出现一次，再加上按比例混入的对话。
     neftune_noise_alpha：训练时词向量上加多大的均匀噪声（Jain 等 2023，arXiv:2310.05914）。
-    torch_compile：GPU 上先编译再训练，CPU 上不起作用。
     """
 
     output_dir: StrictStr = "./output"
@@ -62,7 +61,7 @@ class TrainingConfig:
     per_device_eval_batch_size: Count = 8
     gradient_accumulation_steps: Count = 1
     gradient_checkpointing: StrictBool = False
-    torch_compile: StrictBool = False
+    torch_compile: StrictBool = False  # 先编译再训练，只在 GPU 上起作用
     dataloader_num_workers: StrictInt = Field(0, ge=0, le=128)
     save_strategy: Literal["steps"] = "steps"
     save_steps: Count = 500

@@ -1,7 +1,7 @@
 """训练循环：transformers.Trainer，只换一步怎么算、验证集损失怎么平均、存什么。讲解见 notebook 02。
 
 CPU 上的一步（PackedTrainer）：几段对话首尾相接，分成两份在两个核上同时算。损失与梯度和左边补齐的一批
-（LabTrainer）相同，只是不算用不着的：没有填充，注意力逐段算，输出层只算有标签的位置，不存分数。
+（LabTrainer）相同，只是不算用不着的：没有填充，注意力逐段算，输出层只算有标签的位置，词表大时不存分数。
 """
 
 from collections.abc import Callable, Iterator
