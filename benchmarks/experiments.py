@@ -140,8 +140,9 @@ def losses(log: list[dict]) -> list[list]:
 def made_by(run: Run, extra: dict) -> str:
     """基座、数据、配置与这次改动的摘要：有一样变了，旧的结果就不算数。"""
     config = override(load_config(CONFIG), run.changes | extra)
-    config.path = None
-    known = [run.seed, run.full, run.unmasked, run.trained, dataclasses.asdict(config)]
+    settings = dataclasses.asdict(config) | {"path": None}
+    del settings["training_args"]["torch_compile"]  # 只管快慢，不管结果
+    known = [run.seed, run.full, run.unmasked, run.trained, settings]
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
     read = [build.COURSE_PDF, files.DATA / "qa.jsonl", *sorted((files.DATA / "probes").iterdir())]
     read += [files.ROOT / name for name in (config.data_config.general_file,
