@@ -28,7 +28,7 @@ from labutils.models import loader
 from labutils.training.config import Config, load_config, override
 from labutils.training.data import takes_positions
 from labutils.training.finetune import DTYPES, add_lora
-from labutils.training.trainer import LARGE, bare, label_loss
+from labutils.training.trainer import bare, has_large_vocabulary, label_loss
 
 ATTENTION = "lab_ledger"  # 估算时用的注意力，见 _fused_attention
 CPU, GPU = 1.9, 1.1  # 分配器的碎片与对齐，乘在峰值上；CPU 的由 benchmarks/memory.py 量得，GPU 的是约数
@@ -66,9 +66,8 @@ def estimate_memory(model_config, config: Config, dtype: torch.dtype, length: in
     fused = base._supports_attention_backend
     if fused:  # 换不了注意力的结构（Bloom、Falcon 等）照它自己最费内存的写法算
         base.config._attn_implementation = ATTENTION
-    large = base.config.get_text_config().vocab_size >= LARGE
-    packed = fused and large and (dtype, slack) == (torch.float32, CPU)  # 与 make_trainer 相同：不存分数
-    if packed:
+    packed = fused and has_large_vocabulary(base) and (dtype, slack) == (torch.float32, CPU)
+    if packed:  # 与 make_trainer 相同：不存分数
         base.get_output_embeddings().forward = bare
     base.config.use_cache = False
     weights, scratch = _weight_bytes(base, config.quantization)

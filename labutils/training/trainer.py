@@ -77,6 +77,10 @@ def bare(hidden: torch.Tensor) -> torch.Tensor:
     return hidden
 
 
+def has_large_vocabulary(base) -> bool:
+    return base.config.get_text_config().vocab_size >= LARGE
+
+
 class LabelLoss(torch.autograd.Function):
     """输出层的输入 (m, 维)、权重 (词表, 维)、labels (m,) → 交叉熵之和，不存 (m, 词表) 的分数。
 
@@ -199,7 +203,7 @@ def make_trainer(model: PeftModel, args: TrainingArguments, padded: LeftCollator
     trial = [pick(rows, key=lambda row: len(row["input_ids"])) for pick in (max, min)]
     if (base.device.type, base.dtype) == ("cpu", torch.float32):
         known = base.config._attn_implementation == "sdpa" and not base._is_stateful
-        for pieces in sorted({base.config.get_text_config().vocab_size >= LARGE, False})[::-1] * known:
+        for pieces in ([True] * has_large_vocabulary(base) + [False]) * known:
             if agrees(model, padded, trial, pieces):
                 frugal = args.activation_checkpointing  # 用检查点的缺内存，两份同时算要两份的
                 count = 1 if frugal or in_one_piece(model, trial) else 2
