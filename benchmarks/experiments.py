@@ -2,7 +2,7 @@
 
 notebook 05 画的就是这些结果。每跑完一次就写进 benchmarks/experiments.json，停下再运行，跑完的不再跑；
 基座、数据或配置变了，旧的结果就作废。``--only course qa_only`` 只跑名字这样开头的，
-``--jobs 2`` 两个进程同时跑。
+``--jobs 2`` 两个进程同时跑；``--questions 5`` 每组只问前五题，用来试一试。
 """
 
 import argparse
@@ -76,7 +76,7 @@ def planned() -> list[Run]:
     ]
 
 
-def measure(run: Run, extra: dict) -> dict:
+def measure(run: Run, extra: dict, count: int | None) -> dict:
     """训练一次，四组题各答一遍：答对几题、可训练的参数、要存的字节数、损失、秒数。"""
     with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(io.StringIO()):
         folder, began = Path(name), time.perf_counter()
@@ -84,7 +84,8 @@ def measure(run: Run, extra: dict) -> dict:
         model, tokenizer, figures = loader.load("tiny") + ({},) if not run.trained else (
             full if run.full else lora)(run, folder, run.changes | extra)
         seconds = time.perf_counter() - began
-        groups = evaluate.load_groups(folder / "data" / "qa.jsonl", folder / "data", files.DATA / "probes")
+        loaded = evaluate.load_groups(folder / "data" / "qa.jsonl", folder / "data", files.DATA / "probes")
+        groups = {group: items[:count] for group, items in loaded.items()}
         return {"title": run.title, "seed": run.seed, "changes": run.changes, "full": run.full,
                 "unmasked": run.unmasked, "seconds": round(seconds), **figures,
                 "right": {group: right(model, tokenizer, items) for group, items in groups.items()},
@@ -137,12 +138,12 @@ def losses(log: list[dict]) -> list[list]:
     return [[row["step"], round(row["loss"], 4)] for row in log if "loss" in row]
 
 
-def made_by(run: Run, extra: dict) -> str:
-    """基座、数据、配置与这次改动的摘要：有一样变了，旧的结果就不算数。"""
+def made_by(run: Run, extra: dict, count: int | None) -> str:
+    """基座、数据、配置、问几题与这次改动的摘要：有一样变了，旧的结果就不算数。"""
     config = override(load_config(CONFIG), run.changes | extra)
     settings = dataclasses.asdict(config) | {"path": None}
     del settings["training_args"]["torch_compile"]  # 只管快慢，不管结果
-    known = [run.seed, run.full, run.unmasked, run.trained, settings]
+    known = [run.seed, run.full, run.unmasked, run.trained, settings] + [count] * (count is not None)
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
     read = [build.COURSE_PDF, files.DATA / "qa.jsonl", *sorted((files.DATA / "probes").iterdir())]
     read += [files.ROOT / name for name in (config.data_config.general_file,
@@ -163,9 +164,8 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def work(job: tuple[Run, dict]) -> tuple[str, dict]:
-    run, extra = job
-    return run.name, {"made_by": made_by(run, extra), **measure(run, extra)}
+def work(job: tuple[Run, dict, int | None]) -> tuple[str, dict]:
+    return job[0].name, {"made_by": made_by(*job), **measure(*job)}
 
 
 def save(out: Path, rows: dict[str, dict]) -> None:
@@ -180,6 +180,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="跑没有跑过的；不写就只看已有的")
     parser.add_argument("--only", nargs="+", default=[""], metavar="名字", help="只跑名字这样开头的")
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--questions", type=int, metavar="题数", help="每组只问前几题")
     parser.add_argument("--out", type=Path, default=OUT, help="结果文件")
     parser.add_argument("--set", nargs="*", default=[], metavar="键=值", help="改配置，例如 max_steps=3")
     arguments = parser.parse_args()
@@ -187,11 +188,11 @@ def main() -> None:
     kept = json.loads(arguments.out.read_text("utf-8")) if arguments.out.is_file() else {}
     runs = planned()
     known = {run.name: kept[run.name] for run in runs
-             if kept.get(run.name, {}).get("made_by") == made_by(run, extra)}
+             if kept.get(run.name, {}).get("made_by") == made_by(run, extra, arguments.questions)}
     todo = [run for run in runs if run.name not in known and run.name.startswith(tuple(arguments.only))]
     if arguments.write:
         with multiprocessing.get_context("spawn").Pool(arguments.jobs, maxtasksperchild=1) as pool:
-            for name, row in pool.imap_unordered(work, [(run, extra) for run in todo]):
+            for name, row in pool.imap_unordered(work, [(run, extra, arguments.questions) for run in todo]):
                 known[name] = row
                 save(arguments.out, {run.name: known[run.name] for run in runs if run.name in known})
                 print(table([row]).splitlines()[-1], flush=True)

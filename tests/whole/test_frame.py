@@ -305,7 +305,7 @@ def test_experiments_differ_and_the_notebook_draws_only_planned_ones(monkeypatch
 
     runs = {run.name: run for run in experiments.planned()}
     recorded = json.loads(experiments.OUT.read_text(encoding="utf-8"))
-    assert len({experiments.made_by(run, {}) for run in runs.values()}) == len(experiments.planned())
+    assert len({experiments.made_by(run, {}, None) for run in runs.values()}) == len(experiments.planned())
     assert recorded.keys() <= runs.keys() and {"base", "course-42", "qa_only-42"} <= recorded.keys()
     for name, row in recorded.items():
         assert (row["seed"], row["changes"]) == (runs[name].seed, runs[name].changes), name
@@ -317,18 +317,18 @@ def test_experiments_differ_and_the_notebook_draws_only_planned_ones(monkeypatch
 
 
 @pytest.mark.slow
-def test_experiments_are_kept_one_by_one_and_not_run_again(tmp_path):
+def test_experiments_are_kept_one_by_one_and_not_run_again(tmp_path, monkeypatch, capsys):
     """删去一次，只补这一次；配置改了，旧的都不算。"""
-    def experiments(*options):
-        place = str(tmp_path / "kept.json")
-        command = [sys.executable, "benchmarks/experiments.py", "--out", place, *options]
-        done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
-                              capture_output=True, encoding="utf-8")
-        assert done.returncode == 0, done.stderr
-        written = (tmp_path / "kept.json").read_text(encoding="utf-8")
-        return done.stdout.count("| 42 |"), json.loads(written)
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import experiments as script
 
-    two = ("--only", "full-same", "unmasked", "--set", "max_steps=1")
+    def experiments(*options):
+        place = tmp_path / "kept.json"
+        monkeypatch.setattr(sys, "argv", ["experiments.py", "--out", str(place), *options])
+        script.main()
+        return capsys.readouterr().out.count("| 42 |"), json.loads(place.read_text(encoding="utf-8"))
+
+    two = ("--only", "full-same", "unmasked", "--questions", "2", "--set", "max_steps=1")
     printed, first = experiments("--write", *two)
     assert list(first) == ["unmasked", "full-same_rate"] and printed == 4  # 跑完时一行，最后的表里一行
     assert first["full-same_rate"]["trainable"] > 5 * first["unmasked"]["trainable"]
