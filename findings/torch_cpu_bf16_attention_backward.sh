@@ -12,7 +12,7 @@
 #   转换和小矩阵乘法的开销盖过了省下的。三行的写法交给 torch.bmm，整个矩阵一次算完。（由计时推断，没有读到源码。）
 #
 # 【伤到谁】在 CPU 上用自动混合精度（torch.autocast("cpu", torch.bfloat16)）训练小模型的人：线性层快了，
-#   注意力慢了，合起来比该有的慢三分之一；看总时间看不出慢在哪里，因为确实比 fp32 快了一点。
+#   注意力慢了，合起来比该有的慢两三成；看总时间看不出慢在哪里，因为确实比 fp32 快了一点。
 #   transformers 缺省的 attn_implementation="sdpa" 就是这条路。
 #
 # 【怎么避开】注意力单独用 fp32 算（关掉 autocast，q、k、v 先 .float()），或用 attn_implementation="eager"。
