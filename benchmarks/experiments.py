@@ -23,6 +23,7 @@ from labutils.base import files
 from labutils.comparison import evaluate
 from labutils.comparison.metrics import GROUPS, fact_correct
 from labutils.dataset import build
+from labutils.dataset.rows import UNANSWERABLE
 from labutils.models import chat, generate, loader
 from labutils.training import data, finetune
 from labutils.training.config import load_config, override
@@ -143,12 +144,11 @@ def made_by(run: Run, extra: dict, count: int | None) -> str:
     config = override(load_config(CONFIG), run.changes | extra)
     settings = dataclasses.asdict(config) | {"path": None}
     del settings["training_args"]["torch_compile"]  # 只管快慢，不管结果
+    settings["data_config"]["unanswerable_file"] = "data/unanswerable_train.jsonl"  # 内容在下面，叫什么都一样
     known = [run.seed, run.full, run.unmasked, run.trained, settings] + [count] * (count is not None)
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
-    read = [build.COURSE_PDF, files.DATA / "qa.jsonl", *sorted((files.DATA / "probes").iterdir())]
-    read += [files.ROOT / name for name in (config.data_config.general_file,
-                                            config.data_config.unanswerable_file)]
-    for path in [loader.WEIGHTS / "model.safetensors", *read]:
+    read = ["qa.jsonl", "probes/general.jsonl", UNANSWERABLE[1], "general_train.jsonl", UNANSWERABLE[0]]
+    for path in [loader.WEIGHTS / "model.safetensors", build.COURSE_PDF, *map(files.DATA.joinpath, read)]:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -120,8 +120,7 @@ def _given_text(path: Path, name: str) -> str:
     try:
         text = path.read_text("utf-8-sig")  # 有的编辑器会在开头加 BOM
     except UnicodeDecodeError:
-        raise LabError(f"{name} 不是 UTF-8 编码（可能是 GBK/ANSI），"
-                       "请用编辑器“另存为”，编码选 UTF-8。") from None
+        raise LabError(f"{name} 不是 UTF-8 编码（多半是 GBK），请用编辑器“另存为”，编码选 UTF-8。") from None
     except OSError:
         raise LabError(f"{name} 不存在或打不开，请检查路径和文件名。") from None
     if not text.strip():

@@ -117,8 +117,7 @@ def _value(text: str) -> Decimal:
 _RAISED = re.compile(r"(?<=\d)[⁰¹²³⁴-⁹]+")
 _THOUSANDS = re.compile(r"(?<![\d,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _REWRITES = [(re.compile(pattern), new) for pattern, new in (
-    (r"(?<!\d)(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?!\d)",
-     lambda m: f"{m[1]}年{int(m[2])}月{int(m[3])}日"),
+    (r"(?<!\d)(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?!\d)", lambda m: f"{m[1]}年{int(m[2])}月{int(m[3])}日"),
     (r"(?<![\d/])(\d{1,3})[/⁄](\d{1,3})(?![\d/])", r"\2分之\1"),
     # “周三10点”“周三三点”是两个数
     (rf"(?<=[{NONZERO}])(?=\d)|(?<=\d)(?=[{NONZERO}])", "、"),

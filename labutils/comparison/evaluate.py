@@ -18,7 +18,7 @@ from labutils.base.errors import LabError
 from labutils.base.files import one_sentence, read_rows, rel, write_json_lines
 from labutils.comparison import results
 from labutils.comparison.metrics import bleu_4, fact_correct, lexical_answers, rouge_l
-from labutils.dataset.rows import load_conversations, load_qa
+from labutils.dataset.rows import UNANSWERABLE, load_any, load_conversations, load_qa
 from labutils.models import generate, loader
 from labutils.models.generate import Unfinished, as_messages
 
@@ -26,19 +26,17 @@ STAGES = {"before": "微调前", "after": "微调后"}
 
 
 # —— 输入：四组题 ——
-
-
 def load_groups(qa_file: str | Path, data_dir: str | Path, probes_dir: str | Path) -> dict[str, list[dict]]:
-    """四组题：train（训练过的问法）、unseen（没见过的问法）、general、unanswerable
+    """四组题：train（训练过的问法）、unseen（没见过的问法）、general、unanswerable（没有文件就是空的）
 
     train.json 与 dev.json 只有对话，要点和页码按问题文字去 qa_file 里找；找不到时抛出 LabError，说明哪个文件
-    第几条。探针文件缺失或格式不对时也抛出 LabError；题目里缺项由 compare 指出。
+    第几条。通用的探针文件缺失或格式不对时也抛出 LabError；题目里缺项由 compare 指出。
     """
     known = {str(row.get("question", "")).strip(): row for row in load_qa(qa_file)}
     return {"train": _rejoin(Path(data_dir) / "train.json", known, qa_file),
             "unseen": _rejoin(Path(data_dir) / "dev.json", known, qa_file),
             "general": load_qa(Path(probes_dir) / "general.jsonl"),
-            "unanswerable": load_qa(Path(probes_dir) / "unanswerable.jsonl")}
+            "unanswerable": load_any(Path(data_dir) / UNANSWERABLE[1])}
 
 
 def _rejoin(path: Path, known: dict[str, dict], qa_file: str | Path) -> list[dict]:
@@ -77,7 +75,6 @@ def _all_text(values: Any) -> bool:
 
 
 # —— 答过的题：6B 模型在 CPU 上答一遍要几个小时，中途停下（断电、中断）再运行，不答第二遍 ——
-
 NAME = "answers.partial.jsonl"
 _SMALL = 1 << 16  # 基座只比元素不超过这么多的张量（各层的归一化等）：足以认出换了基座，又不必读完 12 GB
 
@@ -127,8 +124,6 @@ def fingerprint(model: Any, generation: dict) -> str:
 
 
 # —— 对比 ——
-
-
 @dataclass
 class Comparison:
     """一次对比的全部结果
@@ -153,16 +148,16 @@ class Comparison:
     def table(self) -> pd.DataFrame:
         """每组一行的汇总表，给人看的"""
         lines = []
-        for group in (g for g in self.before if self.before[g]["n"]):
-            old, new, copied = self.before[group], self.after[group], self.lexical_baseline.get(group)
-            lines.append({
-                "问题组": results.group_name(group), "题数": new["n"],
+        for group, old in self.before.items():
+            new, copied = self.after[group], self.lexical_baseline.get(group)
+            head = {"问题组": results.group_name(group), "题数": new["n"]}
+            lines.append(head | dict.fromkeys(("微调前", "微调后"), "没有测") if not new["n"] else head | {
                 "微调前": f"{old['accuracy']:.0%}", "微调后": f"{new['accuracy']:.0%}",
                 "95% 区间（后）": "–".join(f"{edge:.0%}" for edge in new["interval"]),
                 "不用模型": f"{copied['accuracy']:.0%}" if copied else "",
                 "ROUGE-L": f"{old['rouge_l']:.2f} → {new['rouge_l']:.2f}",
                 "BLEU-4": f"{old['bleu_4']:.2f} → {new['bleu_4']:.2f}"})
-        return pd.DataFrame(lines).set_index("问题组")
+        return pd.DataFrame(lines).set_index("问题组").fillna("")
 
     def changes(self) -> pd.DataFrame:
         """每组里一直对、错变对、对变错、一直错各几题"""
@@ -195,7 +190,7 @@ def compare(model: Any, tokenizer: Any, groups: dict[str, list[dict]], out_dir: 
     rows = [_score_row(group, *answered) for group, items in groups.items()
             for answered in zip(items, before[group], after[group], strict=True)]
     result = Comparison(*({group: _scores(rows, group, stage) for group in groups} for stage in STAGES),
-                        _add_baseline(rows, groups), rows, _notes(rows))
+                        _add_baseline(rows, groups), rows, _notes(rows, groups))
     result.files = results.write_all(result, Path(out_dir))
     kept.path.unlink()
     return result
@@ -221,8 +216,6 @@ def _ask_all(model, tokenizer, groups, stage, kept: KeptAnswers, generation) -> 
 
 
 # —— 分数 ——
-
-
 def _score_row(group: str, item: dict, before: str, after: str) -> dict:
     turns = [m["content"] for m in item.get("messages", []) if m["role"] != "system"]
     row = {
@@ -276,8 +269,10 @@ def wilson_interval(right: int, n: int) -> list[float]:
     return [round(min(max(0.0, edge / (1 + z * z / n)), 1.0), 4) for edge in (centre - half, centre + half)]
 
 
-def _notes(rows: list[dict]) -> list[str]:
+def _notes(rows: list[dict], groups: dict[str, list[dict]]) -> list[str]:
     notes = []
+    if groups.get("unanswerable") == []:
+        notes.append(f"材料没写的问题：没有测。要测就把 {UNANSWERABLE[1]} 放在问答文件旁边，再从 01 做起。")
     if all(row["before"] == row["after"] for row in rows):
         notes.append("微调前后的回答一字不差，适配器没有起作用：请检查训练步数、学习率，"
                      "以及适配器是不是对着这个基座训练的。")

@@ -45,8 +45,6 @@ def group_name(group: str) -> str:
 
 
 # —— 文件 ——
-
-
 @one_sentence()
 def write_all(comparison: Any, out_dir: Path) -> dict[str, Path]:
     """写出 comparison.json、.csv、.html 与 PNG，返回 {名字: 文件}
@@ -83,8 +81,6 @@ def cell(value: Any) -> Any:
 
 
 # —— 网页与笔记本里的表格 ——
-
-
 TEMPLATE = figures.template("comparison/comparison.html.j2", change=change, group_name=group_name,
                             percent="{:.0%}".format)
 
@@ -127,8 +123,6 @@ def answer_table(rows: list[dict], kind: str | None = None, group: str | None = 
 
 
 # —— 图 ——
-
-
 def accuracy_bars(before: dict[str, dict], after: dict[str, dict],
                   baseline: dict[str, dict] | None = None, path: str | Path | None = None) -> Figure:
     """各组问题微调前后的正确率，没有题的组不画；baseline 里有的组再画一条虚线

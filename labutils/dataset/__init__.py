@@ -3,9 +3,9 @@
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    "build": ["apply_review", "build_dataset", "export_review", "load_rows"],
-    "checks": ["validate"],
-    "clean": ["Page", "join_lines"],
+    "build": ["apply_review", "build_dataset", "export_review", "from_file", "is_course_document",
+              "load_rows"],
+    "checks": ["validate"], "clean": ["Page", "join_lines"],
     "formats": ["read_pages"],
     "generation": ["Progress", "generate"],
     "prompts": ["chunks", "load_prompts", "messages_for", "qa_requests"],

@@ -28,6 +28,8 @@ REVIEW, REVIEWED = "review.xlsx", "人工审阅之后"
 FEEDBACK = OUTPUT / "feedback.jsonl"  # 网页上的评价与改正写在这里，下次造数据时读回来
 UP, DOWN = "up", "down"
 _VOTE = ("question", "model_answer", "vote", "correction")  # 网页写的一条反馈，都是文字
+NO_UNANSWERABLE = ("这份文档没有“没有写明”的问答：“材料没写的问题”既不训练，也不测。要的话，把 "
+                   f"{'、'.join(qa.UNANSWERABLE)} 放在问答文件旁边，或请大模型出题时写 --unanswerable。")
 
 
 @one_sentence()
@@ -35,7 +37,7 @@ def build_dataset(
     pdf: str | Path, qa_file: str | Path | None, out_dir: str | Path, api_model: str = "", seed: int = 42,
     feedback: str | Path | None = None, **api,
 ) -> dict:
-    """写出 out_dir/data/ 下的 qa.jsonl、train.json、dev.json、rejected.jsonl 和数据集报告。
+    """写出 out_dir/data/ 下的 qa.jsonl、train.json、dev.json、“没有写明”的题、rejected.jsonl 和数据集报告。
 
     api_model 或 api（generate 的其余参数）里的 preset 不空：调用大模型出题，断了接着做。
     都空：用 qa_file（见 from_file），逐条对着文档检查；没有给的，课程的文档回放样例回复，别的引发 LabError。
@@ -46,15 +48,18 @@ def build_dataset(
     voted = read_pairs(resolve(feedback)) if feedback else []  # 写坏了就在花钱出题之前说
     pages = read_pages(pdf)
     if api_model or api.get("preset"):
-        qa_file, (rows, rejected, steps) = None, _asked(out_dir, {"model": api_model, **api}, pages)
+        qa_file, made = None, _asked(out_dir, {"model": api_model, **api}, pages)
     else:
-        rows, rejected, steps = _given(pdf, qa_file, pages)
+        made = _given(pdf, qa_file, pages)
+    rows, rejected, steps, unanswerable = made
     if not rows:
         raise LabError(_nothing_passed(qa_file, out_dir, rejected))
     if feedback:
-        rows = _with_feedback(voted, rows, pages, rejected)
+        rows = _add_feedback(voted, rows, pages, rejected)
         steps = [*steps, ("加上网页反馈", len(rows))]
+    unanswerable = unanswerable or _unanswerable_beside(qa_file or DATA / "qa.jsonl", pages)
     report = finish(out_dir / "data", rows, rejected, pages, seed, steps)
+    save_unanswerable(out_dir / "data", unanswerable, rows, pages)
     print("每一关还剩：" + " → ".join(f"{name} {count}" for name, count in report["funnel"]))
     print(f"写好 {rel(out_dir / 'data')}，不合格 {len(rejected)} 条。", report["summary"], sep="\n")
     return report
@@ -64,6 +69,7 @@ class Made(NamedTuple):
     rows: list[dict]  # 合格的
     rejected: list[dict]  # 不合格的
     funnel: list[tuple[str, int]]  # checks.funnel 的结果
+    unanswerable: list[dict] = []  # 模型出的“没有写明”的问答，还没有检查
 
 
 def _nothing_passed(qa_file: Path | None, out_dir: Path, rejected: list[dict]) -> str:
@@ -110,10 +116,10 @@ def _asked(out_dir: Path, api: dict, pages: list[Page]) -> Made:
     prompts = load_prompts()
     pieces = chunks(pages, prompts.chunk_size, prompts.chunk_overlap)
     result = generate(pieces, out_dir=out_dir, prompts=prompts, **api)
-    made = collect(_texts(result.files), pages, result.chunks)
-    if count := api.get("unanswerable"):
-        save_unanswerable(_texts(result.unanswerable_files), made.rows, out_dir / "data", count, pages)
-    return made
+    found = chain.from_iterable(_parsed(_texts(result.unanswerable_files))[0])
+    extra = [{"id": f"N{number:02d}", **{key: pair.get(key) for key in ("question", "answer")}}
+             for number, pair in enumerate(found, 1)]
+    return collect(_texts(result.files), pages, result.chunks)._replace(unanswerable=extra)
 
 
 def _texts(paths: list[Path]) -> list[str]:
@@ -209,39 +215,48 @@ def _pasted(path: Path) -> tuple[list[dict], list[dict]]:
     return name_facts([list(run) for _, run in runs]), lost
 
 
-def save_unanswerable(
-    texts: list[str], answerable: list[dict], folder: Path, limit: int, pages: list[Page]
-) -> int:
-    """一批回复 → folder 里的 unanswerable_train.jsonl（至多 limit 条）和 …_rejected.jsonl；返回合格的条数。
+def save_unanswerable(folder: Path, given: list[dict], answerable: list[dict], pages: list[Page]) -> None:
+    """“没有写明”的问答：合格的写进 folder 里的 qa.UNANSWERABLE，不合格的写进 unanswerable_rejected.jsonl。
 
-    它们教模型不知道就说不知道，不进 qa.jsonl，也不参加划分。没有证据可对，别的检查与问答相同；
-    与 answerable（文件里答得出的）问的是一回事也不合格。
+    given 的 file 说各条属于哪个文件；模型出的没有说，每三条留一条测试，另做与问答相同的检查。answerable 里
+    有的不合格。哪个文件一条也没有，以前别的文档留下的就删掉。
     """
-    good: list[dict] = []
-    bad: list[dict] = []
+    good, bad = [], []
     document = document_of(pages)._replace(pages=None)  # 只看文档是不是中文
     known = qa.Asked(row["question"] for row in answerable)
-    for pair in chain.from_iterable(parse_response(text)[0] for text in texts):
-        bare = {"question": pair.get("question"), "answer": pair.get("answer")}
-        row, problem = recheck(bare, document, require_evidence=False)
-        reason = problem.reason if problem else _unfit(row, good, known)
-        if reason:
-            bad.append({"reason": reason, "row": pair})
-        elif len(good) < limit:
-            good.append({"id": f"N{len(good) + 1:02d}", "question": row["question"], "answer": row["answer"]})
-    path = write_json_lines(good, folder / "unanswerable_train.jsonl")
-    write_json_lines(bad, folder / "unanswerable_rejected.jsonl")
-    print(f"“没有写明”的问答 {len(good)} 条（要 {limit} 条，不合格 {len(bad)} 条）在 {rel(path)}；"
-          "模型只看得到一块文字，请人看一遍再用。")
-    return len(good)
+    for item in given:
+        row, problem = recheck({**item, "key_points": None}, document, require_evidence=False)
+        refused = problem and (problem.stage == "格式" or "file" not in item)  # 人写的只看格式
+        if reason := problem.reason if refused else _unfit(row, known):
+            bad.append({"reason": reason, "row": item})
+        else:
+            good.append(row)
+    kept, repeated = qa.drop_near_duplicates(good)
+    rows_of = {qa.UNANSWERABLE[0]: [], qa.UNANSWERABLE[1]: [], "unanswerable_rejected.jsonl": bad + repeated}
+    for number, row in enumerate(kept):
+        name = row.pop("file", qa.UNANSWERABLE[number % 3 == 2])
+        rows_of[name].append(row | {"key_points": [qa.NOT_STATED]})
+    for name, rows in rows_of.items():
+        path = write_json_lines(rows, folder / name)
+        if not rows:
+            path.unlink()
+    counts = "训练 {} 条，测试 {} 条，不合格 {} 条".format(*map(len, rows_of.values()))
+    print(f"“没有写明”的问答：{counts}。" if given else NO_UNANSWERABLE)
 
 
-def _unfit(row: dict, good: list[dict], known: qa.Asked) -> str:
+def _unfit(row: dict, known: qa.Asked) -> str:
     if qa.NOT_STATED not in row["answer"]:
         return f"答案里没有“{qa.NOT_STATED}”"
-    if any(qa.similarity(row["question"], old["question"]) >= qa.NEAR_DUPLICATE for old in good):
-        return "与前面的问题重复"
     return "文件里答得出" if [*known.alike(normalize(row["question"]))] else ""
+
+
+def _unanswerable_beside(qa_file: Path, pages: list[Page]) -> list[dict]:
+    """问答文件旁边的“没有写明”的问答，课程的文档还可以用 data 里的；别的文档不用 data 里的。"""
+    for folder in (qa_file.parent, DATA):
+        found = [row | {"file": name} for name in qa.UNANSWERABLE for row in qa.load_any(folder / name)]
+        if found and (folder.resolve() != DATA or is_course_document(pages)):
+            return found
+    return []
 
 
 def read_pairs(path: str | Path) -> list[dict]:
@@ -264,9 +279,7 @@ def read_pairs(path: str | Path) -> list[dict]:
     return list(answers.values())
 
 
-def _with_feedback(
-    voted: list[dict], rows: list[dict], pages: list[Page], rejected: list[dict]
-) -> list[dict]:
+def _add_feedback(voted: list[dict], rows: list[dict], pages: list[Page], rejected: list[dict]) -> list[dict]:
     """rows 后面接上反馈（read_pairs 的结果）里合格的新问答，不合格的加进 rejected 并打印行号。
 
     写反馈的可能是任何人，所以和自己的问答文件一样逐条检查；与原有问答矛盾的以原有的为准。
@@ -310,9 +323,8 @@ def finish(
 
 def load_rows(folder: str | Path) -> tuple[list[dict], list[dict]]:
     """读回 folder 里的 (合格的问答, 被拦下的)。"""
-    refused = Path(folder) / "rejected.jsonl"
-    has_any = refused.is_file() and refused.stat().st_size > 0
-    return qa.load_qa(Path(folder) / "qa.jsonl"), [item for _, item in read_rows(refused)] if has_any else []
+    refused = read_rows(Path(folder) / "rejected.jsonl", torn="skip")
+    return qa.load_qa(Path(folder) / "qa.jsonl"), [item for _, item in refused]
 
 
 def export_review(folder: str | Path) -> Path:

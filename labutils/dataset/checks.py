@@ -191,9 +191,7 @@ def _language_problem(row: dict) -> Found:
         return "question", "文档是中文，问题不是中文"
     # 问英文名称的题，答案就是原文里的外文，不算错
     quoted = foreign_words(row["answer"]) <= foreign_words(row.get("evidence", ""))
-    if not is_chinese(row["answer"]) and not quoted:
-        return "answer", "文档是中文，答案不是中文"
-    return None
+    return None if quoted or is_chinese(row["answer"]) else ("answer", "文档是中文，答案不是中文")
 
 
 def is_chinese(text: str) -> bool:
@@ -234,8 +232,7 @@ def outside_reference(text: str, known: str = "") -> str:
     """离开原文就不知所指的词，如“本文”“上述”，没有就是空串；“该通知”在前文或 known 里说过是哪个的不算。"""
     if found := _SELF.search(text):
         return found[0]
-    pointing = (found[0] for found in _POINTING.finditer(text)
-                if found[1] not in known + text[: found.start()])
+    pointing = (one[0] for one in _POINTING.finditer(text) if one[1] not in known + text[: one.start()])
     return next(pointing, "")
 
 

@@ -225,9 +225,7 @@ def between(before: str, after: str) -> str:
     end, first = last.rstrip(CLOSING)[-1:], after.split("\n", 1)[0]
     # 没有句号的短行多半是标题；停在逗号上的一定没完
     unfinished = end not in STOPS + "." and (len(last) > 15 or end in "，、,")
-    if not unfinished or _stand_apart(last, first):
-        return "\n"
-    return glue(last[-1], first[0])
+    return "\n" if not unfinished or _stand_apart(last, first) else glue(last[-1], first[0])
 
 
 # 页码的各种写法（全角的先换成半角）：3、- 3 -、Ⅲ、（3）、3-15、一二、P.12、第1页（共6页）、Page 3 of 10

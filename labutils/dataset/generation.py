@@ -269,8 +269,7 @@ class Progress:
         self._file_lock.release()
 
     def entry(self, request: Request) -> Entry:
-        key = (request.chunk_hash, request.prompt_hash, self.model)
-        return self.entries.setdefault(key, Entry())
+        return self.entries.setdefault((request.chunk_hash, request.prompt_hash, self.model), Entry())
 
     def reply(self, request: Request, text: str, usage: dict | None, pairs: int, final: bool) -> None:
         """记下一份回复。final：这一问到此为止，不必再问。"""

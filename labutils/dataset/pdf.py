@@ -122,8 +122,7 @@ def _no_text(raw: list[str], notes: Notes, name: str) -> str:
             return f"{name} {kind}第 {page_list(where[what])} 页{what}{_advice(what)}。"
     if any(map(str.strip, raw)):
         return f"{name} 共 {len(raw)} 页，除了每页重复的页眉页脚没有别的文字，请换一份 PDF。"
-    return (f"{name} 共 {len(raw)} 页，全是空白或内容已损坏，没有可用的文字，"
-            "请用阅读器打开看看，换一份 PDF。")
+    return f"{name} 共 {len(raw)} 页，全是空白或内容已损坏，没有可用的文字，请用阅读器打开看看，换一份 PDF。"
 
 
 def _advice(what: str) -> str:

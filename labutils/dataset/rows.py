@@ -19,6 +19,7 @@ from labutils.base.files import read_rows, rel, write_json_lines
 from labutils.base.text import normalize
 
 NOT_STATED = "没有写明"  # 文件答不出的问题，回答里都有这几个字
+UNANSWERABLE = ("unanswerable_train.jsonl", "unanswerable_test.jsonl")  # 这些题放在问答文件旁边，可以没有
 
 
 def load_qa(path: str | Path) -> list[dict]:
@@ -31,6 +32,11 @@ def load_qa(path: str | Path) -> list[dict]:
     if not rows:
         raise LabError(f"{rel(path)} 里一条问答也没有，请检查文件内容。")
     return rows
+
+
+def load_any(path: Path) -> list[dict]:
+    """同 load_qa，没有这个文件就是 []。"""
+    return load_qa(path) if path.is_file() else []
 
 
 def flatten(item: dict) -> dict:
@@ -243,8 +249,7 @@ def split(rows: list[dict], seed: int = 42) -> tuple[list[dict], list[dict]]:
 
 def _drawn(groups: list[list[int]], total: int, rng: random.Random) -> set[int]:
     """抽进验证集的行号；groups 是各个事实的行号，total 是总行数。"""
-    in_dev = {i for members in groups if len(members) > 1
-              for i in rng.sample(members, max(1, len(members) // 3))}
+    in_dev = {i for group in groups if len(group) > 1 for i in rng.sample(group, max(1, len(group) // 3))}
     if not in_dev:
         in_dev = set(rng.sample(range(total), max(1, total // 10)))
         print(f"提醒：每个事实都只有一种问法，只好抽 {len(in_dev)} 条作验证集；"
@@ -262,8 +267,7 @@ def check_no_leak(train: list[dict], dev: list[dict]) -> dict:
             raise LabError(f"{name}是空的，请检查划分之前的问答数据。")
     asked = set(map(normalize, map(_question, train)))
     if repeated := [q for q in map(_question, dev) if normalize(q) in asked]:
-        raise LabError(f"验证集有 {len(repeated)} 个问题在训练集里出现过，例如“{repeated[0]}”，"
-                       "请去重后重新划分。")
+        raise LabError(f"验证集有 {len(repeated)} 个问题训练集里也有，例如“{repeated[0]}”，请去重再划分。")
     learned, tested = ({row.get("fact_id") for row in rows} - {None} for rows in (train, dev))
     return {"train": len(train), "dev": len(dev), "dev_facts": len(tested),
             "dev_facts_in_train": len(tested & learned)}

@@ -254,8 +254,7 @@ class Feedback:
         self.path = Path(path)
         self._lock = threading.Lock()
 
-    def save(self, question: str, model_answer: str, side: str, vote: str = "",
-             correction: str = "") -> None:
+    def save(self, question: str, model_answer: str, side: str, vote: str = "", correction: str = "") -> None:
         """写一条；文件太大或写不进去时引发 LabError。改正多长由 Page.correct 管。"""
         row = {"question": question, "model_answer": model_answer, "side": side, "vote": vote,
                "correction": correction, "time": time.strftime("%Y-%m-%d %H:%M:%S")}
@@ -267,8 +266,7 @@ class Feedback:
                     file.seek(-1, os.SEEK_END)
                     line = line if file.read(1) == b"\n" else b"\n" + line
                 if file.tell() + len(line) > MAX_BYTES:
-                    raise LabError("反馈文件已经写满，请告诉老师：把 "
-                                   f"{files.rel(self.path)} 移走后就能继续收。")
+                    raise LabError(f"反馈文件已经写满，请告诉老师：把 {files.rel(self.path)} 移走就能再收。")
                 file.write(line)
         except OSError as error:
             raise LabError(f"反馈没有保存下来：{files.sentence(error, self.path)}") from error

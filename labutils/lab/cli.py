@@ -64,7 +64,7 @@ def run(
                           preset=preset, max_cost=max_cost, everything=everything)
     if not summary["ok"]:
         raise LabError(report.describe_failure(summary["failed"]))
-    print(report.verdict(summary)[1])
+    print(report.verdict(summary)[1], *summary["notes"], sep="\n")
 
 
 @app.command()
@@ -85,7 +85,7 @@ def dataset(
         min=0, help="估算超过这么多（币种见预设）或算不出多少钱，就先问一句")] = 5.0,
     yes: Annotated[bool, Option("--yes", "-y", help="超过 --max-cost 也不问，直接做")] = False,
     retry_failed: Annotated[bool, Option("--retry-failed", help="只再问上次失败的块")] = False,
-    unanswerable: Annotated[int, Option(min=0, help="另出几个“没有写明”的问题，单独成文件")] = 0,
+    unanswerable: Annotated[int, Option(min=0, help="另出几个“没有写明”的问题，三个留一个测试，要人看")] = 0,
     student: Annotated[str, Option(help="学号：照它编一份文档和问答，代替 PDF 与 --qa")] = "",
 ) -> None:
     """从 PDF 与问答对做出 train.json 和 dev.json（notebook 01）。
@@ -116,8 +116,7 @@ def finetune(
     model: Annotated[str, Argument(
         help="tiny、模型文件夹或网上的“组织/名称”", callback=files.existing_model)],
     config: Annotated[str, Argument(help="微调配置（YAML）", callback=_good_config)],
-    resume: Annotated[str, Argument(
-        help="auto 或 yes 接着训练，no 从头；或从哪一步接着")] = "auto",
+    resume: Annotated[str, Argument(help="auto 或 yes 接着训练，no 从头；或从哪一步接着")] = "auto",
     out: Annotated[str, Option(help="结果文件夹；不写就用配置里的 output_dir")] = "",
     seed: Annotated[int | None, Option(help="随机种子；不写就用配置里的")] = None,
 ) -> None:
@@ -169,8 +168,7 @@ def infer(
 
 @app.command()
 def compare(
-    checkpoint: Annotated[str, Argument(
-        help="checkpoint-N 文件夹（适配器）；不写就用最近一次的结果")] = "",
+    checkpoint: Annotated[str, Argument(help="checkpoint-N 文件夹（适配器）；不写就用最近一次的结果")] = "",
     data: Annotated[str, Option(
         help="含 train.json 与 dev.json 的文件夹；不写就用适配器旁边的，没有就用 data")] = "",
     qa: Annotated[str, Option(help="带要点的问答对；不写就用数据文件夹里的 qa.jsonl")] = "",

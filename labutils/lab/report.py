@@ -29,7 +29,8 @@ def summarize(folder: Path, model: str, seed: int, seconds: dict[str, float], fa
     """
     result, comparison = _read_json(folder / RESULT), _read_json(folder / COMPARISON)
     data = {"pairs": "qa.jsonl", "train": "train.json", "dev": "dev.json"}
-    failed = failed or _missing_result(folder)
+    failed = failed or next(({"notebook": name, "cell": None, "error": f"运行完了，却没有写出 {path}。"}
+                             for name, path in _EXPECTED.items() if not (folder / path).is_file()), None)
     return {
         "ok": failed is None, "model": model, "seed": seed, "versions": versions(),
         "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
@@ -37,12 +38,7 @@ def summarize(folder: Path, model: str, seed: int, seconds: dict[str, float], fa
         "training": {key: result.get(key) for key in TRAINING_KEYS},
         "accuracy": {when: _accuracy(comparison[when]) for when in ("before", "after") if when in comparison},
         "baseline": comparison.get("lexical_baseline", {}).get("unseen", {}).get("accuracy"),
-        "adapter": result.get("adapter"), "failed": failed}
-
-
-def _missing_result(folder: Path) -> dict | None:
-    return next(({"notebook": notebook, "cell": None, "error": f"运行完了，却没有写出 {name}。"}
-                 for notebook, name in _EXPECTED.items() if not (folder / name).is_file()), None)
+        "notes": comparison.get("notes", []), "adapter": result.get("adapter"), "failed": failed}
 
 
 def _accuracy(scores: dict[str, dict]) -> dict[str, dict]:

@@ -89,13 +89,13 @@ def plan_parameters(road: list[Path], options: dict[str, Value], given: dict[str
     """每个 notebook 的参数：{路径: {名字: 值}}，值的类型与 notebook 里的默认值相同。
 
     options 里 notebook 没有的名字略过；given（用户用 -p 写的）里的名字没有一个 notebook 认识、或不能改的，
-    抛 LabError。QA_FILE 只给 01：后面的 notebook 读 01 写出的那一份，才不会绕过检查与清洗。
+    抛 LabError。QA_FILE 只给 00、01：后面的 notebook 读 01 写出的那一份，才不会绕过检查与清洗。
     """
     defaults = {path: read_defaults(path) for path in road}
     _check_names(given, defaults)
     plan = {}
     for path, known in defaults.items():
-        withheld = set() if path.stem == "01_build_dataset" else {"QA_FILE"} - given.keys()
+        withheld = set() if path.stem in ROAD[:2] else {"QA_FILE"} - given.keys()
         plan[path] = {name: convert(name, value, known[name]) for name, value in {**options, **given}.items()
                       if name in known.keys() - withheld}
     return plan

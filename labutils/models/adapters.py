@@ -60,8 +60,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     for name in ("adapter_model.safetensors", "adapter_model.bin"):
         if (folder / name).is_file():
             return tensors(folder / name)
-    raise LabError(f"适配器文件夹 {rel(folder)} 里没有 adapter_model.safetensors，"
-                   "请换一个完整的 checkpoint-N。")
+    raise LabError(f"适配器文件夹 {rel(folder)} 里没有 adapter_model.safetensors，请换完整的 checkpoint-N。")
 
 
 def is_official(names: Iterable[str]) -> bool:
@@ -144,8 +143,7 @@ def check_adapter_alive(model, tokenizer, question: str) -> str:
     new, old = (tokenizer.decode([int(p.argmax())]).replace("\n", "换行") for p in (with_adapter, without))
     top = f"最可能的仍是“{new}”" if old == new else f"最可能的由“{old}”变为“{new}”"
     counted = f"{total} 个 B 矩阵中 {alive} 个不为零；" if total else ""  # 别的适配器没有 B
-    return (f"适配器在工作：{counted}对“{question}”，"
-            f"下一个词元的概率分布变化了 {change * 100:.2g}%，{top}")
+    return f"适配器在工作：{counted}对“{question}”，下一个词元的概率分布变化了 {change * 100:.2g}%，{top}"
 
 
 @torch.no_grad()

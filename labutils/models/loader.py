@@ -60,8 +60,7 @@ def _base_folder(name: str) -> str:
         return str(WEIGHTS)
     if folder := model_folder(name):
         if not (folder / "config.json").is_file():
-            raise LabError(f"模型文件夹 {rel(folder)} 里没有 config.json，"
-                           "请确认下载完整、路径没有多一层。")
+            raise LabError(f"模型文件夹 {rel(folder)} 里没有 config.json，请确认下载完整、路径没有多一层。")
         return str(folder)
     existing_model(name)
     _go_online()
@@ -99,8 +98,7 @@ def adapter_base(folder: Path) -> str:
                        "请换一个完整的 checkpoint-N，或重新训练。")
     base = weights.adapter_settings(folder).get("base_model_name_or_path")
     if not base:
-        raise LabError(f"{rel(path)} 没有记录基座模型，"
-                       "请在 base_model_name_or_path 里补上 tiny 或模型文件夹。")
+        raise LabError(f"{rel(path)} 没有记录基座，请在 base_model_name_or_path 里补上 tiny 或模型文件夹。")
     if base == TINY:
         return base
     if (ROOT / base).is_dir():  # 记录的路径相对仓库根目录
@@ -190,8 +188,7 @@ def _quantization(kind: str | None, dtype: torch.dtype, device: torch.device) ->
     if device.type != "cuda":
         raise LabError(f"4-bit 加载要有 NVIDIA 显卡，这里用的是 {device}；请去掉 quantization。")
     if find_spec("bitsandbytes") is None:
-        raise LabError("4-bit 加载要用 bitsandbytes，请先运行 pip install -e '.[quant]'，"
-                       "或去掉 quantization。")
+        raise LabError("4-bit 加载要用 bitsandbytes，请运行 pip install -e '.[quant]'，或去掉 quantization。")
     settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
                                   bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
     return {"quantization_config": settings, "device_map": {"": device}}

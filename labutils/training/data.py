@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from labutils.base import files
 from labutils.base.errors import LabError
 from labutils.base.text import normalize
-from labutils.dataset.rows import Asked, load_conversations
+from labutils.dataset.rows import UNANSWERABLE, Asked, load_conversations
 from labutils.models import chat
 from labutils.training.config import Config
 from labutils.training.questions import augment, question_from_answer
@@ -53,10 +53,14 @@ def find_file(name: str, data_dir: Path) -> Path:
 
 
 def read_training(config: Config, data_dir: Path) -> list[Source]:
-    """读训练用的各个来源，问答在最前面；比例为 0 的来源不读。空文件引发 LabError。"""
+    """读训练用的各个来源，问答在最前面；比例为 0 的、这份文档没有的不读。空文件引发 LabError。"""
     data = config.data_config
     wanted = [("qa", data.train_file, 1), ("unanswerable", data.unanswerable_file, data.unanswerable_ratio),
               ("general", data.general_file, data.general_ratio)]
+    own = data_dir / UNANSWERABLE[0]
+    if data.unanswerable_file == own.name and not own.is_file():
+        print(f"没有 {files.rel(own)}：这次不训练“没有写明”的问答。")
+        del wanted[1]
     return [_source(name, find_file(file, data_dir)) for name, file, ratio in wanted if ratio > 0]
 
 

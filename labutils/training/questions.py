@@ -13,6 +13,7 @@ from random import Random
 
 from labutils.base.files import place, write, write_json_lines
 from labutils.dataset.checks import outside_reference
+from labutils.dataset.rows import UNANSWERABLE
 
 NOT_STATED = "，材料没有写明"  # 语料里的拒答都这样收尾
 
@@ -168,9 +169,7 @@ def augment(question: str, rng: Random) -> str:
     way = rng.choice(("opening", "ending", "drop"))
     if way == "opening":
         return draw(rng, "polite_openings") + question
-    if way == "ending":
-        return question + draw(rng, "endings")
-    return drop_characters(question, rng)
+    return question + draw(rng, "endings") if way == "ending" else drop_characters(question, rng)
 
 
 def swap_synonyms(question: str, rng: Random) -> str:
@@ -219,16 +218,21 @@ _NOTE = "这份文件里的名称、日期、数字都是程序按学号编出�
 
 
 def write_student(student: str, out_dir: str | Path) -> tuple[Path, Path]:
-    """写出 out_dir/document.md 与 out_dir/data/qa.jsonl，返回这两个文件，可以直接交给 build_dataset。"""
+    """写出 out_dir/document.md 与 data/qa.jsonl（旁边还有没写明的题），返回这两个文件，给 build_dataset。"""
     rng, rows, text = Random(f"student {student}"), [], f"# 练习文件（学号 {student}）\n\n{_NOTE}\n"
+    train, test = [], []
     usable = [attribute for attribute in attributes() if _value(rng, attribute.kind)]
     subjects = dict.fromkeys(regular_subject(rng) for _ in range(3 * SUBJECTS))  # 多取几个，重名的只留一个
     for page, subject in enumerate([*subjects][:SUBJECTS], 2):  # 一节是一“页”，开头的说明是第一页
-        made = [_fact(rng, subject, attribute, page) for attribute in rng.sample(usable, FACTS)]
+        *used, first, second, third = rng.sample(usable, FACTS + 3)
+        made = [_fact(rng, subject, attribute, page) for attribute in used]
         text += f"\n## {subject}\n\n" + "".join(f"{same[0]['evidence']}。" for same in made) + "\n"
         rows += sum(made, [])
+        train += [_unstated(rng, subject, first), _unstated(rng, subject, second)]
+        test += [_unstated(rng, subject, third)]
     document, qa = place(out_dir) / "document.md", place(out_dir) / "data" / "qa.jsonl"
-    write_json_lines(rows, qa)
+    for path, part in zip((qa, *map(qa.with_name, UNANSWERABLE)), (rows, train, test), strict=True):
+        write_json_lines(part, path)
     write(document, text)
     return document, qa
 
@@ -238,9 +242,18 @@ def _fact(rng: Random, subject: str, attribute: Attribute, page: int) -> list[di
     value = _value(rng, attribute.kind)
     said = [text.replace("S", subject).replace("V", value) for text in attribute.statements]
     fact = {"answer": f"{said[0]}。", "key_points": [value], "evidence": rng.choice(said), "page": page}
+    return [{"question": question, **fact} for question in rng.sample(_clear(attribute, subject), WORDINGS)]
+
+
+def _unstated(rng: Random, subject: str, attribute: Attribute) -> dict:
+    """问一种没有写明的属性。"""
+    answer = restated(attribute, subject) + NOT_STATED + "。"
+    return {"question": rng.choice(_clear(attribute, subject)), "answer": answer}
+
+
+def _clear(attribute: Attribute, subject: str) -> list[str]:
     asked = (text.replace("S", subject) + "？" for text in attribute.questions)
-    clear = list(filterfalse(outside_reference, asked))
-    return [{"question": question, **fact} for question in rng.sample(clear, WORDINGS)]
+    return list(filterfalse(outside_reference, asked))
 
 
 def _value(rng: Random, kind: str) -> str:

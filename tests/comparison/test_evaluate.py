@@ -218,7 +218,7 @@ def test_empty_groups_are_kept_but_not_drawn(monkeypatch, tmp_path):
     result = compare(FakePeft(), None, groups, tmp_path)
     nothing = {"accuracy": None, "n": 0, "interval": None, "rouge_l": None, "bleu_4": None}
     assert result.after["general"] | {"interval": None} == nothing
-    assert result.lexical_baseline == {} and len(result.table()) == 1
+    assert result.lexical_baseline == {} and result.table()["微调后"].tolist() == ["没有测", "100%", "没有测"]
 
 
 def test_unwritable_folder_is_known_before_answering(monkeypatch, tmp_path):
@@ -266,12 +266,27 @@ def folders(tmp_path):
     save_conversations([TRAIN], data / "train.json")
     save_conversations([UNSEEN, UNSEEN_2], data / "dev.json")
     files.write_json_lines([CHAT], probes / "general.jsonl")
-    files.write_json_lines([NOT_STATED], probes / "unanswerable.jsonl")
+    files.write_json_lines([NOT_STATED], data / "unanswerable_test.jsonl")
     return data / "qa.jsonl", data, probes
 
 
 def test_groups_are_rejoined_with_key_points(folders):
     assert load_groups(*folders) == GROUPS
+
+
+def test_a_document_without_unanswerable_questions_is_not_measured_on_them(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(generate, "answer", fake_answer)
+    (folders[1] / "unanswerable_test.jsonl").unlink()
+    groups = load_groups(*folders)
+    assert groups == GROUPS | {"unanswerable": []}
+    result = compare(FakePeft(), None, groups, tmp_path / "out")
+    table = result.table()
+    assert table.loc["材料没写的问题"].tolist() == [0, "没有测", "没有测", "", "", "", ""]
+    assert table.loc["通用能力", "微调前"] == "100%"
+    (note,) = (note for note in result.notes if "没有测" in note)
+    assert "unanswerable_test.jsonl 放在问答文件旁边" in note
+    written = (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
+    assert note in written and "<td>没有测</td>" in written
 
 
 def test_a_question_from_another_split_is_named(folders):

@@ -15,7 +15,7 @@ from labutils.dataset.clean import Page
 from labutils.dataset.generation import Generation
 from labutils.dataset.prompts import Chunk
 from labutils.dataset.report import mark, paragraphs
-from labutils.dataset.rows import check_no_leak, load_conversations, load_qa
+from labutils.dataset.rows import UNANSWERABLE, check_no_leak, load_conversations, load_qa
 from labutils.demo.events import Feedback
 
 TEXT = "图书馆每周开放六天。借书期限是三十天。逾期每天交费两角。"
@@ -195,24 +195,78 @@ def test_api_model_is_called_and_page_comes_from_evidence(tmp_path, other_pdf, m
         path.write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
         extra = tmp_path / "unanswerable-001.txt"
         questions = ("罚款交到哪里？", "书能借多久", "借书证多少钱？", "本文的作者是谁？", "Who is he?",
-                     "馆长是谁？")
+                     "馆长是谁？", "自习室有几间？", "周末几点关门？")
         rows = [{"question": q, "answer": "材料没有写明。"} for q in questions]
         rows[2]["answer"] = "五元。"
         extra.write_text(json.dumps({"pairs": rows}, ensure_ascii=False), encoding="utf-8")
         return Generation([path], pieces, [extra])
 
     monkeypatch.setattr(dataset_build, "generate", fake)
-    report = build_dataset(other_pdf, None, tmp_path, api_model="m", unanswerable=2)
+    report = build_dataset(other_pdf, None, tmp_path, api_model="m", unanswerable=4)
     assert report["pairs"] == 2 and report["funnel"][0] == ("回复里的条目", 2)
-    assert lines(tmp_path / "data" / "unanswerable_train.jsonl") == [
-        {"id": "N01", "question": "罚款交到哪里？", "answer": "材料没有写明。"},
-        {"id": "N02", "question": "馆长是谁？", "answer": "材料没有写明。"}]
+    train, test = (lines(tmp_path / "data" / name) for name in UNANSWERABLE)
+    assert [row["question"] for row in train] == ["罚款交到哪里？", "馆长是谁？", "周末几点关门？"]
+    assert test == [{"id": "N07", "question": "自习室有几间？", "answer": "材料没有写明。",
+                     "key_points": ["没有写明"]}]  # 每三条留一条测试
     bad = lines(tmp_path / "data" / "unanswerable_rejected.jsonl")
     assert [r["reason"] for r in bad] == [
         "文件里答得出", "答案里没有“没有写明”", "问题里的“本文”离开原文就不知所指",
         "文档是中文，问题不是中文"]
     assert not any("没有写明" in r["answer"] for r in load_qa(tmp_path / "data" / "qa.jsonl"))
     assert load_qa(tmp_path / "data" / "qa.jsonl")[0]["page"] == 1
+
+
+NOT_STATED = [{"question": question, "answer": "材料没有写明。"} for question in (
+    "罚款交到哪里？", "馆长是谁？", "自习室有几间？")]
+
+
+def unanswerable(folder):
+    """写出的两个文件里的问题，没有写出的是 None。"""
+    return [[row["question"] for row in lines(path)] if path.exists() else None
+            for path in map((folder / "data").joinpath, UNANSWERABLE)]
+
+
+def test_unanswerable_questions_beside_the_qa_file_are_checked_and_used(tmp_path, other_pdf, capsys):
+    """读得懂的、文件里答不出的才用；测试题与训练题一样的不用，要点补上。"""
+    wrong = [{"question": ROWS[0]["question"], "answer": "材料没有写明。"},  # 文件里答得出
+             {"question": "借书证多少钱？", "answer": "五元。"}, {"question": "谁？"}]
+    qa = write_json_lines(ROWS, tmp_path / "mine" / "qa.jsonl")
+    write_json_lines(NOT_STATED[:2] + wrong, qa.with_name(UNANSWERABLE[0]))
+    write_json_lines(NOT_STATED[1:], qa.with_name(UNANSWERABLE[1]))
+    build_dataset(other_pdf, qa, tmp_path)
+    assert unanswerable(tmp_path) == [["罚款交到哪里？", "馆长是谁？"], ["自习室有几间？"]]
+    assert lines(tmp_path / "data" / UNANSWERABLE[1])[0]["key_points"] == ["没有写明"]
+    assert "训练 2 条，测试 1 条，不合格 4 条" in capsys.readouterr().out
+    reasons = [item["reason"] for item in lines(tmp_path / "data" / "unanswerable_rejected.jsonl")]
+    assert reasons[:2] == ["文件里答得出", "答案里没有“没有写明”"] and len(reasons) == 4
+    build_dataset(other_pdf, tmp_path / "data" / "qa.jsonl", tmp_path)  # 拿写出来的再做一次，结果一样
+    assert unanswerable(tmp_path) == [["罚款交到哪里？", "馆长是谁？"], ["自习室有几间？"]]
+    qa.with_name(UNANSWERABLE[1]).write_text("1\n", encoding="utf-8")
+    with pytest.raises(LabError, match="mine/unanswerable_test.jsonl 第 1 行不是"):
+        build_dataset(other_pdf, qa, tmp_path)
+
+
+def test_nothing_of_the_course_document_is_left_for_another(tmp_path, other_pdf, monkeypatch, capsys):
+    """课程的“没有写明”的问答只给课程的文档：别的文档没有就不训练也不测，以前留下的删掉。"""
+    build_dataset(COURSE_PDF, write_json_lines(KNOWN, tmp_path / "qa.jsonl"), tmp_path)
+    assert list(map(len, unanswerable(tmp_path))) == [138, 24]
+    course = [[row["question"] for row in lines(DATA / name)] for name in UNANSWERABLE]
+    assert unanswerable(tmp_path) == course and "没有“没有写明”" not in capsys.readouterr().out
+    build_dataset(other_pdf, write_json_lines(ROWS, tmp_path / "mine.jsonl"), tmp_path)
+    assert unanswerable(tmp_path) == [None, None]
+    assert "既不训练，也不测。要的话，把 unanswerable_train.jsonl、" in capsys.readouterr().out
+    monkeypatch.setattr(dataset_build, "DATA", tmp_path / "course")  # 自己的问答放进了课程的 data 文件夹
+    qa = write_json_lines(ROWS, tmp_path / "course" / "mine.jsonl")
+    write_json_lines(NOT_STATED, qa.with_name(UNANSWERABLE[0]))
+    build_dataset(other_pdf, qa, tmp_path)
+    assert unanswerable(tmp_path) == [None, None]
+
+
+def test_only_one_of_the_two_files_may_be_given(tmp_path, other_pdf):
+    qa = write_json_lines(ROWS, tmp_path / "mine" / "qa.jsonl")
+    write_json_lines(NOT_STATED, qa.with_name(UNANSWERABLE[1]))
+    build_dataset(other_pdf, qa, tmp_path)
+    assert unanswerable(tmp_path) == [None, [row["question"] for row in NOT_STATED]]
 
 
 def test_locate_pages():

@@ -275,8 +275,8 @@ def test_unknown_price_needs_a_yes(command, monkeypatch, capsys, tmp_path):
     assert "估算：" in out and "实际：" in out and KEY not in out
     assert len(server.calls) == len(chunks(PAGES, 400, 50)) + 1
     saved = (tmp_path / "data" / "unanswerable_train.jsonl").read_text(encoding="utf-8")
-    assert json.loads(saved) == {"id": "N01", "question": "评审专家的补贴是多少钱？",
-                                 "answer": "评审专家的补贴，材料没有写明。"}
+    row = {"question": "评审专家的补贴是多少钱？", "answer": "评审专家的补贴，材料没有写明。"}
+    assert json.loads(saved) == {"id": "N03", **row, "key_points": ["没有写明"]}
     assert "没有写明" not in (tmp_path / "data" / "train.json").read_text(encoding="utf-8")
 
 

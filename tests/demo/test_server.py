@@ -389,9 +389,9 @@ def test_right_answers_find_their_own_page(rows):
     assert found / len(rows[::3]) >= 0.9
 
 
-@pytest.mark.parametrize("name, at_least", [("general", 1.0), ("unanswerable", 0.95)])
+@pytest.mark.parametrize("name, at_least", [("probes/general", 1.0), ("unanswerable_test", 0.95)])
 def test_what_the_document_does_not_say_gets_no_source(rows, name, at_least):
-    probes = load_qa(files.DATA / "probes" / f"{name}.jsonl")
+    probes = load_qa(files.DATA / f"{name}.jsonl")
     known = Sources(rows)
     none = [known.find(p.get("question") or p["messages"][-1]["content"], p["answer"]) is None
             for p in probes]

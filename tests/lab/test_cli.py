@@ -17,7 +17,7 @@ from labutils.comparison import evaluate
 from labutils.dataset import build
 from labutils.dataset.checks import validate
 from labutils.dataset.formats import read_pages
-from labutils.dataset.rows import drop_near_duplicates, load_qa
+from labutils.dataset.rows import UNANSWERABLE, drop_near_duplicates, load_qa
 from labutils.demo import server
 from labutils.lab import cli, console, preflight, run
 from labutils.models import generate, loader
@@ -411,3 +411,7 @@ def test_a_students_files_can_be_given_to_the_notebooks(tmp_path):
     document, qa = write_student("20230001", tmp_path / "mine")
     report = build.build_dataset(document, qa, tmp_path / "lab")
     assert report["pairs"] == 120 and report["facts"] == 40
+    train, test = (load_qa(tmp_path / "lab" / "data" / name) for name in UNANSWERABLE)  # 没写明的题也一条不少
+    assert (len(train), len(test)) == (20, 10) and all("，材料没有写明。" in row["answer"] for row in train)
+    assert not {row["answer"].split("，")[0] for row in train + test} & {
+        row["answer"].partition("是")[0] for row in load_qa(qa)}

@@ -126,10 +126,18 @@ def test_parameters_reach_the_notebooks(finished):
     assert (output / "qa_file.txt").read_text(encoding="utf-8") == ""  # QA_FILE 只给 01
 
 
+def test_the_notebooks_know_which_document_the_run_is_on():
+    """00 从问答文件里取题来问，03 看是不是课程的文档；01 之后读 01 写出的题，不给原来的文件。"""
+    given = {"PDF": "my.pdf", "QA_FILE": "my.jsonl"}
+    plan = run.plan_parameters(run.find_road(files.NOTEBOOKS), given, {})
+    values = {path.name[:2]: names for path, names in plan.items()}
+    assert values["00"] == values["01"] == given and values["03"] == {"PDF": "my.pdf"}
+
+
 def test_summary_has_exactly_the_fixed_keys(tmp_path):
     summary = report.summarize(tmp_path, "tiny", 1, {}, None)
     assert list(summary) == ["ok", "model", "seed", "versions", "seconds", "qa", "training", "accuracy",
-                             "baseline", "adapter", "failed"]
+                             "baseline", "notes", "adapter", "failed"]
     assert set(summary["failed"]) == {"notebook", "cell", "error"}
 
 

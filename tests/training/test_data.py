@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections import Counter
 
 import pytest
@@ -268,6 +269,21 @@ def test_unanswerable_rows_become_conversations_and_errors_name_the_line(tmp_pat
     path.write_text(json.dumps({"question": "费用？", "answer": "没有写明"}), encoding="utf-8")
     assert read_training(asked, path.parent)[1].conversations == [
         dialogue("费用？", "没有写明")]
+
+
+def test_a_document_without_unanswerable_rows_trains_without_them(tmp_path, capsys):
+    """数据文件夹里没有就不训练这一种；写明了路径的，在别处也行，找不到仍是错。"""
+    (tmp_path / "t.json").write_text(json.dumps({"question": "问", "answer": "答"}), encoding="utf-8")
+    own = config(unanswerable_file="unanswerable_train.jsonl", unanswerable_ratio=1.0, train_file="t.json")
+    assert [source.name for source in read_training(own, tmp_path)] == ["qa"]
+    assert "没有写明" in (said := capsys.readouterr().out) and said.count("\n") == 1
+    shutil.copy(tmp_path / "t.json", tmp_path / "unanswerable_train.jsonl")
+    assert [source.name for source in read_training(own, tmp_path)] == ["qa", "unanswerable"]
+    own.data_config.unanswerable_file = "data/unanswerable_train.jsonl"
+    assert len(read_training(own, tmp_path)[1].conversations) == 138 and capsys.readouterr().out == ""
+    own.data_config.unanswerable_file = "data/none.jsonl"
+    with pytest.raises(LabError, match="找不到数据文件 data/none.jsonl"):
+        read_training(own, tmp_path)
 
 
 def test_missing_data_file_is_named(tmp_path):

@@ -28,7 +28,7 @@ def rows_of(name):
 
 
 QA = rows_of("qa.jsonl")
-PROBES = rows_of("probes/unanswerable.jsonl")
+PROBES = rows_of("unanswerable_test.jsonl")
 TRAIN = rows_of("unanswerable_train.jsonl")
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 from fakes import chatglm3_fake
 
-from labutils.base.files import CONFIGS, NOTEBOOKS, ROOT
+from labutils.base.files import CONFIGS, DATA, NOTEBOOKS, ROOT, read_rows
 from labutils.lab.run import execute
 from tools import make_pdf
 
@@ -71,6 +71,8 @@ def test_another_document_and_model_run_through(run):
     assert summary["training"]["trainable_parameters"] == layers * rank * (hidden + rows)
     assert summary["qa"]["pairs"] == 10 and summary["qa"]["dev"] >= 1
     assert set(summary["accuracy"]["after"]) == {"train", "unseen", "general", "unanswerable"}
+    assert summary["accuracy"]["after"]["unanswerable"] == {"accuracy": None, "n": 0}  # 不是课程的题
+    assert any("材料没写的问题：没有测" in note for note in summary["notes"]) and "没有测" in done.stdout
 
 
 def test_every_notebook_and_the_report_are_left(run):
@@ -79,6 +81,24 @@ def test_every_notebook_and_the_report_are_left(run):
         assert len(list(folder.glob(f"0{number}_*.ipynb"))) == 1
         assert len(list(folder.glob(f"0{number}_*.html"))) == 1
     assert "损失曲线" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_nothing_of_the_course_document_is_shown(run):
+    """题、回答、文档里的句子，一句也没有印出来；训练与对比也没有用。"""
+    _, folder = run
+    rows = [row for name in ("qa", "unanswerable_train", "unanswerable_test")
+            for _, row in read_rows(DATA / f"{name}.jsonl")]
+    lines = (DATA / "source" / "course_document.md").read_text(encoding="utf-8").splitlines()
+    course = {row[key] for row in rows for key in ("question", "answer")}
+    course |= {line for line in lines if len(line) > 12}
+    written = (folder / "report.html", folder / "output/comparison/comparison.json")
+    for path in [*folder.glob("*.ipynb"), *written]:
+        shown = path.read_text(encoding="utf-8")
+        if path.suffix == ".ipynb":
+            cells = json.loads(shown)["cells"]
+            shown = json.dumps([cell.get("outputs") for cell in cells], ensure_ascii=False)
+        assert [text for text in course if text in shown] == [], path.name
+    assert not list((folder / "output" / "data").glob("unanswerable*"))
 
 
 def test_retrieval_or_lora_measures_the_named_model(run, tmp_path):
