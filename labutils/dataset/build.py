@@ -284,7 +284,7 @@ def _add_feedback(voted: list[dict], rows: list[dict], pages: list[Page], reject
 
     写反馈的可能是任何人，所以和自己的问答文件一样逐条检查；与原有问答矛盾的以原有的为准。
     """
-    kept, refused, _ = _checked("", [*rows, *voted], [], pages, strict=False)
+    kept, refused, *_ = _checked("", [*rows, *voted], [], pages, strict=False)
     rejected += refused
     for item in refused:
         print(f"{item['row']['source']}不合格：{item['reason']}。")

@@ -294,7 +294,7 @@ def test_collect_reports_every_loss():
                                {"role": "assistant", "content": "三十天"}],
              "fact_id": "F01", "key_points": ["三十天"], "page": 1, "evidence": "期限是三十天"}
     text = json.dumps([whole, whole, {**whole, "evidence": "编的"}], ensure_ascii=False)
-    kept, rejected, steps = collect([text[:-1] + ', {"conversations": ['], [Page(1, TEXT)])
+    kept, rejected, steps, _ = collect([text[:-1] + ', {"conversations": ['], [Page(1, TEXT)])
     assert len(kept) == 1
     counts = dict(steps)
     assert (counts["回复里的条目"], counts["读得出来"], counts["答案自洽"]) == (4, 3, 3)

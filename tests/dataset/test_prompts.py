@@ -354,7 +354,7 @@ def test_there_are_at_least_thirty_kinds():
 
 @pytest.mark.parametrize(("reply", "kept", "reason"), [r[1:] for r in REPLIES], ids=[r[0] for r in REPLIES])
 def test_parsed_or_rejected_with_a_reason(reply, kept, reason):
-    rows, rejected, _ = collect([reply], PAGE)
+    rows, rejected, *_ = collect([reply], PAGE)
     reasons = [r["reason"] for r in rejected] + [p["reason"] for p in parse_response(reply)[1]]
     assert len(rows) == kept, reasons
     assert all(row["evidence"] in TEXT and row["answer"].strip("。\n\"“”") == "三十天" for row in rows)

@@ -152,7 +152,7 @@ def test_split_errors():
 
 
 def test_leak_is_found_even_with_other_punctuation():
-    with pytest.raises(LabError, match="1 个问题在训练集里出现过"):
+    with pytest.raises(LabError, match="1 个问题训练集里也有"):
         check_no_leak([GOOD], [row(question="线上一流课程，计划多少门")])
     with pytest.raises(LabError, match="验证集是空的"):
         check_no_leak([GOOD], [])
