@@ -221,9 +221,8 @@ def save_unanswerable(folder: Path, given: list[dict], answerable: list[dict], p
     given 的 file 说各条属于哪个文件；模型出的没有说，每三条留一条测试，另做与问答相同的检查。answerable 里
     有的不合格。哪个文件一条也没有，以前别的文档留下的就删掉。
     """
-    good, bad = [], []
+    good, bad, known = [], [], qa.Asked(row["question"] for row in answerable)
     document = document_of(pages)._replace(pages=None)  # 只看文档是不是中文
-    known = qa.Asked(row["question"] for row in answerable)
     for item in given:
         row, problem = recheck({**item, "key_points": None}, document, require_evidence=False)
         refused = problem and (problem.stage == "格式" or "file" not in item)  # 人写的只看格式
@@ -237,11 +236,13 @@ def save_unanswerable(folder: Path, given: list[dict], answerable: list[dict], p
         name = row.pop("file", qa.UNANSWERABLE[number % 3 == 2])
         rows_of[name].append(row | {"key_points": [qa.NOT_STATED]})
     for name, rows in rows_of.items():
-        path = write_json_lines(rows, folder / name)
-        if not rows:
-            path.unlink()
+        if rows:
+            write_json_lines(rows, folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
     counts = "训练 {} 条，测试 {} 条，不合格 {} 条".format(*map(len, rows_of.values()))
-    print(f"“没有写明”的问答：{counts}。" if given else NO_UNANSWERABLE)
+    advice = "" if all("file" in item for item in given) else "模型只看得到一块文字，请人看一遍再用。"
+    print(f"“没有写明”的问答：{counts}。{advice}" if given else NO_UNANSWERABLE)
 
 
 def _unfit(row: dict, known: qa.Asked) -> str:

@@ -182,7 +182,7 @@ def test_other_pdf_without_questions_says_what_to_do(tmp_path, other_pdf):
         build_dataset(other_pdf, None, tmp_path)
 
 
-def test_api_model_is_called_and_page_comes_from_evidence(tmp_path, other_pdf, monkeypatch):
+def test_api_model_is_called_and_page_comes_from_evidence(tmp_path, other_pdf, monkeypatch, capsys):
     """网络部分在 test_qa_generation 里测；这里只看回复怎样变成数据集。"""
 
     def fake(pieces, out_dir, prompts, model, unanswerable):
@@ -206,6 +206,7 @@ def test_api_model_is_called_and_page_comes_from_evidence(tmp_path, other_pdf, m
     assert report["pairs"] == 2 and report["funnel"][0] == ("回复里的条目", 2)
     train, test = (lines(tmp_path / "data" / name) for name in UNANSWERABLE)
     assert [row["question"] for row in train] == ["罚款交到哪里？", "馆长是谁？", "周末几点关门？"]
+    assert "请人看一遍再用" in capsys.readouterr().out
     assert test == [{"id": "N07", "question": "自习室有几间？", "answer": "材料没有写明。",
                      "key_points": ["没有写明"]}]  # 每三条留一条测试
     bad = lines(tmp_path / "data" / "unanswerable_rejected.jsonl")
