@@ -5,12 +5,12 @@
 #   "all-linear" 包住的每一层都真的被用到：训练几步以后，每一个 lora_B 都得到过不为零的梯度。
 #
 # 【实际】DeepSeek-V3.2、GLM（glm_moe_dsa）、HY-V4 的索引器（indexer：先给每个词元打分，只让注意力看分数最高的几个）
-#   也包上了 LoRA，每层三处：wq_b、wk、weights_proj。它们的 grad 一直是 None，训练多少步都停在初始值，
+#   也包上了 LoRA，有索引器的每层三处：wq_b、wk、weights_proj。它们的 grad 一直是 None，训练多少步都停在初始值，
 #   print_trainable_parameters 照样把它们算作可训练的：按 DeepSeek-V3.2 真实的尺寸，r=8 时有一千多万个参数。
 #   不报错也不提醒；放进 DistributedDataParallel，第二步就报“上一步没有完成归约”。
 #
 # 【为什么】索引器的分数只用来取最大的 k 个位置（topk 的下标），下标不可导；
-#   论文里索引器另有自己的损失，transformers 的前向里没有，所以只用语言模型的损失训练不到它。
+#   DeepSeek 的论文里索引器另有自己的损失，transformers 的前向里没有，所以只用语言模型的损失训练不到它。
 #
 # 【伤到谁】照习惯写 "all-linear" 微调这几种模型的人：以为索引器跟着学了领域里该看哪里，其实一点没有动；
 #   多张显卡时直接训练不了，报的错又不说是哪一层。
