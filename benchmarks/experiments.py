@@ -144,7 +144,6 @@ def made_by(run: Run, extra: dict, count: int | None) -> str:
     config = override(load_config(CONFIG), run.changes | extra)
     settings = dataclasses.asdict(config) | {"path": None}
     del settings["training_args"]["torch_compile"]  # 只管快慢，不管结果
-    settings["data_config"]["unanswerable_file"] = "data/unanswerable_train.jsonl"  # 内容在下面，叫什么都一样
     known = [run.seed, run.full, run.unmasked, run.trained, settings] + [count] * (count is not None)
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
     read = ["qa.jsonl", "probes/general.jsonl", UNANSWERABLE[1], "general_train.jsonl", UNANSWERABLE[0]]

@@ -1,7 +1,7 @@
 """快不快：``python benchmarks/speed.py 项目… [--rounds 3] [--write]``。
 
-项目：startup（多久说出第一句话）、data（造数据）、training（微调）、answering（一次答很多题）、growth（条数、页数
-变多时怎样变慢）、lab（整个实验）。同一项里的几种做法轮流各跑几遍，每遍一个新的进程，取中位数，括号里是最小到最大；
+项目：startup（多久说出第一句话）、data（造数据）、training（微调）、loss（微调以后的验证集损失，一轮一个种子）、answering（一次答很多题）、growth（条数、页数
+变多时怎样变慢）。同一项里的几种做法轮流各跑几遍，每遍一个新的进程，取中位数，括号里是最小到最大；
 别的程序在跑时只看 CPU 秒。--write 把表写进 benchmarks/speed.md 里那一项的下面。
 """
 
@@ -141,8 +141,8 @@ from transformers import (AutoModelForCausalLM, AutoTokenizer, DataCollatorForSe
 from labutils.base import files
 from labutils.models import chat, loader
 from labutils.training import finetune
-vocabulary, lengths, batch, steps, rank, targets = CASE
-folder, rng = Path(tempfile.mkdtemp()), random.Random(1)
+(vocabulary, lengths, batch, steps, rank, targets), seed = CASE, SEED
+folder, rng = Path(tempfile.mkdtemp()), random.Random(seed)
 source, name, changes = files.DATA, "tiny", {}
 if vocabulary:
     source, name = folder, str(folder / "model")
@@ -166,17 +166,20 @@ class Watch(TrainerCallback):
         self.began = time.process_time()
     def on_train_end(self, *_, **__):
         self.cpu = time.process_time() - self.began
-def train_ours():
+def train_ours(dtype="auto"):
     finetune.run(source, name, files.CONFIGS / "lora_tiny.yaml", folder / "out", callbacks=[watch],
-                 max_steps=steps, per_device_train_batch_size=batch, eval_strategy="no", save_steps=steps,
-                 logging_steps=steps, general_ratio=0, unanswerable_ratio=0, question_augmentation=0,
-                 question_from_answer=0, neftune_noise_alpha=None, r=rank, lora_alpha=2 * rank,
-                 target_modules=targets, max_input_length=511, max_output_length=512)
+                 dtype=dtype, seed=seed, max_steps=steps, per_device_train_batch_size=batch,
+                 eval_strategy="no", save_steps=steps, logging_steps=steps, general_ratio=0,
+                 unanswerable_ratio=0,
+                 question_augmentation=0, question_from_answer=0, neftune_noise_alpha=None, r=rank,
+                 lora_alpha=2 * rank, target_modules=targets, max_input_length=511, max_output_length=512)
     return loader.load(folder / "out" / f"checkpoint-{steps}", dtype="float32", device="cpu")[0]
+def train_fp32():
+    return train_ours("fp32")
 def train_plain():
     model, _ = loader.load(name, dtype="float32", device="cpu")
     model.config.use_cache = False
-    torch.manual_seed(42)
+    torch.manual_seed(seed)
     model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=rank, lora_alpha=2 * rank,
                                              target_modules=targets))
     ordered, epoch = [], rows("train.json")
@@ -185,7 +188,7 @@ def train_plain():
         ordered += epoch
     args = TrainingArguments(
         str(folder / "out"), max_steps=steps, per_device_train_batch_size=batch, learning_rate=1.8e-3,
-        lr_scheduler_type="cosine", warmup_steps=0.05, use_cpu=True, save_strategy="no", seed=42,
+        lr_scheduler_type="cosine", warmup_steps=0.05, use_cpu=True, save_strategy="no", seed=seed,
         logging_steps=steps, report_to=[], disable_tqdm=True)
     Trainer(model, args, train_dataset=ordered[: steps * batch], callbacks=[watch],
             data_collator=DataCollatorForSeq2Seq(tokenizer, padding=True)).train()
@@ -221,14 +224,34 @@ CASES = {  # 名字: (词表，0 是自带小模型；问与答的字数；每�
     "词表 65,024，长": (65_024, (480, 95), 4, 12, 8, ["q_proj", "k_proj", "v_proj"])}
 
 
+WAYS = {"Trainer + peft": "plain", "labutils，fp32": "fp32", "labutils，dtype: auto": "ours"}
+
+
+def trained(case: tuple, way: str, seed: int) -> str:
+    return TRAINING.replace("CASE", repr(case)).replace("WAY", way).replace("SEED", str(seed))
+
+
 def training(rounds: int) -> list[str]:
-    ways = {f"{case}：{title}": (TRAINING.replace("CASE", repr(values)).replace("WAY", way),)
-            for case, values in CASES.items()
-            for title, way in (("Trainer + peft", "plain"), ("labutils finetune", "ours"))}
+    ways = {f"{name}：{title}": (trained(case, way, 42),)
+            for name, case in CASES.items() for title, way in WAYS.items()}
     columns = {"rate": "每 CPU 秒几条", "step": "一步的 CPU 秒", "rss": "峰值内存 MiB", "dev": "验证集损失",
                "share": "矩阵乘法的下限占百分之几"}
     return ["条数、词元、步数都相同，一个线程；下限：一步必需的乘加 ÷ 同时量的 1024 阶方阵相乘的速度。", "",
             *rows_of(side_by_side(ways, rounds), columns)]
+
+
+def loss(rounds: int) -> list[str]:
+    """每轮换一个种子。"""
+    seeds, case = range(42, 42 + rounds), (*CASES["自带小模型"][:3], 300, *CASES["自带小模型"][4:])
+    lines = ["自带小模型，300 步；次序与初值由种子定，两个 labutils 相同，Trainer + peft 的另是一样。", "",
+             "| 做法 | " + " | ".join(f"种子 {seed}" for seed in seeds) + " | 平均 |",
+             "|---" * (rounds + 2) + "|"]
+    for title, way in WAYS.items():
+        ends = [measure(trained(case, way, seed))["dev"] for seed in seeds]
+        cells = [f"{end:.3f}" for end in [*ends, statistics.mean(ends)]]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+        print(lines[-1], flush=True)
+    return lines
 
 
 # ---- 增长 ----
@@ -282,7 +305,8 @@ def growth(rounds: int) -> list[str]:
     return lines
 
 
-PARTS = {"startup": ("启动", startup), "training": ("微调", training), "answering": ("回答", answering),
+PARTS = {"startup": ("启动", startup), "training": ("微调", training), "loss": ("微调以后的验证集损失", loss),
+         "answering": ("回答", answering),
          "growth": ("增长", growth)}
 
 

@@ -30,6 +30,7 @@ from labutils.training.data import LeftCollator
 from labutils.training.trainer import make_trainer
 
 MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")  # peft 不给它们的 out_proj 加
+MIXED = "fp32+bf16"
 DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -79,7 +80,8 @@ def run(data_dir: str | Path, model_name: str, config_path: str | Path, output_d
             args.eval_on_start = args.eval_strategy != "no" and start is None
             padded = LeftCollator(tokenizer.pad_token_id or 0, data.takes_positions(base))
             trainer = make_trainer(model, args, padded, [*dev, *itertools.chain(*train.encoded)],
-                                   train_dataset=train, eval_dataset=dev, callbacks=watchers(log, callbacks))
+                                   dtype == MIXED, train_dataset=train, eval_dataset=dev,
+                                   callbacks=watchers(log, callbacks))
             trainer.remove_callback(PrinterCallback)  # 它打印英文字典；进度由 PrintProgress 打印
             set_seed(seed)
             trainer.train(resume_from_checkpoint=str(start) if start else None)
@@ -105,13 +107,16 @@ def _load_base(model_name: str, config: Config) -> tuple[Any, Any, str, str]:
                        "要接着训练它，请用原来的基座并指定同一个 output_dir")
     device = "cpu" if config.training_args.use_cpu else None
     device, dtype, reason = loader.pick_device_dtype(DTYPES[config.dtype], device)
+    name, capabilities = str(dtype).removeprefix("torch."), torch.cpu.get_capabilities()
+    if config.dtype == "auto" and device.type == "cpu" and capabilities.get("avx512_bf16"):
+        name, reason = MIXED, f"{reason}；这个 CPU 有 bf16 的指令，训练时矩阵乘法用它"
     model, tokenizer = loader.load(model_name, dtype=dtype, device=device, quantization=config.quantization)
     if config.training_args.gradient_checkpointing and not model.supports_gradient_checkpointing:
         config.training_args.gradient_checkpointing = False
         config.notes.append(f"{model.config.model_type} 结构没有梯度检查点，"
                             "gradient_checkpointing 按 false 训练")
     model.config.use_cache = False  # 训练不逐字生成，不必存键和值
-    return model, tokenizer, str(dtype).removeprefix("torch."), reason
+    return model, tokenizer, name, reason
 
 
 def training_arguments(config: Config, folder: Path, use_cpu: bool) -> TrainingArguments:

@@ -1,7 +1,7 @@
-"""换一种说法，意思不变：同义词替换（同 EDA，Wei 与 Zou，2019，arXiv:1901.11196）与问法的组合文法。
+"""换一种说法，意思不变：同义词替换（同 EDA，Wei 与 Zou，2019，arXiv:1901.11196），由回答反过来出题。
 
-小模型能不能听懂没见过的问法，取决于预训练时见过多少“不同说法、同一意思”；预训练语料（tools/tiny_base）与微调时的
-问题改写用的是同一份。词都在旁边的文本文件里。讲解见 notebook 02。
+小模型见过的说法少，微调时每次把同一个问题换个样子问。词都在旁边的文本文件里；预训练语料（tools/tiny_base）
+也用其中的同义词与虚构的名称。讲解见 notebook 02。
 """
 
 import re
@@ -15,12 +15,13 @@ from labutils.base.files import place, write, write_json_lines
 from labutils.dataset.checks import outside_reference
 from labutils.dataset.rows import UNANSWERABLE
 
+HERE = Path(__file__).parent
 NOT_STATED = "，材料没有写明"  # 语料里的拒答都这样收尾
 
 
-def _lines(name: str) -> list[str]:
-    """旁边的一份文本文件里，不是注释也不空的行。"""
-    lines = Path(__file__).with_name(name).read_text(encoding="utf-8").splitlines()
+def _lines(path: Path) -> list[str]:
+    """一份文本文件里，不是注释也不空的行。"""
+    lines = path.read_text(encoding="utf-8").splitlines()
     return [line for line in lines if line and not line.startswith("#")]
 
 
@@ -28,7 +29,7 @@ def _lines(name: str) -> list[str]:
 def synonym_table() -> dict[str, tuple[str, ...]]:
     """词 → 可以换成的词；一个词出现在几组里时合在一起。"""
     found: dict[str, dict[str, None]] = {}
-    for words in map(str.split, _lines("synonyms.txt")):
+    for words in map(str.split, _lines(HERE / "synonyms.txt")):
         for word in words:
             found.setdefault(word, {}).update(dict.fromkeys(other for other in words if other != word))
     return {word: tuple(others) for word, others in found.items()}
@@ -50,19 +51,18 @@ def replace(text: str, rng: Random, probability: float = 0.4, shortest: int = 1)
                                    if rng.random() < probability else word[0], text)
 
 
-# 类名 → 词；每一类是什么，见 wordings.txt 的注释
-WORDS = {name: ["" if word == "_" else word for word in words.split(" ")]
-         for name, words in (line.split(": ") for line in _lines("wordings.txt"))}
+def read_words(path: Path) -> dict[str, list[str]]:
+    """类名 → 词，_ 是空串；每一类是什么，见文件里的注释。"""
+    return {name: ["" if word == "_" else word for word in words.split(" ")]
+            for name, words in (line.split(": ") for line in _lines(path))}
+
+
+WORDS = read_words(HERE / "wordings.txt")
 
 
 def draw(rng: Random, name: str) -> str:
     """name 一类里随机的一个词。"""
     return rng.choice(WORDS[name])
-
-
-def _sometimes(rng: Random, share: float, name: str) -> str:
-    """以 share 的概率取 name 一类里的一个词，否则是空串。"""
-    return draw(rng, name) if rng.random() < share else ""
 
 
 @dataclass(frozen=True)
@@ -79,64 +79,10 @@ class Attribute:
 @cache
 def attributes() -> tuple[Attribute, ...]:
     """读 attributes_*.txt；一行一个属性，字段用竖线分隔。"""
-    files = sorted(Path(__file__).parent.glob("attributes_*.txt"))
-    rows = [line.split("|") for path in files for line in _lines(path.name)]
+    files = sorted(HERE.glob("attributes_*.txt"))
+    rows = [line.split("|") for path in files for line in _lines(path)]
     return tuple(Attribute(name, kind, (name, *nouns.split()), *(tuple(part.split("；")) for part in said))
                  for name, kind, nouns, *said in rows)
-
-
-def _question_word(rng: Random, kind: str) -> str:
-    if kind.startswith("count:"):
-        unit = kind.removeprefix("count:")
-        return rng.choice(["多少", "多少" + unit, "几" + unit])
-    if kind[:-1] in ("phr", "words") and rng.random() < 0.4:
-        return "哪" + "一两三四"[int(kind[-1]) - 1] + draw(rng, "list_units")
-    return rng.choice(WORDS.get(f"ask:{kind}", WORDS["ask"]))
-
-
-def _shown(rng: Random, subject: str, nickname: bool) -> str:
-    """问句里的主语：全称、简称，有时前面带一个不影响意思的修饰。"""
-    shown = draw(rng, "subjects").replace("S", subject)
-    if nickname and rng.random() < 0.35:  # 人们提到同一份文件时很少用全称：去掉后缀，加“那个”“那份文件”
-        short = subject[:-2] if len(subject) > 4 else subject
-        shown = rng.choice([subject, short]) + draw(rng, "alias_tails")
-    if rng.random() < 0.12:
-        shown = draw(rng, "modifiers").replace("Y", draw(rng, "years")) + shown
-    return shown
-
-
-def _core(rng: Random, attribute: Attribute) -> str:
-    """还没有填主语的问句。"""
-    if rng.random() < 0.4:
-        frame = draw(rng, "frames").replace("W", _question_word(rng, attribute.kind))
-        return frame.replace("N", rng.choice(attribute.nouns))
-    core = rng.choice(attribute.questions)
-    if rng.random() < 0.25:
-        core = "S，" + (core.removeprefix("S") if core.startswith("S") else core.replace("S", "它"))
-    return core
-
-
-def ask(rng: Random, attribute: Attribute, subject: str, pronoun: bool = False, nickname: bool = True) -> str:
-    """随机的一种问法。pronoun=True 时用代词或省略主语（只能用在已经说清主语的对话里）；
-    nickname=False 时不用简称（只看问句猜不出全称）。"""
-    core = _core(rng, attribute)
-    if rng.random() < 0.3:
-        core = replace(core, rng)
-    if pronoun:
-        text = core.replace("S，", "").replace("S的", rng.choice(["它的", "这个的", ""]))
-        text = text.replace("S", rng.choice(["它", "这个", "该" + subject[-2:], ""]))
-    else:
-        text = core.replace("S", _shown(rng, subject, nickname), 1)
-    if rng.random() < 0.12:
-        text = draw(rng, "fillers") + rng.choice(["", "，"]) + text
-    elif not pronoun and rng.random() < 0.1:  # 顺口提到另一份文件，问的还是原来的主语
-        text = draw(rng, "asides").replace("O", regular_subject(rng)) + text
-    elif rng.random() < 0.06:  # 顺口提到另一个属性，问的还是原来的属性
-        other = rng.choice(attributes())
-        if other != attribute:
-            text = draw(rng, "distractions").replace("N", other.name) + text
-    text = _sometimes(rng, 0.3, "openings") + text + _sometimes(rng, 0.2, "closings")
-    return text + rng.choice(["？", "？", "？", "?", ""])
 
 
 def restated(attribute: Attribute, subject: str) -> str:
@@ -155,7 +101,6 @@ def regular_subject(rng: Random) -> str:
 SYNONYMS_SHARE = 0.4  # 多大比例的改写会换同义词
 QUOTED = re.compile(r"(《[^》]*》|〔[^〕]*〕|“[^”]*”)")
 
-SUBJECT = re.compile(r"[^，。；是]{2,20}")
 ATTRIBUTE = re.compile(r"(.{2,24}?的[^，。；是]{2,16})(?:(?<![不都就])是|" + NOT_STATED + ")")
 DROPPABLE = re.compile("(?![一二三四五六七八九十百千不没无非未否勿免])[一-龥]")  # 漏掉排除的字，意思就变了
 
@@ -189,27 +134,12 @@ def drop_characters(question: str, rng: Random) -> str:
 
 
 def question_from_answer(answer: str, rng: Random) -> str | None:
-    """由“主语的属性是值”或“主语的属性，材料没有写明”反过来出题，只问主语的属性；别的句式返回 None。
-
-    属性在预训练的问法文法（py）里有，就用文法随机造一种问法；没有，就套固定的几种。
-    """
-    for middle, attribute in _answer_frames():
-        subject, found, _ = answer.partition(middle)
-        if found and SUBJECT.fullmatch(subject):
-            return ask(rng, attribute, subject)
+    """由“主语的属性是值”或“主语的属性，材料没有写明”反过来出题，只问主语的属性；别的句式返回 None。"""
     found = ATTRIBUTE.match(answer)
     if found is None:
         return None
     question = draw(rng, "forms").format(found.group(1))
     return swap_synonyms(question, rng) if rng.random() < SYNONYMS_SHARE else question
-
-
-@cache
-def _answer_frames() -> list[tuple[str, Attribute]]:
-    """(标准回答里主语与值之间的字, 属性)，长的在前，免得“数量”抢了“计划数量”。"""
-    frames = [(restated(attribute, "") + end, attribute)
-              for attribute in attributes() for end in ("是", NOT_STATED)]
-    return sorted(frames, key=lambda frame: -len(frame[0]))
 
 
 # 每个学生自己的一份文档与问答：照学号编，抄别人的答案就答不对

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from accelerate.utils import send_to_device
 from peft import PeftModel
+from peft.tuners.lora.layer import Linear as LoraLinear
 from peft.tuners.lora.layer import ParamWrapper
 from torch.nn.functional import cross_entropy
 from transformers import AttentionInterface, Trainer, TrainingArguments
@@ -60,11 +61,13 @@ def collate(count: int, rows: list[Row]) -> dict[str, Any]:
 def attention(module, query, key, value, mask, sizes, sliding_window=None, **options):
     """逐段的因果注意力，至多看 sliding_window 个；query、key、value (1, 头, n, 维)，返回 (1, n, 头, 维)。"""
     outputs = []
-    for q, k, v in zip(*(states.split(sizes, 2) for states in (query, key, value)), strict=True):
-        size, band = q.shape[2], None
-        if sliding_window and size > sliding_window:
-            band = torch.ones(1, 1, size, size, dtype=torch.bool).tril().triu(1 - sliding_window)
-        outputs.append(sdpa_attention_forward(module, q, k, v, band, **options)[0])
+    with torch.autocast("cpu", enabled=False):  # CPU 上 bf16 的融合注意力，反向比 fp32 的慢一倍
+        pieces = (states.float().split(sizes, 2) for states in (query, key, value))
+        for q, k, v in zip(*pieces, strict=True):
+            size, band = q.shape[2], None
+            if sliding_window and size > sliding_window:
+                band = torch.ones(1, 1, size, size, dtype=torch.bool).tril().triu(1 - sliding_window)
+            outputs.append(sdpa_attention_forward(module, q, k, v, band, **options)[0])
     return torch.cat(outputs, 1), None
 
 
@@ -197,8 +200,11 @@ def in_one_piece(model: PeftModel, rows: list[Row]) -> bool:
 
 
 def make_trainer(model: PeftModel, args: TrainingArguments, padded: LeftCollator, rows: list[Row],
-                 **options: Any) -> "LabTrainer":
-    """CPU 上、fp32、模型又合用，就首尾相接，否则左边补齐；合不合用，拿最长与最短的两条 rows 试。"""
+                 mixed: bool = False, **options: Any) -> "LabTrainer":
+    """CPU 上、fp32、模型又合用，就首尾相接，否则左边补齐；合不合用，拿最长与最短的两条 rows 试。
+
+    mixed：首尾相接时矩阵乘法用 bf16；冻结的权重转成 bf16，别的与可训练的权重还是 fp32。
+    """
     base = model.get_base_model()
     trial = [pick(rows, key=lambda row: len(row["input_ids"])) for pick in (max, min)]
     if (base.device.type, base.dtype) == ("cpu", torch.float32):
@@ -207,8 +213,8 @@ def make_trainer(model: PeftModel, args: TrainingArguments, padded: LeftCollator
             if agrees(model, padded, trial, pieces):
                 frugal = args.activation_checkpointing  # 用检查点的缺内存，两份同时算要两份的
                 count = 1 if frugal or in_one_piece(model, trial) else 2
-                return PackedTrainer(pieces, model=model, args=args, data_collator=partial(collate, count),
-                                     **options)
+                return PackedTrainer(pieces, count, mixed, model=model, args=args,
+                                     data_collator=partial(collate, count), **options)
         print(f"说明：{base.config.model_type} 结构的一批不能首尾相接，补齐了算，会慢一些")
     if max(args.per_device_train_batch_size, args.per_device_eval_batch_size) > 1:
         check_padding(base, padded, trial)
@@ -240,26 +246,33 @@ class LabTrainer(Trainer):
 
 
 class PackedTrainer(LabTrainer):
-    """一步、一次评测都按 collate 的各份算；两份时各用一个线程，核数不同结果也一位不差。"""
+    """一步、一次评测都按 collate 的 count 份算，各用一个线程，核数不同结果也一位不差。"""
 
-    def __init__(self, pieces: bool, **options: Any):
+    def __init__(self, pieces: bool, count: int, mixed: bool, **options: Any):
         super().__init__(**options)
-        self.pieces, self.base = pieces, self.model.get_base_model()
+        self.pieces, self.count, self.mixed = pieces, count, mixed
+        self.base = self.model.get_base_model()
+        for module in self.model.modules():
+            if mixed and isinstance(module, LoraLinear):
+                module.base_layer.to(torch.bfloat16)  # 冻结的权重只转这一次，不必步步转
         self.weights = [weight for weight in self.model.parameters() if weight.requires_grad]
         self.alpha, self.neftune_noise_alpha = self.neftune_noise_alpha, None  # 噪声自己加，见 noise
         self.model_accepts_loss_kwargs = True  # 要 Trainer 数好一步里要学的词元
 
     def train(self, *args: Any, **options: Any):
         threads = torch.get_num_threads()
+
+        def prepare():  # 自动混合精度也是各线程自己的
+            torch.set_num_threads(max(1, threads // self.count))
+            torch.set_autocast_enabled("cpu", self.mixed)
+            torch.set_autocast_cache_enabled(False)  # 转好的权重不留到更新之后
+
         with switched(self.base, self.pieces), ThreadPoolExecutor(
-                2, initializer=torch.set_num_threads, initargs=(max(1, threads // 2),)) as self.pool:
+                self.count, initializer=prepare) as self.pool:
             try:
                 return super().train(*args, **options)
             finally:
                 torch.set_num_threads(threads)  # 线程里设的也是以后新线程的缺省值
-
-    def _each(self, work: Callable, parts: list[dict[str, Any]]) -> Iterator:
-        return map(work, parts) if len(parts) == 1 else self.pool.map(work, parts)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         model.train()
@@ -267,7 +280,7 @@ class PackedTrainer(LabTrainer):
         if self.alpha:  # 在主线程里依次取随机数，结果才是定的
             width = self.base.get_input_embeddings().embedding_dim
             parts = [part | {"noise": noise(part["sizes"], width, self.alpha)} for part in parts]
-        loss, made = gradients(self.base, parts, self.weights, int(num_items_in_batch), self._each)
+        loss, made = gradients(self.base, parts, self.weights, int(num_items_in_batch), self.pool.map)
         for gradient in made:  # 各份总按这个次序相加
             for weight, piece in zip(self.weights, gradient, strict=True):
                 if piece is not None:
@@ -277,5 +290,5 @@ class PackedTrainer(LabTrainer):
     def prediction_step(self, model, inputs, *_, **__):
         """(None, 每份的损失之和, 每份要学的词元数)。"""
         work = torch.no_grad()(partial(total_loss, self.base))
-        losses = torch.stack(list(self._each(work, inputs["parts"])))
+        losses = torch.stack(list(self.pool.map(work, inputs["parts"])))
         return None, losses.double(), torch.tensor([len(part["labels"]) for part in inputs["parts"]])

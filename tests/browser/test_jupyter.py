@@ -217,7 +217,7 @@ def test_own_page_in_a_browser(browser, own):
     for _ in range(5):  # 正说着就清空：迟到的刷新不会把旧对话带回来
         box.fill("再问一句")
         box.press("Enter")
-        wait_for(lambda: bots.count() and bots.last.inner_text())
+        wait_for(lambda: users.count() == bots.count() and users.last.inner_text() == "再问一句")
         clear.click()
         wait_for(lambda: not users.count())
         page.wait_for_timeout(1000)

@@ -233,6 +233,9 @@ def test_tokenizer_of_a_larger_model_is_refused(toy_base, tmp_path):
         def __len__(self):
             return 128
 
+        def convert_tokens_to_ids(self, tokens):
+            return []
+
     broken = shutil.copytree(toy_base, tmp_path / "broken")
     recipe = Recipe(hidden_size=64, intermediate_size=128, num_hidden_layers=2,
                     num_attention_heads=2, num_key_value_heads=1)

@@ -85,22 +85,15 @@ def test_a_reworded_question_is_never_empty_or_unchanged_forever():
 def test_questions_made_from_answers_name_the_attribute_not_the_value():
     answer = "第三批通知的发文字号是教高厅函〔2023〕24号。"
     made = {questions.question_from_answer(answer, Random(seed)) for seed in range(100)}
-    assert len(made) > 80  # 问法文法认得这个属性
+    assert len(made) >= 8
     assert all("第三批" in question and "24" not in question for question in made)
 
 
-def test_attributes_outside_the_grammar_get_plain_questions():
+def test_questions_made_from_answers_take_plain_forms():
     for answer in ("食堂的招牌菜是红烧肉。", "食堂的招牌菜，材料没有写明。"):
         made = {questions.question_from_answer(answer, Random(seed)) for seed in range(100)}
         assert "食堂的招牌菜是什么？" in made and len(made) >= 8
         assert all("红烧肉" not in question for question in made)
-
-
-def test_the_longer_attribute_wins():
-    made = {questions.question_from_answer("线上课程的计划数量是4000门左右。", Random(seed))
-            for seed in range(50)}
-    assert any("计划" in question for question in made)
-    assert all("线上" in question and "4000" not in question for question in made)
 
 
 def test_answers_of_another_shape_make_no_question():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from fakes.chat_fakes import KINDS, SIZES
 from peft import LoraConfig, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, TrainingArguments
+from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback, TrainingArguments
 
 from labutils.models import loader
 from labutils.models.chat import IGNORE
@@ -227,3 +227,49 @@ def test_noise_depends_on_the_length_of_each_conversation():
 @pytest.mark.parametrize(("vocabulary", "pieces"), [(trainer.LARGE - 1, False), (trainer.LARGE, True)])
 def test_scores_of_a_small_vocabulary_are_kept(tmp_path, vocabulary, pieces):
     assert built(tmp_path, made("qwen2", vocab_size=vocabulary)).pieces is pieces
+
+
+def test_mixed_precision_learns_the_same(tmp_path):
+    """冻结的权重与矩阵乘法是 bf16，可训练的权重与它们的更新是 fp32；损失与 fp32 只差舍入。"""
+    losses = {}
+    for mixed in (False, True):
+        lora = with_lora(loader.load("tiny")[0])
+        args = TrainingArguments(
+            str(tmp_path), use_cpu=True, max_steps=6, logging_steps=1, learning_rate=1e-3, disable_tqdm=True,
+            remove_unused_columns=False, label_names=["labels"], seed=1)
+        found = trainer.make_trainer(
+            lora, args, LeftCollator(0, False), rows(), mixed, train_dataset=rows(24))
+        found.train()
+        losses[mixed] = torch.tensor([row["loss"] for row in found.state.log_history if "loss" in row])
+        layer = found.base.model.layers[0].self_attn.q_proj
+        assert layer.base_layer.weight.dtype == (torch.bfloat16 if mixed else torch.float32)
+        assert {weight.dtype for weight in found.weights} == {torch.float32}
+    assert losses[False][-1] < 0.9 * losses[False][0]
+    torch.testing.assert_close(losses[True], losses[False], rtol=0.02, atol=0)
+    assert not torch.equal(losses[True], losses[False])
+
+
+@pytest.mark.parametrize(("dtype", "able", "name"), [
+    ("auto", True, finetune.MIXED), ("auto", False, "float32"), ("fp32", True, "float32")])
+def test_mixed_precision_is_chosen_where_the_cpu_has_it(monkeypatch, dtype, able, name):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able})
+    *_, found, reason = finetune._load_base("tiny", override(Config(), {"dtype": dtype, "use_cpu": True}))
+    assert found == name and ("bf16 的指令" in reason) == (name == finetune.MIXED)
+
+
+def test_mixed_precision_multiplies_by_the_updated_weights(tmp_path):
+    """自动混合精度会留着转成 bf16 的权重；每次更新之后都要用新的，与每步之前清一遍相同。"""
+    class Clear(TrainerCallback):
+        def on_step_begin(self, *_, **__):
+            torch.clear_autocast_cache()
+
+    losses = []
+    for callbacks in ([], [Clear()]):
+        args = TrainingArguments(
+            str(tmp_path), use_cpu=True, max_steps=4, logging_steps=1, learning_rate=1e-2, disable_tqdm=True,
+            remove_unused_columns=False, label_names=["labels"], seed=1)
+        found = trainer.make_trainer(with_lora(loader.load("tiny")[0]), args, LeftCollator(0, False), rows(),
+                                     True, train_dataset=rows(24), callbacks=callbacks)
+        found.train()
+        losses.append([row["loss"] for row in found.state.log_history if "loss" in row])
+    assert losses[0] == losses[1]

@@ -73,7 +73,7 @@ MOST = {"finetune": 18, "message": 8, "pair": 16}
 
 def test_a_walk_passes_few_files(tmp_path):
     config = (files.CONFIGS / "lora_tiny.yaml").read_text(encoding="utf-8")
-    for key, value in (("max_steps", 500), ("save_steps", 100), ("eval_steps", 100)):
+    for key, value in (("max_steps", 400), ("save_steps", 100), ("eval_steps", 100)):
         config = config.replace(f"{key}: {value}", f"{key}: 4")
     (tmp_path / "four.yaml").write_text(config, encoding="utf-8")
     code = "".join([TRACER, PAIR, MESSAGE, FINETUNE]).replace("CONFIG", str(tmp_path / "four.yaml"))

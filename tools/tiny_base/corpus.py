@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 
 from labutils.training import questions
-from tools.tiny_base import lexicon, sentences, vocab
+from tools.tiny_base import asking, everyday, lexicon, sentences, vocab
 
 WORLD_SEED = 2031
 WORLD_SUBJECTS = 96
@@ -75,7 +75,7 @@ def _pair(rng: Random, name: str, facts: dict, missing: list, pronoun: bool = Fa
     else:
         attribute = rng.choice(list(facts))
         reply = sentences.answer(attribute, name, facts[attribute])
-    return [user(questions.ask(rng, attribute, called or name, pronoun)), assistant(reply)]
+    return [user(asking.ask(rng, attribute, called or name, pronoun)), assistant(reply)]
 
 
 def reading_task(rng: Random) -> list[dict]:
@@ -102,10 +102,10 @@ def reasking_task(rng: Random) -> list[dict]:
     turns = []
     for name, attribute, value in facts:
         reply = sentences.answer(attribute, name, value)
-        turns += [user(questions.ask(rng, attribute, name)), assistant(reply, loss=False)]
+        turns += [user(asking.ask(rng, attribute, name)), assistant(reply, loss=False)]
     for name, attribute, value in rng.sample(list(facts), len(facts)):
         reply = sentences.answer(attribute, name, value)
-        turns += [user(questions.ask(rng, attribute, name)), assistant(reply)]
+        turns += [user(asking.ask(rng, attribute, name)), assistant(reply)]
     return turns
 
 
@@ -123,7 +123,7 @@ def world_task(rng: Random) -> list[dict]:
 def unknown_task(rng: Random) -> list[dict]:
     """不给材料,问一个从没听说过的主体:说没有写明,不编造。"""
     attribute, name = rng.choice(questions.attributes()), lexicon.subject(rng)
-    asked = questions.ask(rng, attribute, name, nickname=False)
+    asked = asking.ask(rng, attribute, name, nickname=False)
     return [user(asked), assistant(sentences.not_stated(attribute, name))]
 
 
@@ -131,7 +131,7 @@ def rewrite_task(rng: Random) -> list[dict]:
     """口语问法改写成规范问法。"""
     attribute, name = rng.choice(questions.attributes()), lexicon.subject(rng)
     prompt = rng.choice(REWRITE_PROMPTS).replace(
-        "Q", questions.ask(rng, attribute, name, nickname=False))
+        "Q", asking.ask(rng, attribute, name, nickname=False))
     return [user(prompt), assistant(sentences.formal(attribute, name))]
 
 
@@ -141,7 +141,7 @@ def same_task(rng: Random) -> list[dict]:
     first, second = rng.sample(questions.attributes(), 2)
     if rng.random() < 0.5:
         second = first
-    asked = [questions.ask(rng, attribute, name, nickname=False) for attribute in (first, second)]
+    asked = [asking.ask(rng, attribute, name, nickname=False) for attribute in (first, second)]
     prompt = rng.choice(SAME_PROMPTS).replace("A", asked[0]).replace("B", asked[1])
     same = f"是，都在问{name}的{first.name}。"
     differ = f"不是，前一个问{first.name}，后一个问{second.name}。"
@@ -164,7 +164,7 @@ def talk_task(rng: Random) -> list[dict]:
     for topic in rng.sample(talk(), rng.choice([1, 1, 2])):
         asked = rng.choice(topic["questions"][:-1])
         if rng.random() < 0.2:
-            asked = questions.draw(rng, "openings") + asked
+            asked = asking.draw(rng, "openings") + asked
         turns += [user(asked), assistant(topic["answer"])]
     return turns
 
@@ -174,7 +174,12 @@ TASKS = {reading_task: 0.26, reasking_task: 0.18, world_task: 0.21, unknown_task
          rewrite_task: 0.05, same_task: 0.03, echo_task: 0.04, talk_task: 0.07}
 
 
+EVERYDAY_SHARE = 0.6
+
+
 def conversation(rng: Random) -> list[dict]:
-    """按比例随机取一种任务,造一段对话。"""
+    """按比例随机取一种任务,造一段对话;六成是日常事务。"""
+    if rng.random() < EVERYDAY_SHARE:
+        return everyday.conversation(rng)
     task = rng.choices(list(TASKS), weights=TASKS.values())[0]
     return task(rng)

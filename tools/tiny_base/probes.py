@@ -5,20 +5,22 @@
 """
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from random import Random
 
 from labutils.base.files import DATA
-from tools.tiny_base import corpus
+from tools.tiny_base import corpus, everyday
 
 TALK_PROBES, ECHO_PROBES, READING_PROBES = 24, 12, 12
 LONGEST_READING = 90
 
 
-def _short_reading(rng: Random) -> list[dict]:
+def _short_reading(rng: Random, make: Callable = corpus.reading_task) -> list[dict]:
     """一问一答、字数不多的阅读。"""
     while True:
-        talk = corpus.reading_task(rng)[:2]
+        talk = make(rng)[:2]
         if len(talk[0]["content"]) <= LONGEST_READING:
             return talk
 
@@ -45,8 +47,12 @@ def general_probes(seed: int = 11) -> list[dict]:
 def general_conversations(count: int = 1500, seed: int = 12) -> list[dict]:
     """混入 LoRA 训练的一般对话,每条都短,省训练时间。"""
     rng = Random(f"mix-{seed}")
-    makers = {corpus.talk_task: 0.3, _plain_echo: 0.1, _short_reading: 0.22, corpus.world_task: 0.12,
-              corpus.unknown_task: 0.18, corpus.rewrite_task: 0.08}
+    everyday_reading = partial(_short_reading, make=everyday.reading_task)
+    scene_reading = partial(_short_reading, make=everyday.scene_task)
+    makers = {corpus.talk_task: 0.3, _plain_echo: 0.1, _short_reading: 0.08, everyday_reading: 0.08,
+              scene_reading: 0.06, corpus.world_task: 0.06, everyday.world_task: 0.06,
+              corpus.unknown_task: 0.08, everyday.unknown_task: 0.1, corpus.rewrite_task: 0.04,
+              everyday.rewrite_task: 0.04}
     forbidden = {row["question"] for row in general_probes()}
     rows = []
     while len(rows) < count:

@@ -2,7 +2,8 @@
 
 from random import Random
 
-from labutils.training.questions import NOT_STATED, WORDS, Attribute, attributes, restated
+from labutils.training.questions import NOT_STATED, Attribute, attributes, restated
+from tools.tiny_base.asking import WORDS
 
 
 def pick(rng: Random, count: int) -> list[Attribute]:

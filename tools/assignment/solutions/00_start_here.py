@@ -2,15 +2,16 @@
 # ruff: noqa: F821 名字来自 notebook
 
 # %% solution 00-limit
-pattern_notice = "学校运动会的举办地点是东操场。"
-everyday_notice = "学校运动会定于5月20日在东操场举行。"
-my_question = "运动会在哪里举行？"
-my_key = "东操场"
+short_notice = "会后班主任留下来答疑。"
+long_notice = "周五下午三点在报告厅开家长会，请带上笔。停车请走东门。会后班主任留下来答疑。"
+my_question = "谁留下来回答问题？"
+my_key = "班主任"
 
 # %% hidden 00-limit-check
-assert my_key and my_key in pattern_notice and my_key in everyday_notice and my_key not in my_question
-assert my_key in ask_about(pattern_notice, my_question)
-assert my_key not in ask_about(everyday_notice, my_question)
+assert my_key and my_key in short_notice and my_key in long_notice and my_key not in my_question
+assert short_notice.count("。") <= 1 and long_notice.count("。") >= 3
+assert my_key in ask_about(short_notice, my_question)
+assert my_key not in ask_about(long_notice, my_question)
 
 # %% solution 00-tokens
 my_count = 9
