@@ -230,7 +230,7 @@ def train_until(folder, steps):
 
     original = recipe._report
 
-    def stop(folder_, recipe_, model, tokenizer, step, loss, began):
+    def stop(folder_, recipe_, model, tokenizer, step, loss, pace):
         if step >= steps:
             raise Stop
 
@@ -390,6 +390,25 @@ def test_a_packed_step_is_learned_like_its_parts(packed):
     alone = [recipe._loss(model, own, own, [size], torch.Generator(), 0.0) * (size - 1)
              for own, size in zip(ids.split(sizes), sizes, strict=True)]
     assert abs(together - sum(alone) / (len(ids) - len(sizes))) < 1e-3
+
+
+def test_the_way_on_a_gpu_gives_the_same_loss(packed):
+    """GPU 上不逐段算，整块用遮罩；同一条路在 CPU 上也走得通。"""
+    model, ids, sizes = packed
+    here = recipe._loss(model, ids, ids, sizes, torch.Generator(), 0.0)
+    model.config._attn_implementation = "sdpa"
+    there = recipe._loss(model, ids, ids, sizes, torch.Generator(), 0.0)
+    assert abs(here - there) < 1e-3
+
+
+def test_packs_made_by_other_processes_are_the_same():
+    packs = recipe.Packs(vocab.build_tokenizer(), TOY, 0)
+    made = list(recipe.DataLoader(packs, None, sampler=range(5, 8), num_workers=2))
+    assert len(made) == 3
+    for step, (seed, ids, labels, sizes) in enumerate(made, 5):
+        expected = packs[step]
+        assert (seed, sizes) == (expected[0], expected[3])
+        assert torch.equal(ids, expected[1]) and torch.equal(labels, expected[2])
 
 
 def test_packed_attention_is_what_the_library_computes():

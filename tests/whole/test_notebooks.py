@@ -204,10 +204,10 @@ def test_a_broken_submission_gets_nothing_and_is_named(tmp_path, capfd):
 def test_cells_copied_from_notebook_02_train_without_labutils(tmp_path):
     """by_hand 的几格抄进一个文件就是完整的微调程序：几乎全部训练问题都要答对。"""
     notebook = nbformat.read(files.NOTEBOOKS / "02_lora_finetune.ipynb", as_version=4)
-    lines = (files.DATA / "train.json").read_text(encoding="utf-8").splitlines(keepends=True)[:30]
+    lines = (files.DATA / "train.json").read_text(encoding="utf-8").splitlines(keepends=True)[:20]
     (tmp_path / "few.json").write_text("".join(lines), encoding="utf-8")
     head = (f"model_dir = {str(files.ROOT / 'labutils/models/tiny')!r}\n"
-            "train_file, save_dir = 'few.json', 'adapter'\nsteps, batch_size = 100, 8")
+            "train_file, save_dir = 'few.json', 'adapter'\nsteps, batch_size = 70, 8")
     cells = [cell.source for cell in notebook.cells if "by_hand" in cell.metadata.get("tags", ())]
     (tmp_path / "my_train.py").write_text("\n".join([head, *cells]), encoding="utf-8")
     (tmp_path / "labutils.py").write_text("raise ImportError('只许用 transformers 与 peft')", "utf-8")

@@ -2,7 +2,7 @@
 
 每一步的数据只由 (种子, 步数, 进程号) 决定,所以随时可以中断,再次运行从最近的检查点接着练。
 多个 CPU 进程时用 ``python -m torch.distributed.run --standalone --nproc_per_node 2 -m
-tools.tiny_base train OUT``,梯度逐步平均。
+tools.tiny_base train OUT``,梯度逐步平均。有 GPU 时不加前一半,同一条命令就用它:其余的核都造语料,模型编译过。
 优化器:矩阵用 Muon(Jordan 等,2024,torch.optim.Muon),词向量与一维参数用 AdamW。
 """
 
@@ -17,6 +17,7 @@ from random import Random
 
 import torch
 import torch.distributed as dist
+from torch.utils.data import DataLoader, Dataset
 from transformers import AttentionInterface, GlmConfig, GlmForCausalLM
 
 from labutils.models.chat import IGNORE, encode, turns
@@ -75,6 +76,17 @@ def _pack(tokenizer, rng: Random, recipe: Recipe) -> tuple[torch.Tensor, torch.T
     return ids, labels, [len(sample["input_ids"]) for sample in samples]
 
 
+class Packs(Dataset):
+    """第几步 → (抽词元用的种子, *_pack 的结果);只由 (种子, 步数, 进程号) 决定,所以可以由别的进程先造好。"""
+
+    def __init__(self, tokenizer, recipe: Recipe, rank: int):
+        self.tokenizer, self.recipe, self.rank = tokenizer, recipe, rank
+
+    def __getitem__(self, step: int) -> tuple:
+        rng = Random(f"{self.recipe.seed}-{step}-{self.rank}")
+        return rng.randrange(2**31), *_pack(self.tokenizer, rng, self.recipe)
+
+
 def attention(module, query, key, value, mask, sizes, **options):
     """逐段的因果注意力，形状同 trainer.attention；bf16 的短段，几个矩阵乘法比融合的注意力快两三倍。"""
     outputs = []
@@ -90,19 +102,29 @@ def attention(module, query, key, value, mask, sizes, **options):
 AttentionInterface.register(PACKED, attention)
 
 
+def own_segment(sizes: list[int], device) -> torch.Tensor:
+    """一段只看得见自己前面的遮罩,形状 (1, 1, n, n):GPU 上整块一起算,比逐段启动许多小的计算快。"""
+    segment = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)).to(device)
+    return (segment[:, None] == segment).tril()[None, None]
+
+
 def _loss(model, ids, labels, sizes, generator, context_share: float) -> torch.Tensor:
-    """回答词元全算,其余词元随机抽一小部分算:省下大半输出层的计算。注意力逐段算,一段看不见别段。"""
+    """回答词元全算,其余词元随机抽一小部分算:省下大半输出层的计算。一段看不见别段。"""
     sampled = torch.rand(ids.shape, generator=generator) < context_share
     targets = torch.where(sampled, ids, labels).roll(-1)
     ends = torch.tensor(sizes).cumsum(0) - 1
     targets[ends] = IGNORE  # 一段的末尾不预测下一段的开头
     keep = targets != IGNORE
-    with torch.autocast("cpu", torch.bfloat16):
-        hidden = model.model(
-            input_ids=ids[None], position_ids=torch.cat(list(map(torch.arange, sizes)))[None], sizes=sizes,
-            attention_mask=torch.ones(1, 1, 1, 1), use_cache=False).last_hidden_state[0]
-        logits = model.lm_head(hidden[keep])
-    return torch.nn.functional.cross_entropy(logits.float(), targets[keep])
+    device, positions = model.device, torch.cat(list(map(torch.arange, sizes)))
+    if model.config._attn_implementation == PACKED:  # 逐段算,不看遮罩
+        how = {"sizes": sizes, "attention_mask": torch.ones(1, 1, 1, 1)}
+    else:
+        how = {"attention_mask": own_segment(sizes, device)}
+    with torch.autocast(device.type, torch.bfloat16):
+        hidden = model.model(input_ids=ids[None].to(device), position_ids=positions[None].to(device),
+                             use_cache=False, **how).last_hidden_state[0]
+        logits = model.lm_head(hidden[keep.to(device)])
+    return torch.nn.functional.cross_entropy(logits.float(), targets[keep].to(device))
 
 
 def _optimizers(model, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -172,22 +194,21 @@ def _restore(folder: Path, model, optimizers, recipe: Recipe) -> int:
         if recipe.init_from:
             model.load_state_dict(_deepened(GlmForCausalLM.from_pretrained(recipe.init_from), model.config))
         return _steps_before(recipe)
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, "cpu", weights_only=True)
     model.load_state_dict(state["model"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
     return state["step"]
 
 
-def _step(model, optimizers, tokenizer, recipe, step, rank, world_size) -> float:
-    rng = Random(f"{recipe.seed}-{step}-{rank}")
-    generator = torch.Generator().manual_seed(rng.randrange(2**31))
+def _step(model, optimizers, recipe, step, given, world_size) -> float:
     rate = _learning_rate(recipe, step, _steps_before(recipe))
     for optimizer in optimizers:
         optimizer.param_groups[0]["lr"] = rate
         optimizer.zero_grad()
-    model.config._attn_implementation = PACKED
-    loss = _loss(model, *_pack(tokenizer, rng, recipe), generator, recipe.context_share)
+    model.config._attn_implementation = PACKED if model.device.type == "cpu" else "sdpa"
+    seed, *pack = given
+    loss = _loss(model, *pack, torch.Generator().manual_seed(seed), recipe.context_share)
     loss.backward()
     _average_gradients(model, world_size)
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -196,9 +217,10 @@ def _step(model, optimizers, tokenizer, recipe, step, rank, world_size) -> float
     return loss.item()
 
 
-def _report(folder: Path, recipe: Recipe, model, tokenizer, step: int, loss: float, began) -> None:
-    """打印并记下一行进度;每次存盘时顺带测照抄与阅读。"""
-    row = {"step": step, "loss": round(loss, 4), "seconds": round(time.time() - began)}  # 从这次开始算
+def _report(folder: Path, recipe: Recipe, model, tokenizer, step: int, loss: float, pace: float) -> None:
+    """打印并记下一行进度;每隔几次顺带测照抄与阅读。pace 是这次开始以来一步几秒。"""
+    row = {"step": step, "loss": round(loss, 4), "tokens_per_second": round(recipe.tokens / pace),
+           "seconds_left": round(pace * (recipe.steps - step))}
     if step % (recipe.save_every * 4) == 0:
         model.eval()
         model.config._attn_implementation = "sdpa"
@@ -229,16 +251,21 @@ def train(folder: str | Path, recipe: Recipe) -> Path:
     if world_size > 1 and not dist.is_initialized():
         dist.init_process_group("gloo")
     tokenizer = vocab.build_tokenizer()
-    model = build_model(recipe, tokenizer)
+    on_gpu = torch.cuda.is_available()
+    model = build_model(recipe, tokenizer).to("cuda" if on_gpu else "cpu")
+    if on_gpu:
+        model.model.compile(dynamic=True)  # 每步的词元数略有不同
     optimizers = _optimizers(model, recipe)
     first, began = _restore(folder, model, optimizers, recipe), time.time()
+    packs = DataLoader(Packs(tokenizer, recipe, rank), None, sampler=range(first, recipe.steps),
+                       num_workers=(os.cpu_count() - 1) * on_gpu, prefetch_factor=8 if on_gpu else None)
     running = 0.0
-    for step in range(first + 1, recipe.steps + 1):
-        loss = _step(model, optimizers, tokenizer, recipe, step - 1, rank, world_size)
+    for step, given in enumerate(packs, first + 1):
+        loss = _step(model, optimizers, recipe, step - 1, given, world_size)
         running = loss if step == first + 1 else 0.95 * running + 0.05 * loss
         if rank == 0 and (step % recipe.save_every == 0 or step == recipe.steps):
             _save(folder, model, optimizers, step)
-            _report(folder, recipe, model, tokenizer, step, running, began)
+            _report(folder, recipe, model, tokenizer, step, running, (time.time() - began) / (step - first))
     if rank == 0:
         export(folder, model, tokenizer, recipe, recipe.steps)
     if world_size > 1:
