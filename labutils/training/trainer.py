@@ -27,6 +27,7 @@ from labutils.training.data import LeftCollator
 
 PACKED = "lab_packed"
 LARGE = 10_000  # 词表大到这么多，才值得不存分数（见 benchmarks/speed.md）
+EVEN = 32  # bf16 的矩阵乘法凑成它的倍数：每种新的形状，oneDNN 都要现编译，一两毫秒、半个 MB
 CLOSE = 1e-3  # 两种拼法的损失与梯度的相对误差上限：fp32 的舍入远小于它，看见了别段远大于它
 
 Row = dict[str, list[int]]
@@ -51,9 +52,15 @@ def pack(rows: list[Row]) -> dict[str, Any]:
             "labels": labels[learned], "at": learned - 1}
 
 
-def collate(count: int, rows: list[Row]) -> dict[str, Any]:
+def filled(rows: list[Row], multiple: int) -> list[Row]:
+    """末尾添一段不学的，词元数凑成 multiple 的倍数。"""
+    short = -sum(len(row["input_ids"]) for row in rows) % multiple
+    return [*rows, *[{"input_ids": [0] * short, "labels": [IGNORE] * short}] * bool(short)]
+
+
+def collate(count: int, multiple: int, rows: list[Row]) -> dict[str, Any]:
     """一批样本 → {"parts": 各份 pack 的结果, "labels": 要学的词元，前面多一个}：Trainer 不数第一个。"""
-    parts = list(map(pack, split(rows, count)))
+    parts = [pack(filled(part, multiple)) for part in split(rows, count)]
     learned = [part["labels"] for part in parts]
     return {"parts": parts, "labels": torch.cat([learned[0][:1], *learned])}
 
@@ -214,7 +221,7 @@ def make_trainer(model: PeftModel, args: TrainingArguments, padded: LeftCollator
                 frugal = args.activation_checkpointing  # 用检查点的缺内存，两份同时算要两份的
                 count = 1 if frugal or in_one_piece(model, trial) else 2
                 return PackedTrainer(pieces, count, mixed, model=model, args=args,
-                                     data_collator=partial(collate, count), **options)
+                                     data_collator=partial(collate, count, EVEN if mixed else 1), **options)
         print(f"说明：{base.config.model_type} 结构的一批不能首尾相接，补齐了算，会慢一些")
     if max(args.per_device_train_batch_size, args.per_device_eval_batch_size) > 1:
         check_padding(base, padded, trial)

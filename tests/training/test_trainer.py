@@ -64,7 +64,7 @@ def usual(model, batch):
 def ours(model, batch, threads=2, pieces=False):
     base = model.get_base_model()
     with ThreadPoolExecutor(threads) as pool, trainer.switched(base, pieces):
-        made = trainer.collate(2, batch)
+        made = trainer.collate(2, 8, batch)
         loss, pieces = trainer.gradients(
             base, made["parts"], trainable(model), len(made["labels"]) - 1, pool.map)
     return loss, [sum(each) for each in zip(*pieces, strict=True)]
@@ -75,6 +75,14 @@ def assert_same(model, batch, pieces=False):
     torch.testing.assert_close(packed_loss, loss.detach(), rtol=1e-5, atol=0)
     one, other = (torch.cat([each.flatten() for each in made]) for made in (packed_gradient, gradient))
     assert torch.dist(one, other) < 1e-4 * other.norm() > 0
+
+
+def test_tokens_of_a_part_are_a_multiple():
+    """凑数的一段不学；已经是倍数的不动。"""
+    given = [{"input_ids": [5] * size, "labels": [5] * size} for size in (3, 2)]
+    made, whole = (trainer.pack(trainer.filled(given, multiple)) for multiple in (8, 5))
+    assert (made["sizes"], whole["sizes"]) == ([3, 2, 3], [3, 2])
+    assert made["labels"].equal(whole["labels"]) and made["at"].equal(whole["at"])
 
 
 @pytest.mark.parametrize("pieces", [True, False])
