@@ -27,7 +27,7 @@ from labutils.training.data import LeftCollator
 
 PACKED = "lab_packed"
 LARGE = 10_000  # 词表大到这么多，才值得不存分数（见 benchmarks/speed.md）
-EVEN = 32  # bf16 的矩阵乘法凑成它的倍数：每种新的形状，oneDNN 都要现编译，一两毫秒、半个 MB
+EVEN = 32  # bf16 的矩阵乘法凑成它的倍数：torch 2.13 每遇到一种新的形状就慢几倍，还留住 1 MiB 多
 CLOSE = 1e-3  # 两种拼法的损失与梯度的相对误差上限：fp32 的舍入远小于它，看见了别段远大于它
 
 Row = dict[str, list[int]]
