@@ -1,7 +1,7 @@
 """快不快：``python benchmarks/speed.py 项目… [--rounds 3] [--write]``。
 
-项目：startup（多久说出第一句话）、data（造数据）、training（微调）、loss（微调以后的验证集损失，一轮一个种子）、answering（一次答很多题）、growth（条数、页数
-变多时怎样变慢）。同一项里的几种做法轮流各跑几遍，每遍一个新的进程，取中位数，括号里是最小到最大；
+项目：startup（多久说出第一句话）、training（微调）、loss（微调以后的验证集损失，一轮一个种子）、
+answering（一次答很多题）、growth（造数据时，条数、页数变多怎样变慢）。同一项里的几种做法轮流各跑几遍，每遍一个新的进程，取中位数，括号里是最小到最大；
 别的程序在跑时只看 CPU 秒。--write 把表写进 benchmarks/speed.md 里那一项的下面。
 """
 
@@ -143,7 +143,7 @@ from labutils.models import chat, loader
 from labutils.training import config, data, finetune
 (vocabulary, lengths, batch, steps, rank, targets), seed = CASE, SEED
 folder, rng = Path(tempfile.mkdtemp()), random.Random(seed)
-source, name, changes = files.DATA, "tiny", {}
+source, name = files.DATA, "tiny"
 if vocabulary:
     source, name = folder, str(folder / "model")
     torch.manual_seed(0)
@@ -306,8 +306,7 @@ def growth(rounds: int) -> list[str]:
 
 
 PARTS = {"startup": ("启动", startup), "training": ("微调", training), "loss": ("微调以后的验证集损失", loss),
-         "answering": ("回答", answering),
-         "growth": ("增长", growth)}
+         "answering": ("回答", answering), "growth": ("增长", growth)}
 
 
 def machine() -> str:

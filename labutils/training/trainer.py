@@ -55,7 +55,7 @@ def pack(rows: list[Row]) -> dict[str, Any]:
 def filled(rows: list[Row], multiple: int) -> list[Row]:
     """末尾添一段不学的，词元数凑成 multiple 的倍数。"""
     short = -sum(len(row["input_ids"]) for row in rows) % multiple
-    return [*rows, *[{"input_ids": [0] * short, "labels": [IGNORE] * short}] * bool(short)]
+    return [*rows, {"input_ids": [0] * short, "labels": [IGNORE] * short}] if short else rows
 
 
 def collate(count: int, multiple: int, rows: list[Row]) -> dict[str, Any]:

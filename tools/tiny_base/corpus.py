@@ -10,6 +10,7 @@ from random import Random
 
 from labutils.training import questions
 from tools.tiny_base import asking, everyday, lexicon, sentences, vocab
+from tools.tiny_base.everyday import assistant, user
 
 WORLD_SEED = 2031
 WORLD_SUBJECTS = 96
@@ -19,14 +20,6 @@ READING_PROMPTS = ("阅读材料：P\n问题：Q", "P\n根据上面的材料回�
 ECHO_PROMPTS = ("请原样重复：X", "重复：X", "跟我念：X", "请重复这几个字：X", "把这些字写一遍：X", "照抄：X")
 REWRITE_PROMPTS = ("换成规范的问法：Q", "这句话问的是什么？Q", "把问题改得正式些：Q", "用书面语重问：Q")
 SAME_PROMPTS = ("“A”和“B”问的是同一件事吗？", "这两个问题意思一样吗：A / B", "A 与 B 是不是同一个问题？")
-
-
-def user(text: str) -> dict:
-    return {"role": "user", "content": text}
-
-
-def assistant(text: str, loss: bool = True) -> dict:
-    return {"role": "assistant", "content": text, "loss": loss}
 
 
 @cache

@@ -218,7 +218,7 @@ def _step(model, optimizers, recipe, step, given, world_size) -> float:
 
 
 def _report(folder: Path, recipe: Recipe, model, tokenizer, step: int, loss: float, pace: float) -> None:
-    """打印并记下一行进度;每隔几次顺带测照抄与阅读。pace 是这次开始以来一步几秒。"""
+    """打印并记下一行进度;每隔几次顺带测照抄与阅读。pace 是这次开始以来一步几秒;每秒的词元数是一个进程的。"""
     row = {"step": step, "loss": round(loss, 4), "tokens_per_second": round(recipe.tokens / pace),
            "seconds_left": round(pace * (recipe.steps - step))}
     if step % (recipe.save_every * 4) == 0:
@@ -258,7 +258,7 @@ def train(folder: str | Path, recipe: Recipe) -> Path:
     optimizers = _optimizers(model, recipe)
     first, began = _restore(folder, model, optimizers, recipe), time.time()
     packs = DataLoader(Packs(tokenizer, recipe, rank), None, sampler=range(first, recipe.steps),
-                       num_workers=(os.cpu_count() - 1) * on_gpu, prefetch_factor=8 if on_gpu else None)
+                       num_workers=(os.cpu_count() - 1) * on_gpu)
     running = 0.0
     for step, given in enumerate(packs, first + 1):
         loss = _step(model, optimizers, recipe, step - 1, given, world_size)
