@@ -3,6 +3,9 @@
 项目：startup（多久说出第一句话）、training（微调）、loss（微调以后的验证集损失，一轮一个种子）、
 answering（一次答很多题）、growth（造数据时，条数、页数变多怎样变慢）。同一项里的几种做法轮流各跑几遍，每遍一个新的进程，取中位数，括号里是最小到最大；
 别的程序在跑时只看 CPU 秒。--write 把表写进 benchmarks/speed.md 里那一项的下面。
+
+微调还可以同别的工具比，要给出它们各自环境里的 Python：``--llamafactory PYTHON``；官方的
+``--official PYTHON finetune_demo文件夹 chatglm3-6b的代码文件夹``（后者是官方模型里的几个 .py）。
 """
 
 import argparse
@@ -132,8 +135,9 @@ def answering(rounds: int) -> list[str]:
 # ---- 微调 ----
 
 TRAINING = """
-import json, random, resource, tempfile, time
+import json, os, random, resource, shutil, subprocess, sys, tempfile, time
 from pathlib import Path
+from collections import Counter
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import (AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, GlmConfig, Trainer,
@@ -141,9 +145,9 @@ from transformers import (AutoModelForCausalLM, AutoTokenizer, DataCollatorForSe
 from labutils.base import files
 from labutils.models import chat, loader
 from labutils.training import config, data, finetune
-(vocabulary, lengths, batch, steps, rank, targets), seed = CASE, SEED
+(vocabulary, lengths, batch, steps, rank, targets), seed, peer, way = CASE, SEED, PEER, "WAY"
 folder, rng = Path(tempfile.mkdtemp()), random.Random(seed)
-source, name = files.DATA, "tiny"
+source, name = files.DATA, str(loader.WEIGHTS)
 if vocabulary:
     source, name = folder, str(folder / "model")
     torch.manual_seed(0)
@@ -152,8 +156,17 @@ if vocabulary:
         num_attention_heads=4, num_key_value_heads=2, attention_bias=True, tie_word_embeddings=False,
         pad_token_id=0, eos_token_id=2)).save_pretrained(name)
     AutoTokenizer.from_pretrained(loader.WEIGHTS).save_pretrained(name)
+    if way == "official":  # 同样大小，官方的写法与官方的分词器
+        sys.path.insert(0, "tests")
+        from fakes import chatglm3_fake
+        name = str(folder / "official")
+        chatglm3_fake.write(Path(name), layers=3, hidden=64, heads=4, groups=2, head_dim=16, ffn=128,
+                            vocab=vocabulary, seq_length=1024)
+        for code in Path(peer[2]).glob("*.py"):
+            shutil.copy(code, name)
     letters = (files.DATA / "qa.jsonl").read_text(encoding="utf-8")
-    letters = sorted(set(filter(str.isalpha, letters)) - set(map(chr, range(128))))
+    letters = Counter(letter for letter in letters if letter.isalpha() and not letter.isascii())
+    letters = [letter for letter, _ in letters.most_common(200)]
     for file, count in (("train.json", 64), ("dev.json", 8)):
         talks = [[{"role": role, "content": "".join(rng.choices(letters, k=size))}
                   for role, size in zip(("user", "assistant"), lengths)] for _ in range(count)]
@@ -176,12 +189,14 @@ def train_ours(dtype="auto"):
     return loader.load(folder / "out" / f"checkpoint-{steps}", dtype="float32", device="cpu")[0]
 def train_fp32():
     return train_ours("fp32")
+def planned_rows():
+    plan = config.override(config.load_config(recipe), settings)
+    sources = data.read_training(plan, source)
+    return data.PlannedDataset(tokenizer, sources, plan, steps * batch, batch, seed)
 def train_plain():
     model, _ = loader.load(name, dtype="float32", device="cpu")
     model.config.use_cache = False
-    plan = config.override(config.load_config(recipe), settings)
-    sources = data.read_training(plan, source)
-    planned = data.PlannedDataset(tokenizer, sources, plan, steps * batch, batch, seed)
+    planned = planned_rows()
     ordered = [{key: list(ids) for key, ids in planned[i].items()} for i in range(len(planned))]
     set_seed(seed)
     model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=rank, lora_alpha=2 * rank,
@@ -193,9 +208,25 @@ def train_plain():
     Trainer(model, args, train_dataset=ordered, callbacks=[watch],
             data_collator=DataCollatorForSeq2Seq(tokenizer, padding=True)).train()
     return model
+def train_peer():
+    planned, out = planned_rows(), folder / "out"
+    talks = [{"conversations": planned.messages[entry.source][entry.row]} for entry in planned.plan]
+    (folder / "rows.json").write_text("".join(json.dumps(talk) + chr(10) for talk in talks))
+    job = {"data": str(folder), "model": name, "out": str(out), "steps": steps, "batch": batch, "rank": rank,
+           "targets": targets, "seed": seed, "demo": peer[1:2] and peer[1]}
+    (folder / "job.json").write_text(json.dumps(job))
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run([peer[0], f"benchmarks/peers/train_{way}.py", folder / "job.json"], env=environment,
+                          stdout=subprocess.PIPE, encoding="utf-8")
+    if done.returncode:
+        sys.exit(done.stdout)
+    told = next(line for line in done.stdout.splitlines() if line.startswith('{"cpu"'))
+    watch.cpu = json.loads(told)["cpu"]
+    return loader.load(out, dtype="float32", device="cpu")[0]
+train_llamafactory = train_official = train_peer
 tokenizer, watch = loader.load(name)[1], Watch()
 model = train_WAY().eval()
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+peak = resource.getrusage(resource.RUSAGE_CHILDREN if peer else resource.RUSAGE_SELF).ru_maxrss / 1024
 lost = count = 0
 with torch.no_grad():
     for row in rows("dev.json"):
@@ -221,19 +252,26 @@ print(json.dumps({"rate": batch / step, "step": step, "rss": peak, "dev": lost /
 CASES = {  # 名字: (词表，0 是自带小模型；问与答的字数；每批；步数；秩；层)
     "自带小模型": (0, (), 16, 40, 32, "all-linear"),
     "词表 65,024，短": (65_024, (45, 25), 4, 60, 8, ["q_proj", "k_proj", "v_proj"]),
-    "词表 65,024，长": (65_024, (480, 95), 4, 12, 8, ["q_proj", "k_proj", "v_proj"])}
+    "词表 65,024，长": (65_024, (480, 95), 4, 16, 8, ["q_proj", "k_proj", "v_proj"])}
 
 
 WAYS = {"Trainer + peft": "plain", "labutils，fp32": "fp32", "labutils，dtype: auto": "ours"}
+OTHERS = {"LLaMA-Factory": "llamafactory", "官方 finetune_demo": "official"}
+
+
+PEERS: dict[str, list[str]] = {}  # llamafactory、official 的环境，见文件开头
 
 
 def trained(case: tuple, way: str, seed: int) -> str:
-    return TRAINING.replace("CASE", repr(case)).replace("WAY", way).replace("SEED", str(seed))
+    code = TRAINING.replace("CASE", repr(case)).replace("PEER", repr(PEERS.get(way, [])))
+    return code.replace("WAY", way).replace("SEED", str(seed))
 
 
 def training(rounds: int) -> list[str]:
+    titles = WAYS | {title: way for title, way in OTHERS.items() if way in PEERS}
     ways = {f"{name}：{title}": (trained(case, way, 42),)
-            for name, case in CASES.items() for title, way in WAYS.items()}
+            for name, case in CASES.items() for title, way in titles.items()
+            if case[0] or way != "official"}  # 官方的脚本只认官方格式的文件夹
     columns = {"rate": "每 CPU 秒几条", "step": "一步的 CPU 秒", "rss": "峰值内存 MiB", "dev": "验证集损失",
                "share": "矩阵乘法的下限占百分之几"}
     return ["条数、词元、步数都相同，一个线程；下限：一步必需的乘加 ÷ 同时量的 1024 阶方阵相乘的速度。", "",
@@ -330,7 +368,10 @@ def main() -> None:
     parser.add_argument("parts", nargs="+", choices=PARTS)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--write", action="store_true", help="写进 benchmarks/speed.md")
+    parser.add_argument("--llamafactory", nargs=1, metavar="PYTHON")
+    parser.add_argument("--official", nargs=3, metavar=("PYTHON", "finetune_demo", "模型代码"))
     given = parser.parse_args()
+    PEERS.update({way: paths for way in OTHERS.values() if (paths := getattr(given, way))})
     for part in given.parts:
         print(f"{PARTS[part][0]}：", flush=True)
         lines = PARTS[part][1](given.rounds)

@@ -5,6 +5,7 @@ runs/<时间>/ 里有执行过的 notebook（.ipynb 与 .html）、output/、rep
 
 import ast
 import logging
+import sys
 import time
 from datetime import datetime
 from pathlib import Path
@@ -51,6 +52,10 @@ def run(
     names = ROAD + MORE if everything else ROAD
     plan = plan_parameters(find_road(notebooks or files.NOTEBOOKS, names), options, given)
     folder = make_run_folder(out)
+    if sys.platform == "linux":
+        from labutils.lab import kernels
+
+        kernels.warm_up()
     seconds, failed = {}, None
     for path, values in plan.items():
         print(f"▶ {path.stem}", flush=True)

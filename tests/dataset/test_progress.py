@@ -123,7 +123,6 @@ def finished_in(progress):
 def start(server, source, out):
     """另一个进程里的 generate；从已经导入好的进程分出来，不必每次重新导入。"""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["labutils.dataset.generation"])  # 那里还不认得 tests 文件夹
     process = context.Process(target=generate_in_child, args=(server.url, str(source), str(out)))
     process.start()
     return process

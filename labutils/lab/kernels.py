@@ -1,0 +1,58 @@
+"""给 notebook 预热的内核：由一个已经导入好各种库的进程 fork 出来，每个 notebook 少等几秒。只在 Linux 上用。
+
+每个 notebook 是一个新的内核，导入 torch、transformers、peft 要几秒；fork 出来的不必再导入，变量、环境变量、
+工作目录仍各是各的。只用于整套运行与测试；学生在 JupyterLab 里用的是普通的内核。
+"""
+
+import os
+from importlib.metadata import EntryPoint
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+
+from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
+
+PRELOAD = ["labutils", __name__, "ipykernel.kernelapp", "labutils.demo.server", "labutils.dataset.build",
+           "labutils.training.finetune", "labutils.comparison.evaluate"]  # 第一个设好环境变量
+
+
+def warm_up() -> None:
+    """此后本进程启动的内核都是预热的。"""
+    factory = KernelProvisionerFactory.instance()
+    factory.default_provisioner_name = "warm"
+    factory.provisioners["warm"] = EntryPoint("warm", f"{__name__}:WarmProvisioner", factory.GROUP_NAME)
+    ForkServerContext().set_forkserver_preload(PRELOAD)
+
+
+class Kernel(ForkServerProcess):
+    """一个内核；jupyter_client 照 subprocess.Popen 的叫法使唤它。"""
+
+    stdin = stdout = stderr = None
+
+    def poll(self) -> int | None:
+        return self.exitcode
+
+    wait = poll  # 总在 poll 说它已经退出之后才叫
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+
+class WarmProvisioner(LocalProvisioner):
+    """除了启动的办法，都与普通的内核相同。"""
+
+    async def launch_kernel(self, cmd, **options):
+        self.cwd = options.get("cwd") or os.getcwd()
+        self.process = Kernel(target=_serve, args=(cmd[cmd.index("-f"):], options["env"], self.cwd))
+        self.process.start()
+        self.pid = self.pgid = self.process.pid
+        return self.connection_info
+
+
+def _serve(arguments: list[str], environment: dict[str, str], folder: str) -> None:
+    """在 fork 出来的进程里：自成一组，打断由 jupyter_client 转达；父进程没了就退出。"""
+    from ipykernel.kernelapp import IPKernelApp  # 在别处导入，tqdm 会以为自己在 notebook 里
+
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    IPKernelApp.launch_instance(argv=[*arguments, f"--IPKernelApp.parent_handle={os.getppid()}"])
