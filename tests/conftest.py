@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 
 import labutils  # noqa: F401  先设好环境变量
+from labutils.lab import kernels
 
-if sys.platform == "linux":  # 几十个 notebook 的内核，各少等几秒导入
-    from labutils.lab import kernels
-
-    kernels.warm_up()
+kernels.warm_up()  # 几十个 notebook 的内核，各少等几秒导入
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # 放在后台跑的测试不理 Ctrl-C，它启动的进程也跟着不理
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

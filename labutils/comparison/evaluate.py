@@ -67,11 +67,8 @@ def _missing(item: dict) -> list[str]:
         asked = [m.get("content") if isinstance(m, dict) and "role" in m else None for m in asked]
     parts = (("answer", [item.get("answer")]), ("key_points（要点列表）", item.get("key_points")),
              ("question", asked))
-    return [name for name, texts in parts if not _all_text(texts)]
-
-
-def _all_text(values: Any) -> bool:
-    return isinstance(values, list) and bool(values) and all(isinstance(v, str) and v for v in values)
+    return [name for name, texts in parts
+            if not (isinstance(texts, list) and texts and all(isinstance(t, str) and t for t in texts))]
 
 
 # —— 答过的题：6B 模型在 CPU 上答一遍要几个小时，中途停下（断电、中断）再运行，不答第二遍 ——

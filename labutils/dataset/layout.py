@@ -68,7 +68,8 @@ def page_text(runs: list[Run]) -> tuple[str, str]:
     vertical = _is_vertical(main)
     if vertical:
         main, *others = _by_angle([_upright(run) if run.angle == 270 else run for run in runs])
-    texts = list(map(_column_text, _columns(main))) if vertical else _region_texts(main)
+    texts = (["".join(" " * (piece.space == 2) + piece.text for piece in column) for column in _columns(main)]
+             if vertical else _region_texts(main))
     drawn = without_spaces("".join(piece.text for piece in main))
     layout = "" if len(texts) < 2 or without_spaces("".join(texts)) == drawn else _LAYOUTS[vertical]
     return "\n".join(filter(None, [*texts, *map(_text, others)])), layout
@@ -291,21 +292,14 @@ def _is_vertical(found: list[Run]) -> bool:
 
 def _columns(found: list[Run]) -> list[list[Run]]:
     """各竖行，从右往左；竖行里从上往下。"""
-    columns = _grouped(sorted(found, key=lambda piece: -piece.x), _same_column)
+    columns = _grouped(sorted(found, key=lambda piece: -piece.x),
+                       lambda column, piece: abs(column[0].x - piece.x) < 0.5 * piece.size)
     return [sorted(column, key=lambda piece: -piece.y) for column in columns]
-
-
-def _same_column(column: list[Run], piece: Run) -> bool:
-    return abs(column[0].x - piece.x) < 0.5 * piece.size
 
 
 def _upright(piece: Run) -> Run:
     """顺时针侧着的一串（坐标按字的方向转正过）转回页面的坐标。"""
     return replace(piece, x=piece.y, right=piece.y + piece.size, y=-piece.x - 0.8 * piece.size, angle=0)
-
-
-def _column_text(column: list[Run]) -> str:
-    return "".join(" " * (piece.space == 2) + piece.text for piece in column)
 
 
 def _grouped(found: Iterable[Run], together: Callable[[list[Run], Run], bool]) -> list[list[Run]]:

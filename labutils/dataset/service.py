@@ -68,7 +68,8 @@ def _preset(where: str, values: object) -> dict:
     for key in ("prices", "extra_body"):
         _check_group(f"{where} 的 {key}", values[key])
     for model, price in values["prices"].items():
-        if not _is_price(price):
+        if not (isinstance(price, dict) and price.keys() == {"input", "output"} and all(
+                type(number) in (int, float) and number >= 0 for number in price.values())):
             raise LabError(f"{where} 的 prices 里 {model} 的价格应写成 {{input: 数, output: 数}}，"
                            "是每百万 token 的价格。")
     return values
@@ -77,11 +78,6 @@ def _preset(where: str, values: object) -> dict:
 def _check_group(where: str, values: object) -> None:
     if not isinstance(values, dict):
         raise LabError(f"{where} 应是一组“键: 值”，请照着文件里别的写。")
-
-
-def _is_price(price: object) -> bool:
-    return isinstance(price, dict) and price.keys() == {"input", "output"} and all(
-        type(number) in (int, float) and number >= 0 for number in price.values())
 
 
 def check_url(url: str, where: str) -> httpx2.URL:

@@ -1,28 +1,31 @@
-"""给 notebook 预热的内核：由一个已经导入好各种库的进程 fork 出来，每个 notebook 少等几秒。只在 Linux 上用。
+"""预热的内核：由一个已经导入好 torch 等库的进程 fork 出来，每个 notebook 少等几秒。
 
-每个 notebook 是一个新的内核，导入 torch、transformers、peft 要几秒；fork 出来的不必再导入，变量、环境变量、
-工作目录仍各是各的。只用于整套运行与测试；学生在 JupyterLab 里用的是普通的内核。
+变量、环境变量、工作目录仍各是各的。只用于整套运行与测试；学生在 JupyterLab 里用的是普通的内核。
 """
 
+import multiprocessing
 import os
+import sys
 from importlib.metadata import EntryPoint
-from multiprocessing.context import ForkServerContext, ForkServerProcess
 
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 
 PRELOAD = ["labutils", __name__, "ipykernel.kernelapp", "labutils.demo.server", "labutils.dataset.build",
            "labutils.training.finetune", "labutils.comparison.evaluate"]  # 第一个设好环境变量
+LINUX = sys.platform == "linux"  # 别处 fork 用过线程的进程不安全，或根本没有
+START = multiprocessing.get_context("forkserver" if LINUX else None)
 
 
 def warm_up() -> None:
-    """此后本进程启动的内核都是预热的。"""
-    factory = KernelProvisionerFactory.instance()
-    factory.default_provisioner_name = "warm"
-    factory.provisioners["warm"] = EntryPoint("warm", f"{__name__}:WarmProvisioner", factory.GROUP_NAME)
-    ForkServerContext().set_forkserver_preload(PRELOAD)
+    """此后本进程启动的内核都是预热的；不是 Linux 就什么也不做。"""
+    if LINUX:
+        factory = KernelProvisionerFactory.instance()
+        factory.default_provisioner_name = "warm"
+        factory.provisioners["warm"] = EntryPoint("warm", f"{__name__}:WarmProvisioner", factory.GROUP_NAME)
+        START.set_forkserver_preload(PRELOAD)
 
 
-class Kernel(ForkServerProcess):
+class Kernel(START.Process):
     """一个内核；jupyter_client 照 subprocess.Popen 的叫法使唤它。"""
 
     stdin = stdout = stderr = None

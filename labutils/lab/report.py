@@ -28,13 +28,15 @@ def summarize(folder: Path, model: str, seed: int, seconds: dict[str, float], fa
     运行没有报错、但该有的结果文件缺了，也算失败，并写明缺哪个文件。
     """
     result, comparison = _read_json(folder / RESULT), _read_json(folder / COMPARISON)
-    data = {"pairs": "qa.jsonl", "train": "train.json", "dev": "dev.json"}
+    data = {key: folder / "output" / "data" / name
+            for key, name in (("pairs", "qa.jsonl"), ("train", "train.json"), ("dev", "dev.json"))}
     failed = failed or next(({"notebook": name, "cell": None, "error": f"运行完了，却没有写出 {path}。"}
                              for name, path in _EXPECTED.items() if not (folder / path).is_file()), None)
     return {
         "ok": failed is None, "model": model, "seed": seed, "versions": versions(),
         "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
-        "qa": {key: _count_lines(folder / "output" / "data" / name) for key, name in data.items()},
+        "qa": {key: len(files.read_rows(path, torn="skip")) if path.is_file() else None
+               for key, path in data.items()},
         "training": {key: result.get(key) for key in TRAINING_KEYS},
         "accuracy": {when: _accuracy(comparison[when]) for when in ("before", "after") if when in comparison},
         "baseline": comparison.get("lexical_baseline", {}).get("unseen", {}).get("accuracy"),
@@ -53,10 +55,6 @@ def versions() -> dict[str, str]:
 def _read_json(path: Path) -> dict:
     """读 JSON；文件不存在（前面的步骤失败了）时返回空字典。"""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _count_lines(path: Path) -> int | None:
-    return len(files.read_rows(path, torn="skip")) if path.is_file() else None
 
 
 def verdict(summary: dict) -> tuple[str, str]:

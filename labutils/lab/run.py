@@ -5,7 +5,6 @@ runs/<时间>/ 里有执行过的 notebook（.ipynb 与 .html）、output/、rep
 
 import ast
 import logging
-import sys
 import time
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +15,7 @@ from labutils.base import files
 from labutils.base.errors import LabError
 from labutils.base.files import from_root, one_sentence, rel, sentence
 from labutils.base.settings import as_bool
-from labutils.lab import preflight, report
+from labutils.lab import kernels, preflight, report
 from labutils.training.config import load_config, override
 
 Value = str | int | float | bool
@@ -52,10 +51,7 @@ def run(
     names = ROAD + MORE if everything else ROAD
     plan = plan_parameters(find_road(notebooks or files.NOTEBOOKS, names), options, given)
     folder = make_run_folder(out)
-    if sys.platform == "linux":
-        from labutils.lab import kernels
-
-        kernels.warm_up()
+    kernels.warm_up()
     seconds, failed = {}, None
     for path, values in plan.items():
         print(f"▶ {path.stem}", flush=True)

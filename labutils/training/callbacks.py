@@ -96,7 +96,7 @@ class LiveLossCurve(TrainerCallback):
     """
 
     def __init__(self, seconds: float = 2.0):
-        self.seconds, self.handle, self.next_time = seconds, None, 0.0
+        self.seconds, self.next_time = seconds, 0.0
 
     @staticmethod
     def in_notebook() -> bool:
@@ -119,9 +119,6 @@ class LiveLossCurve(TrainerCallback):
         from labutils.base import figures  # 画图才导入：matplotlib 要半秒
 
         figure = figures.loss_curve(rows)
-        if self.handle is None:
-            self.handle = display(figure, display_id=True)
-        else:
-            self.handle.update(figure)
+        display(figure, display_id=f"loss-{id(self)}", update=self.next_time > 0)
         now = time.perf_counter()
         self.next_time = now + max(self.seconds, 20 * (now - started))

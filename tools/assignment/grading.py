@@ -4,6 +4,7 @@
 （训练等费时的）不执行，练习不依赖它们；检查格换回教师手里的一份，所以改了它也没有用。
 """
 
+import multiprocessing
 import os
 import re
 import sys
@@ -23,6 +24,7 @@ from traitlets.config import Config
 
 from labutils.base.errors import LabError
 from labutils.base.files import rel
+from labutils.lab import kernels
 from labutils.lab.run import parameter_cells
 from tools.assignment import convert
 
@@ -94,7 +96,8 @@ def grade(course: Path) -> pd.DataFrame:
     with Gradebook(_api(course).coursedir.db_url) as book:
         for student in {path.parent.name for path in folders}:
             book.update_or_create_student(student)
-    with ProcessPoolExecutor(min(_WORKERS, os.cpu_count() or 1)) as pool:
+    with ProcessPoolExecutor(min(_WORKERS, os.cpu_count() or 1), multiprocessing.get_context("spawn"),
+                             kernels.warm_up) as pool:  # fork 出来的进程不能再用原来那个预热的
         rows = list(pool.map(_grade_one, folders))
     points = pd.DataFrame(rows).pivot(index="学生", columns="作业", values="得分")
     points.insert(len(points.columns), "合计", points.sum(axis=1))
