@@ -68,11 +68,11 @@ $(VENV_STAMP):
 	  echo "建立虚拟环境失败；Debian/Ubuntu 请先安装 python3-venv" >&2; exit 1; }
 	@touch $@
 
-# 学生用的一种，另加测试与评分要用的一种；装了后一种，前一种就不必再装。不在安装时编译全部 .py：
-# 大半用不到，用到的第一次导入时才编译，安装快不少。JupyterLab 装好就是中文菜单，也不弹"是否接收新闻"的询问
+# 学生用的一种，另加测试与评分要用的一种；装了后一种，前一种就不必再装。
+# JupyterLab 装好就是中文菜单，也不弹"是否接收新闻"的询问
 $(TEST_STAMP): EXTRA := [test]
 $(STAMP) $(TEST_STAMP): pyproject.toml constraints.txt configs/jupyterlab/overrides.json | $(VENV_STAMP)
-	$(BIN)/python -m pip install --no-compile $(PIP_ARGS) -c constraints.txt -e '.$(EXTRA)'
+	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.$(EXTRA)'
 	@mkdir -p $(VENV)/share/jupyter/lab/settings
 	@cp configs/jupyterlab/overrides.json $(VENV)/share/jupyter/lab/settings/
 	@touch $(STAMP) $@
