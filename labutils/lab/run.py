@@ -37,7 +37,7 @@ def run(
     """跑完整个实验，每个 notebook 打印一行，返回 summary.json 的内容（键见 report.summarize）。
 
     各项与命令行相同；parameters 是额外的 notebook 参数，notebooks 是 notebook 所在的文件夹（默认仓库里的）；
-    everything：选读的也跑。
+    everything：选读的也跑。在自己的脚本里调用，要写在 if __name__ == "__main__": 下面（同 multiprocessing）。
     输入不对时在执行之前抛 LabError；执行中失败时不抛错，summary["failed"] 说明是哪个单元、什么原因。
     """
     config, pdf, qa = map(files.resolve, (config, pdf, qa))

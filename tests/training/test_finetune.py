@@ -398,13 +398,9 @@ class Screen:
     def __init__(self):
         self.shown, self.updated = [], []
 
-    def display(self, figure, display_id):
+    def display(self, figure, display_id, update):
         assert display_id
-        self.shown.append(figure)
-        return self
-
-    def update(self, figure):
-        self.updated.append(figure)
+        (self.updated if update else self.shown).append(figure)
 
 
 def test_live_curve_redraws_one_output_and_replaces_the_printed_lines(
