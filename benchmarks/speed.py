@@ -274,7 +274,9 @@ def training(rounds: int) -> list[str]:
             if case[0] or way != "official"}  # 官方的脚本只认官方格式的文件夹
     columns = {"rate": "每 CPU 秒几条", "step": "一步的 CPU 秒", "rss": "峰值内存 MiB", "dev": "验证集损失",
                "share": "矩阵乘法的下限占百分之几"}
-    return ["条数、词元、步数都相同，一个线程；下限：一步必需的乘加 ÷ 同时量的 1024 阶方阵相乘的速度。", "",
+    return ["条数、词元、步数都相同，一个线程；下限：一步必需的乘加 ÷ 同时量的 1024 阶方阵相乘的速度。"
+            "LLaMA-Factory、官方的用它们的缺省（都打开了梯度检查点）；官方的另有一份官方格式的随机权重，"
+            "验证集损失不能与别的比。", "",
             *rows_of(side_by_side(ways, rounds), columns)]
 
 
