@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import re
+import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -190,6 +191,17 @@ def test_other_errors_keep_their_type(road, tmp_path):
     path = make_notebook(road, "00_start_here", "1 / 0")
     failed = run.execute(path, tmp_path / "x.ipynb", {})
     assert failed["error"] == "ZeroDivisionError: division by zero"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="别处是普通的内核")
+def test_kernels_are_warm_and_share_nothing(road, tmp_path, monkeypatch):
+    code = "import os, sys\nassert 'torch' in sys.modules and 'mine' not in globals()\nmine = 1\n"
+    monkeypatch.setenv("LAB_WORD", "甲")
+    path = make_notebook(road, "00_start_here", code + "assert os.environ['LAB_WORD'] == '甲'")
+    assert run.execute(path, tmp_path / "1.ipynb", {}) is None
+    monkeypatch.delenv("LAB_WORD")
+    path = make_notebook(road, "00_start_here", code + "assert 'LAB_WORD' not in os.environ")
+    assert run.execute(path, tmp_path / "2.ipynb", {}) is None
 
 
 def test_dead_kernel_is_explained(road, tmp_path):
