@@ -150,20 +150,20 @@ folder, rng = Path(tempfile.mkdtemp()), random.Random(seed)
 source, name = files.DATA, str(loader.WEIGHTS)
 if vocabulary:
     source, name = folder, str(folder / "model")
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(GlmConfig(
-        vocab_size=vocabulary, hidden_size=64, intermediate_size=128, num_hidden_layers=3, head_dim=16,
-        num_attention_heads=4, num_key_value_heads=2, attention_bias=True, tie_word_embeddings=False,
-        pad_token_id=0, eos_token_id=2)).save_pretrained(name)
-    AutoTokenizer.from_pretrained(loader.WEIGHTS).save_pretrained(name)
     if way == "official":  # 同样大小，官方的写法与官方的分词器
         sys.path.insert(0, "tests")
         from fakes import chatglm3_fake
-        name = str(folder / "official")
         chatglm3_fake.write(Path(name), layers=3, hidden=64, heads=4, groups=2, head_dim=16, ffn=128,
                             vocab=vocabulary, seq_length=1024)
         for code in Path(peer[2]).glob("*.py"):
             shutil.copy(code, name)
+    else:
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(GlmConfig(
+            vocab_size=vocabulary, hidden_size=64, intermediate_size=128, num_hidden_layers=3, head_dim=16,
+            num_attention_heads=4, num_key_value_heads=2, attention_bias=True, tie_word_embeddings=False,
+            pad_token_id=0, eos_token_id=2)).save_pretrained(name)
+        AutoTokenizer.from_pretrained(loader.WEIGHTS).save_pretrained(name)
     letters = (files.DATA / "qa.jsonl").read_text(encoding="utf-8")
     letters = Counter(letter for letter in letters if letter.isalpha() and not letter.isascii())
     letters = [letter for letter, _ in letters.most_common(200)]
@@ -213,7 +213,7 @@ def train_peer():
     talks = [{"conversations": planned.messages[entry.source][entry.row]} for entry in planned.plan]
     (folder / "rows.json").write_text("".join(json.dumps(talk) + chr(10) for talk in talks))
     job = {"data": str(folder), "model": name, "out": str(out), "steps": steps, "batch": batch, "rank": rank,
-           "targets": targets, "seed": seed, "demo": peer[1:2] and peer[1]}
+           "targets": targets, "seed": seed, "peer": peer}
     (folder / "job.json").write_text(json.dumps(job))
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run([peer[0], f"benchmarks/peers/train_{way}.py", folder / "job.json"], env=environment,
@@ -257,8 +257,6 @@ CASES = {  # 名字: (词表，0 是自带小模型；问与答的字数；每�
 
 WAYS = {"Trainer + peft": "plain", "labutils，fp32": "fp32", "labutils，dtype: auto": "ours"}
 OTHERS = {"LLaMA-Factory": "llamafactory", "官方 finetune_demo": "official"}
-
-
 PEERS: dict[str, list[str]] = {}  # llamafactory、official 的环境，见文件开头
 
 

@@ -1,7 +1,7 @@
 """用官方的 finetune_demo/finetune_hf.py 训练一次，由 benchmarks/speed.py 在它自己的环境里启动。
 
-参数是一个 JSON 文件（见 speed.py 的 train_peer），demo 是 finetune_demo 文件夹；配置用它的 lora.yaml，
-只改步数、批、学习率这些。官方的代码一字不改：训练一完就把适配器写进 out，打印训练用的 CPU 秒，
+参数是一个 JSON 文件（见 speed.py 的 train_peer），peer 的第二项是 finetune_demo 文件夹；配置用其中的
+lora.yaml，只改步数、批、学习率这些。官方的代码一字不改：训练一完就把适配器写进 out，打印训练用的 CPU 秒，
 不再做后面的测验。
 """
 
@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-sys.path.insert(0, job["demo"])
+demo = job["peer"][1]
+sys.path.insert(0, demo)
 
 import finetune_hf  # noqa: E402
 from ruamel.yaml import YAML  # noqa: E402
@@ -27,7 +28,7 @@ class Timed(finetune_hf.Seq2SeqTrainer):
 
 
 finetune_hf.Seq2SeqTrainer = Timed
-plan = YAML(typ="safe").load(Path(job["demo"], "configs", "lora.yaml").read_text(encoding="utf-8"))
+plan = YAML(typ="safe").load(Path(demo, "configs", "lora.yaml").read_text(encoding="utf-8"))
 plan["data_config"] = dict.fromkeys(("train_file", "val_file", "test_file"), "rows.json") | {"num_proc": 1}
 plan["training_args"] |= {
     "output_dir": job["out"], "max_steps": job["steps"], "per_device_train_batch_size": job["batch"],
