@@ -182,8 +182,7 @@ def test_every_dependency_is_used():
         if not name.startswith("tests/"):
             for module in imported_packages(source):
                 unused -= {canonicalize_name(d) for d in known.get(module, [])}
-    assert unused == {"zhplot", "ipywidgets", "jupyterlab",
-                      "jupyterlab-language-pack-zh-cn"}
+    assert unused == {"zhplot", "ipywidgets", "jupyterlab", "jupyterlab-language-pack-zh-cn"}
 
 
 # —— 层次 ——
