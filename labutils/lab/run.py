@@ -191,11 +191,12 @@ def _publish(notebook: Path) -> Failure | None:
 def to_html(notebook: Path) -> Path | None:
     """执行过的 notebook → 同名 .html，不引用任何外部文件；notebook 不存在时返回 None。"""
     from jinja2 import FileSystemLoader
-    from nbconvert import HTMLExporter
+    from nbconvert import HTMLExporter, preprocessors
 
     if not notebook.is_file():
         return None
     exporter = HTMLExporter(extra_loaders=[FileSystemLoader(Path(__file__).parent)],
+                            preprocessors=[preprocessors.CoalesceStreamsPreprocessor],  # 一行分几次印的接上
                             template_file="offline.html.j2", language_code="zh", embed_images=True)
     content = nbformat.read(notebook, as_version=4)
     for cell in content.cells:  # 图从仓库里找（path）：执行过的 notebook 换了文件夹，旁边没有 ../images

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from papermill.cli import _resolve_type
 
 from labutils import base
@@ -257,6 +257,16 @@ def test_pictures_of_the_repository_are_inside_the_html(tmp_path):
     assert f"data:image/png;base64,{data[:200]}" in page and "../images/demo.png" not in page
     assert 'src="data:image/svg+xml;base64,' in page and 'alt="两路相加"' in page
     assert "<title>04_web_demo</title>" in page and source.read_bytes() == before
+
+
+def test_a_line_printed_in_pieces_stays_one_line(tmp_path):
+    """papermill 把每次 print 各存一份；网页里要接成一行，被别的输出隔开的不接。"""
+    pieces = [new_output("stream", name="stdout", text=text) for text in ("边说", "边显示")]
+    between = new_output("display_data", data={"text/plain": "图"})
+    cell = new_code_cell("talk()", outputs=[*pieces, between, pieces[0]])
+    nbformat.write(new_notebook(cells=[cell]), tmp_path / "talk.ipynb")
+    page = run.to_html(tmp_path / "talk.ipynb").read_text(encoding="utf-8")
+    assert re.findall(r"<pre>(.*?)\s*</pre>", page)[-3:] == ["边说边显示", "图", "边说"]
 
 
 def test_a_run_never_uses_the_folder_of_another(tmp_path, monkeypatch):

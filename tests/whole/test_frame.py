@@ -9,6 +9,7 @@ import sys
 import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from statistics import mean
 
 import nbformat
 import pytest
@@ -72,6 +73,19 @@ def test_readme_links_point_to_files(name):
     links = re.findall(r"\[[^\]]+\]\((?!http)([^)]+)\)", read(name))
     assert links
     assert [link for link in links if not (ROOT / name).parent.joinpath(link).exists()] == []
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_readme_says_the_measured_share_of_other_documents(name):
+    """依次是：图书馆规则、照抄；实验室规则、照抄。"""
+    rows = json.loads(read("benchmarks/unseen.json"))["rows"]
+    measured = []
+    for document in ("library", "laboratory"):
+        own = [row for row in rows if row["document"] == document]
+        measured += [mean(row["after"]["unseen"] for row in own),
+                     mean(max(row["baseline"].values()) for row in own)]
+    (paragraph,) = (part for part in read(name).split("\n\n") if "unseen.md" in part and "--model" in part)
+    assert re.findall(r"\d+%", paragraph) == [f"{share:.0%}" for share in measured]
 
 
 def test_teachers_page_commands_exist():
