@@ -25,7 +25,6 @@ from labutils.models.generate import Unfinished, as_messages
 STAGES = {"before": "微调前", "after": "微调后"}
 
 
-# —— 输入：四组题 ——
 def load_groups(qa_file: str | Path, data_dir: str | Path, probes_dir: str | Path) -> dict[str, list[dict]]:
     """四组题：train（训练过的问法）、unseen（没见过的问法）、general、unanswerable（没有文件就是空的）
 
@@ -120,7 +119,6 @@ def fingerprint(model: Any, generation: dict) -> str:
     return digest.hexdigest()
 
 
-# —— 对比 ——
 @dataclass
 class Comparison:
     """一次对比的全部结果
@@ -212,7 +210,6 @@ def _ask_all(model, tokenizer, groups, stage, kept: KeptAnswers, generation) -> 
     return {group: [kept.get(stage, prompt) for prompt in asked] for group, asked in prompts.items()}
 
 
-# —— 分数 ——
 def _score_row(group: str, item: dict, before: str, after: str) -> dict:
     turns = [m["content"] for m in item.get("messages", []) if m["role"] != "system"]
     row = {

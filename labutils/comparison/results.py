@@ -44,7 +44,6 @@ def group_name(group: str) -> str:
     return GROUPS.get(group, group)
 
 
-# —— 文件 ——
 @one_sentence()
 def write_all(comparison: Any, out_dir: Path) -> dict[str, Path]:
     """写出 comparison.json、.csv、.html 与 PNG，返回 {名字: 文件}
@@ -80,7 +79,6 @@ def cell(value: Any) -> Any:
     return "'" + text if guarded else text
 
 
-# —— 网页与笔记本里的表格 ——
 TEMPLATE = figures.template("comparison/comparison.html.j2", change=change, group_name=group_name,
                             percent="{:.0%}".format)
 
@@ -122,7 +120,6 @@ def answer_table(rows: list[dict], kind: str | None = None, group: str | None = 
     return AnswerTable(chosen[:limit])
 
 
-# —— 图 ——
 def accuracy_bars(before: dict[str, dict], after: dict[str, dict],
                   baseline: dict[str, dict] | None = None, path: str | Path | None = None) -> Figure:
     """各组问题微调前后的正确率，没有题的组不画；baseline 里有的组再画一条虚线

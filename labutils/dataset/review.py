@@ -12,7 +12,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import count, filterfalse
 from operator import itemgetter
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import NamedTuple
 import openpyxl
 from openpyxl.cell import Cell
 from openpyxl.styles import Alignment, Font
+from openpyxl.styles.numbers import BUILTIN_FORMATS
 from openpyxl.worksheet.datavalidation import DataValidation
 from openpyxl.worksheet.worksheet import Worksheet
 
@@ -43,6 +43,11 @@ _NUMBER = re.compile("[1-9][0-9]{0,8}")
 _LONGEST = 32767  # Excel 一格至多这么多字
 Decided = dict[str, tuple[int, dict[str, str]]]  # 编号 → (行号, 那一行)；表里没有的行号是 0
 Problems = list[tuple[int, str, str]]  # (行号, 列名, 哪里不对)
+# 中文 Excel 自带的日期、时间，只写编号，openpyxl 3.1.5 不认（findings/openpyxl_cjk_dates_are_integers.sh）
+_DATES = {"y年m月": (27, 36, 50, 52, 57), "m月d日": (28, 29, 51, 53, 54, 58), "y年m月d日": (31,),
+          "m-d-y": (30,), "h时m分": (32, 34, 55), "h时m分s秒": (33, 35, 56)}
+BUILTIN_FORMATS.update((number, form) for form, numbers in _DATES.items() for number in numbers)
+_UNITS = {"年": "year", "月": "month", "日": "day", "时": "hour", "分": "minute", "秒": "second"}
 _NOT_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # 工作簿存不下的字符
 
 
@@ -180,13 +185,13 @@ def _sheet(path: Path, name: str) -> Worksheet:
 def _seen(cell: Cell) -> object:
     """格子里的值，换成人看到的文字：改了格式再填，数字、日期、百分数就不再是文字。"""
     value = cell.value
+    dated = [f"{getattr(value, part)}{unit}" for unit, part in _UNITS.items()
+             if unit in cell.number_format and hasattr(value, part)]
     if isinstance(value, bool):
         return str(value).upper()
     if isinstance(value, int | float):
         return f"{100 * value:.15g}%" if "%" in cell.number_format else f"{value:.15g}"
-    if isinstance(value, datetime) and "年" in cell.number_format:
-        return f"{value.year}年{value.month}月{value.day}日"
-    return None if value is None else str(value).removesuffix(" 00:00:00")
+    return None if value is None else "".join(dated) or str(value).removesuffix(" 00:00:00")
 
 
 class Review(NamedTuple):

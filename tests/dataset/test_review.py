@@ -5,6 +5,7 @@ import datetime
 import errno
 import json
 import random
+import re
 import zipfile
 
 import openpyxl
@@ -242,6 +243,7 @@ def test_columns_in_another_order_or_missing(sheet, columns):
     (6, "General", "6"), (6.0, "General", "6"), (0.1 + 0.2, "General", "0.3"), (0.7, "0%", "70%"),
     (True, "General", "TRUE"), (datetime.date(2023, 12, 5), "yyyy-mm-dd", "2023-12-05"),
     (datetime.date(2023, 12, 5), '[$-F800]yyyy"年"m"月"d"日"', "2023年12月5日"),
+    (datetime.date(2023, 12, 5), 'm"月"d"日"', "12月5日"), (datetime.time(3, 30), 'h"时"mm"分"', "3时30分"),
     (datetime.time(3, 30), "h:mm", "03:30:00"), ("一行_x000D_\n两行 ", "@", "一行\n两行"),
 ])
 def test_numbers_and_dates_are_read_as_a_person_sees_them(sheet, value, number_format, text):
@@ -249,6 +251,27 @@ def test_numbers_and_dates_are_read_as_a_person_sees_them(sheet, value, number_f
     book.active["B2"], book.active["D2"] = "修改", value
     book.active["D2"].number_format = number_format
     book.save(sheet)
+    assert sheet_module.read_table(sheet)[0][1]["答案"] == text
+
+
+@pytest.mark.parametrize(("number", "value", "text"), [
+    (31, 45356, "2024年3月5日"), (57, 45356, "2024年3月"), (58, 45356, "3月5日"), (30, 45356, "2024-03-05"),
+    (32, 0.3125, "7时30分"), (56, 45356.3125, "7时30分0秒"), (31, 0, "00:00:00"), (3, 45356, "45356")])
+def test_dates_that_chinese_excel_writes_by_number_alone(sheet, number, value, text):
+    """styles.xml 里只有编号，没有格式：openpyxl 自己不认。"""
+    book = openpyxl.load_workbook(sheet)
+    book.active["B2"], book.active["D2"] = "修改", value
+    book.active["D2"].number_format = '0"标记"'
+    book.save(sheet)
+    with zipfile.ZipFile(sheet) as package:
+        parts = {name: package.read(name) for name in package.namelist()}
+    styles = parts["xl/styles.xml"].decode()
+    ((listed, custom),) = re.findall(r'(<numFmts.*numFmtId="(\d+)".*</numFmts>)', styles)
+    styles = styles.replace(listed, "").replace(f'numFmtId="{custom}"', f'numFmtId="{number}"')
+    parts["xl/styles.xml"] = styles.encode()
+    with zipfile.ZipFile(sheet, "w") as package:
+        for name, data in parts.items():
+            package.writestr(name, data)
     assert sheet_module.read_table(sheet)[0][1]["答案"] == text
 
 
