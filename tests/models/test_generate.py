@@ -223,10 +223,10 @@ def test_sampling_is_off_by_default_and_on_with_temperature(taught):
 @pytest.mark.parametrize("build", [
     vocab.build_tokenizer, *(partial(build_tokenizer, name) for name in ("Qwen3", "InternLM3"))])
 def test_growing_text_joined_is_one_decode(build):
-    """生僻字不切开，开头与末尾的空白不给出；不成字的字节也不会让后面的话丢掉。"""
+    """生僻字不切开，缩进不变，开头与末尾的空白不给出；不成字的字节也不会让后面的话丢掉。"""
     tokenizer = build()
     broken = tokenizer.encode("𠮷", add_special_tokens=False)[:-1]
-    for text in (" 好 𠮷\n👍 完 \n", "a  b\n\n", ""):
+    for text in (" 好 𠮷\n👍 完 \n", "a  b\n\n", "a:\n    b\n        c", ""):
         ids = tokenizer.encode(text, add_special_tokens=False)
         for row in (ids, ids + broken, broken + ids, [*ids, tokenizer.eos_token_id]):
             growing, pieces = generate.GrowingText(tokenizer), []

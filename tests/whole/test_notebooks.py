@@ -134,9 +134,15 @@ def grading_or_skip():
     return grading
 
 
+WARN_IN_EVERY_CELL = """import sys
+get_ipython().events.register("pre_run_cell", lambda _: print("提醒：旧的写法", file=sys.stderr))"""
+
+
 @pytest.fixture(scope="module")
 def course(tmp_path_factory):
-    """发下去，再交回两份：甲做了前一半，还改了参数；乙做了后一半，没做的几题把检查格改了、标成不执行的。"""
+    """发下去，再交回两份：甲做了前一半，还改了参数，每一格都冒出一条警告；乙做了后一半，没做的几题把检查格
+    改了、标成不执行的。
+    """
     grading, folder = grading_or_skip(), tmp_path_factory.mktemp("course")
     for path in grading.release(folder, convert.names()):
         for student, done in halves(path.stem).items():
@@ -147,6 +153,8 @@ def course(tmp_path_factory):
                     cell.source, cell.metadata.tags = "pass", ["long"]
             for cell in run.parameter_cells(notebook) if student == "甲" else []:
                 cell.source = cell.source.replace('"tiny"', '"没有的模型"')
+            if student == "甲":
+                notebook.cells.insert(0, nbformat.v4.new_code_cell(WARN_IN_EVERY_CELL))
             target = folder / "submitted" / student / path.stem / path.name
             target.parent.mkdir(parents=True)
             nbformat.write(notebook, target)

@@ -55,6 +55,7 @@ def _api(course: Path) -> NbGraderAPI:
     config.ClearSolutions.code_stub = {"python": ""}  # 作答格里原来就有空架子
     config.DefaultParameters.course = str(course)
     config.Autograde.sanitize_preprocessors.append(DefaultParameters)
+    config.IgnorePattern.enabled, config.IgnorePattern.pattern = True, r"\A"  # 不然检查格里有一条警告就是零分
     config.Execute.skip_cells_with_tag = "long"
     config.Execute.timeout = 120
     config.Execute.extra_arguments = ["--IPKernelApp.log_level=ERROR"]
