@@ -185,12 +185,12 @@ def _sheet(path: Path, name: str) -> Worksheet:
 def _seen(cell: Cell) -> object:
     """格子里的值，换成人看到的文字：改了格式再填，数字、日期、百分数就不再是文字。"""
     value = cell.value
-    dated = [f"{getattr(value, part)}{unit}" for unit, part in _UNITS.items()
-             if unit in cell.number_format and hasattr(value, part)]
     if isinstance(value, bool):
         return str(value).upper()
     if isinstance(value, int | float):
         return f"{100 * value:.15g}%" if "%" in cell.number_format else f"{value:.15g}"
+    dated = [f"{getattr(value, part)}{unit}" for unit, part in _UNITS.items()
+             if unit in cell.number_format and hasattr(value, part)]
     return None if value is None else "".join(dated) or str(value).removesuffix(" 00:00:00")
 
 

@@ -6,10 +6,10 @@ import errno
 import json
 import random
 import re
-import zipfile
 
 import openpyxl
 import pytest
+from fakes.documents import rewritten, zipped
 
 from labutils.base.errors import LabError
 from labutils.dataset import review as sheet_module
@@ -263,15 +263,13 @@ def test_dates_that_chinese_excel_writes_by_number_alone(sheet, number, value, t
     book.active["B2"], book.active["D2"] = "修改", value
     book.active["D2"].number_format = '0"标记"'
     book.save(sheet)
-    with zipfile.ZipFile(sheet) as package:
-        parts = {name: package.read(name) for name in package.namelist()}
-    styles = parts["xl/styles.xml"].decode()
-    ((listed, custom),) = re.findall(r'(<numFmts.*numFmtId="(\d+)".*</numFmts>)', styles)
-    styles = styles.replace(listed, "").replace(f'numFmtId="{custom}"', f'numFmtId="{number}"')
-    parts["xl/styles.xml"] = styles.encode()
-    with zipfile.ZipFile(sheet, "w") as package:
-        for name, data in parts.items():
-            package.writestr(name, data)
+
+    def by_number_alone(xml):
+        for listed, custom in re.findall(r'(<numFmts.*numFmtId="(\d+)".*</numFmts>)', xml):
+            xml = xml.replace(listed, "").replace(f'numFmtId="{custom}"', f'numFmtId="{number}"')
+        return xml
+
+    rewritten(sheet, by_number_alone)
     assert sheet_module.read_table(sheet)[0][1]["答案"] == text
 
 
@@ -327,8 +325,7 @@ def test_damaged_workbook_is_one_clear_sentence(sheet):
     sheet.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(LabError, match="已损坏或不是 Excel 工作簿"):
         apply(sheet)
-    with zipfile.ZipFile(sheet, "w") as other:
-        other.writestr("word/document.xml", "<w/>")
+    zipped(sheet, {"word/document.xml": "<w/>"})
     with pytest.raises(LabError, match="已损坏或不是 Excel 工作簿"):
         apply(sheet)
     for _ in range(100):  # 随便改坏一个字节：要么照样读得出，要么一句话说清楚
