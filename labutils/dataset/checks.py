@@ -108,8 +108,9 @@ def tidy(row: object) -> object:
     clean = {key: value for key, value in clean.items() if value not in (None, "", [])}
     points = clean.get("key_points", clean.get("answer"))
     clean["key_points"] = [_as_text(p) for p in (points if isinstance(points, list) else [points])]
-    if "page" in clean:
-        clean["page"] = _as_page(clean["page"])
+    found = _PAGE.fullmatch(normalize(page := str(clean.get("page"))))
+    if found and "-" not in page:
+        clean["page"] = int(found[1])  # 3.0、"3"、"第三页" 都是 3；认不出的原样
     return clean
 
 
@@ -118,12 +119,6 @@ def _as_text(value: object) -> object:
     if type(value) in (int, float):
         return str(value)
     return value.strip() if isinstance(value, str) else value
-
-
-def _as_page(value: object) -> object:
-    """3.0、"3"、"第三页" 都是 3；认不出的原样返回。"""
-    found = _PAGE.fullmatch(normalize(str(value)))
-    return int(found[1]) if found and "-" not in str(value) else value
 
 
 def name_rows(rows: list[dict]) -> list[dict]:

@@ -91,7 +91,9 @@ def _pieces(runs: list[Run]) -> list[Run]:
     drawn: dict[str, list[Run]] = defaultdict(list)
     piece = Run("\t", 0, 0, 0, 1)
     for run in runs:
-        if any(_same_place(run, before) for before in drawn[run.text][-_RECENT:]):
+        near = 0.3 * min(run.right - run.x, run.size)
+        if any(abs(run.x - before.x) <= near and abs(run.y - before.y) <= 0.3 * run.size
+               for before in drawn[run.text][-_RECENT:]):
             continue
         drawn[run.text].append(run)
         gap = (run.x - piece.right) / piece.size
@@ -112,11 +114,6 @@ def _between(left: str, right: str, gap: float, space: int) -> str:
     if gap >= CELL * (1 + stretched * (1 if (left + right).isascii() else 0.3)):
         return "\t"
     return " " if gap >= SPACE or stretched else ""
-
-
-def _same_place(run: Run, before: Run) -> bool:
-    near = 0.3 * min(run.right - run.x, run.size)
-    return abs(run.x - before.x) <= near and abs(run.y - before.y) <= 0.3 * run.size
 
 
 def _with_scripts(found: list[Run]) -> list[Run]:

@@ -50,7 +50,8 @@ def read_pdf(path: Path, name: str) -> list[Page]:
             text, found = _read(document, number)
             raw.append(text)
             notes.append(found)
-            _tell_progress(name, number, len(document))
+            if len(document) > LONG and number % math.ceil(len(document) / 10) == 0:
+                print(f"{name}：读到第 {number} 页，共 {len(document)} 页。", flush=True)
         margins = without_margins(raw)
         _find_images(document, margins, notes)
         unread = [number for number, found in enumerate(notes, 1) if found in ([IMAGE], [GARBLED])]
@@ -63,11 +64,6 @@ def read_pdf(path: Path, name: str) -> list[Page]:
         raise LabError(_no_text(raw, notes, name))
     _remind(notes, heads, name)
     return list(map(Page, count(1), texts, map(_note, notes, heads)))
-
-
-def _tell_progress(name: str, number: int, total: int) -> None:
-    if total > LONG and number % math.ceil(total / 10) == 0:
-        print(f"{name}：读到第 {number} 页，共 {total} 页。", flush=True)
 
 
 def _find_images(document: pdfium.PdfDocument, margins: list[tuple[list, list]], notes: Notes) -> None:

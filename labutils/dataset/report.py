@@ -52,6 +52,7 @@ def describe(rows: list[dict], train: list[dict], dev: list[dict], pages: list[P
     found = paragraphs(pages)
     lost = mark(found, rows)
     bare = [paragraph for paragraph in found if not paragraph.questions]
+    sizes = {key: [len(row[key]) for row in rows] for key in ("question", "answer")}
     return {
         "pairs": len(rows),
         "facts": len(_facts(rows)),
@@ -62,7 +63,8 @@ def describe(rows: list[dict], train: list[dict], dev: list[dict], pages: list[P
         "sections": _by_section(found),
         "notes": _notes(pages),
         "uncovered": [{"page": p.page, "section": p.section, "text": p.text} for p in bare],
-        "lengths": {key: _lengths(rows, key) for key in ("question", "answer")},
+        "lengths": {key: {"min": min(size), "median": median(size), "max": max(size), "values": size}
+                    for key, size in sizes.items()},
         "split": {"train": len(train), "dev": len(dev),
                   "dev_facts": len(_facts(dev)),
                   "dev_facts_not_in_train": sorted(_facts(dev) - _facts(train))},
@@ -81,11 +83,6 @@ def _facts(rows: list[dict]) -> set[str]:
 
 def _text(found: list[Paragraph]) -> str:
     return "".join(paragraph.text for paragraph in found)
-
-
-def _lengths(rows: list[dict], key: str) -> dict:
-    values = [len(row[key]) for row in rows]
-    return {"min": min(values), "median": median(values), "max": max(values), "values": values}
 
 
 def _by_section(found: list[Paragraph]) -> list[dict]:
@@ -266,16 +263,13 @@ def _coverage_bars(axes: Axes, chapters: dict[str, Counter]) -> None:
     axes.barh(places, bare, left=covered, color=figures.WRONG, height=0.66, label="没有题")
     for place, chapter in enumerate(shown.values()):
         axes.text(chapter["paragraphs"], place, f" {chapter['pairs']} 题", va="center", fontsize=8)
-    axes.set_yticks(places, list(map(_short, shown)), fontsize=8)
+    names = [name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…" for name in shown]
+    axes.set_yticks(places, list(map(figures.plain, names)), fontsize=8)
     more = f"（前 {len(shown)} 章，共 {len(chapters)} 章）"
     title = "各章的段落" + (more if len(shown) < len(chapters) else "")
     axes.margins(x=0.12, y=0.02)
     axes.invert_yaxis()
     _dress(axes, title, "段落数")
-
-
-def _short(name: str) -> str:
-    return figures.plain(name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…")
 
 
 def _length_bars(axes: Axes, lengths: dict[str, dict]) -> None:

@@ -2,6 +2,7 @@
 
 import queue
 from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import nullcontext
 from functools import partial
 from threading import Event, Thread
@@ -13,7 +14,7 @@ from labutils.base.errors import LabError
 from labutils.base.text import Cut
 from labutils.models.chat import header, prompt_ids
 from labutils.models.loader import OUT_OF_MEMORY
-from labutils.models.table import Row, can_batch, finished, left_pad
+from labutils.models.table import Row, can_batch, cores, finished, left_pad, swaps_weights
 
 
 class Unfinished(str):
@@ -34,11 +35,11 @@ def answer(model, tokenizer, questions, max_new_tokens: int = 128, batch_size: i
     order = sorted(rows, key=lambda row: -len(row.ids))  # 长的先来
     options = _options({"max_new_tokens": max_new_tokens, **generation})
     together = len(rows) > 1 and can_batch(model)  # 只有一题，不必试
-    in_graphs = together and model.device.type == "cuda" and not generation  # 它只会贪心
-    make = captured if in_graphs else finished if together else _one_by_one
-    done = make(model, order, batch_size if together else options)
+    in_order = generation or swaps_weights(model)  # 抽样的，次序一变随机数就变
+    ways = {} if in_order else {"cpu": in_halves, "cuda": captured}
+    make = ways.get(model.device.type, finished) if together else _one_by_one
     try:
-        for row in done:
+        for row in make(model, order, batch_size if together else options):
             number = numbers[id(row)]
             said = str if row.complete else Unfinished
             replies[number] = said(clean(tokenizer, row.said[: -1 if row.complete else None], skipped))
@@ -48,6 +49,20 @@ def answer(model, tokenizer, questions, max_new_tokens: int = 128, batch_size: i
         raise LabError(f"同时回答 {batch_size} 个问题，显存或内存不够；请减小 batch_size 或 "
                        "max_new_tokens，或换小一号的模型。") from None
     return [replies[number] for number in range(len(rows))]
+
+
+def in_halves(model, rows: list[Row], width: int) -> Iterator[Row]:
+    """CPU 上分成两张表，在两个核上各走各的；谁先说完就先给出谁。"""
+    count, advance = min(2, width), torch.inference_mode()(lambda table: next(table, None))
+    with cores(count) as pool:
+        tables = [finished(model, rows[i::count], width // count) for i in range(count)]
+        moving = {pool.submit(advance, table): table for table in tables}
+        while moving:
+            for future in wait(moving, return_when=FIRST_COMPLETED).done:
+                table = moving.pop(future)
+                if row := future.result():
+                    moving[pool.submit(advance, table)] = table
+                    yield row
 
 
 def captured(model, rows: list[Row], width: int) -> Iterator[Row]:

@@ -6,10 +6,12 @@
 
 import logging
 from collections import deque
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 
 import torch
+from peft.tuners.lora.layer import ParamWrapper
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, LogitsProcessorList
@@ -99,6 +101,23 @@ def differ(scores: torch.Tensor, alone: torch.Tensor, dtype: torch.dtype) -> boo
     return bool((scores - alone).norm() > torch.finfo(dtype).eps ** 0.5 * alone.norm())
 
 
+def swaps_weights(model) -> bool:
+    """peft 加在专家上的 LoRA 计算时换权重：不能有两个线程同时算。"""
+    return any(isinstance(module, ParamWrapper) for module in model.modules())
+
+
+@contextmanager
+def cores(count: int, prepare: Callable[[], None] = lambda: None) -> Iterator[ThreadPoolExecutor]:
+    """count 个线程，平分 torch 的线程数，各自先 prepare；等待时不空转。"""
+    threads = torch.get_num_threads()
+    share = max(1, threads // count)
+    try:
+        with ThreadPoolExecutor(count, "lab", lambda: (torch.set_num_threads(share), prepare())) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)  # 线程里设的也是以后新线程的缺省值
+
+
 def processors(do_sample: bool = False, temperature: float = 0.0, top_p: float = 1.0, top_k: int = 50,
                repetition_penalty: float = 1.0) -> LogitsProcessorList:
     """抽样设置 → 依次改动分数的步骤，顺序与 ``model.generate`` 相同；默认是贪心。"""
@@ -146,8 +165,9 @@ class Table:
         try:
             return self.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True,
                               past_key_values=cache, logits_to_keep=1, **extra).logits[:, -1].float()
-        except Exception:
-            _unhook(self.model)
+        except Exception:  # peft 不摘下按行开关适配器的挂钩；留着它们，以后单用适配器的计算都会错
+            for module in self.model.modules():
+                module._forward_pre_hooks.clear()
             raise
 
     def _choose(self, rows: list[Row], scores: torch.Tensor) -> None:
@@ -185,12 +205,6 @@ class Table:
             for layer in self.cache.layers:
                 layer.keys, layer.values = layer.keys[kept, :, first:], layer.values[kept, :, first:]
         return gone
-
-
-def _unhook(model) -> None:
-    """中途出错时，peft 不摘下按行开关适配器的挂钩；留着它们，以后单用适配器的计算都会错。"""
-    for module in model.modules():
-        module._forward_pre_hooks.clear()
 
 
 def _stack(old: torch.Tensor, new: torch.Tensor, width: int) -> torch.Tensor:

@@ -5,7 +5,6 @@ CPU 上的一步（PackedTrainer）：几段对话首尾相接，分成两份在
 """
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,14 +14,13 @@ import torch
 from accelerate.utils import send_to_device
 from peft import PeftModel
 from peft.tuners.lora.layer import Linear as LoraLinear
-from peft.tuners.lora.layer import ParamWrapper
 from torch.nn.functional import cross_entropy
 from transformers import AttentionInterface, Trainer, TrainingArguments
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from labutils.base.errors import LabError
 from labutils.models.chat import IGNORE
-from labutils.models.table import differ
+from labutils.models.table import cores, differ, swaps_weights
 from labutils.training.data import LeftCollator
 
 PACKED = "lab_packed"
@@ -196,14 +194,11 @@ def check_padding(base, padded: LeftCollator, rows: list[Row]) -> None:
 
 @torch.no_grad()
 def in_one_piece(model: PeftModel, rows: list[Row]) -> bool:
-    """整批要不要一份算：取随机数的（dropout、专家的抖动），同时算先后就不定了；
-    peft 加在专家上的 LoRA 计算时换权重，也不能同时算。
-    """
+    """整批要不要一份算：取随机数的（dropout、专家的抖动），同时算先后就不定了。"""
     before, base = torch.get_rng_state(), model.train().get_base_model()
     with switched(base, False):
         total_loss(base, pack(rows))
-    drawn = not torch.equal(before, torch.get_rng_state())
-    return drawn or any(isinstance(module, ParamWrapper) for module in model.modules())
+    return not torch.equal(before, torch.get_rng_state()) or swaps_weights(model)
 
 
 def make_trainer(model: PeftModel, args: TrainingArguments, padded: LeftCollator, rows: list[Row],
@@ -267,19 +262,12 @@ class PackedTrainer(LabTrainer):
         self.model_accepts_loss_kwargs = True  # 要 Trainer 数好一步里要学的词元
 
     def train(self, *args: Any, **options: Any):
-        threads = torch.get_num_threads()
-
-        def prepare():  # 自动混合精度也是各线程自己的
-            torch.set_num_threads(max(1, threads // self.count))
+        def prepare():  # 自动混合精度是各线程自己的
             torch.set_autocast_enabled("cpu", self.mixed)
             torch.set_autocast_cache_enabled(False)  # 转好的权重不留到更新之后
 
-        with switched(self.base, self.pieces), ThreadPoolExecutor(
-                self.count, initializer=prepare) as self.pool:
-            try:
-                return super().train(*args, **options)
-            finally:
-                torch.set_num_threads(threads)  # 线程里设的也是以后新线程的缺省值
+        with switched(self.base, self.pieces), cores(self.count, prepare) as self.pool:
+            return super().train(*args, **options)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         model.train()

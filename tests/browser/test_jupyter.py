@@ -39,6 +39,11 @@ SHOW = """() => { const frame = document.querySelector("iframe[src^='http://127.
                   if (frame) frame.scrollIntoView({block: "center"}); return !!frame }"""
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """一份 notebook 04，用一个没训练过的小适配器：这里看的是网页，不是答得对不对。"""
@@ -48,6 +53,7 @@ def folder(tmp_path_factory):
     get_peft_model(model, config).save_pretrained(folder / "adapter")
     notebook = nbformat.read(files.NOTEBOOKS / NAME, as_version=4)
     for cell in notebook.cells:
+        cell.source = cell.source.replace("PORT = 0 ", f"PORT = {free_port()} ")
         cell.source = cell.source.replace('ADAPTER = ""', f"ADAPTER = {str(folder / 'adapter')!r}")
         cell.source = cell.source.replace('"output/lab"', repr(str(folder / "out")))
         if cell.cell_type == "code":
@@ -59,8 +65,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def jupyter(folder):
     """JupyterLab 的网址；设置和临时文件都放在 folder 里，不碰用户自己的。"""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     private = {f"JUPYTER_{kind}_DIR": str(folder / kind) for kind in ("CONFIG", "DATA", "RUNTIME")}
     private |= {f"JUPYTERLAB_{kind}_DIR": str(folder / kind) for kind in ("SETTINGS", "WORKSPACES")}
     command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", f"--port={port}",
@@ -138,8 +143,7 @@ def own_source() -> str:
 def own_page(folder, **environment):
     """在 folder 里运行 my_app.py，给出网址。"""
     (folder / "my_app.py").write_text(own_source(), encoding="utf-8")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
         [sys.executable, "my_app.py"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env=os.environ | {"PORT": str(port), **environment}, encoding="utf-8")

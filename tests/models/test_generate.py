@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import SimpleNamespace
 
@@ -47,6 +48,23 @@ def test_batching_does_not_change_answers(taught):
     one = ["".join(generate.stream(*taught, question)) for question in questions]
     for size in (1, 4, 6, 64):
         assert one == generate.answer(*taught, questions, batch_size=size)
+
+
+@pytest.mark.parametrize(("options", "names"), [({}, {"lab_0", "lab_1"}), ({"top_k": 1}, {"MainThread"})])
+def test_greedy_answers_use_two_cores(taught, monkeypatch, options, names):
+    """两张表各用一个线程；抽样的要按次序取随机数，只在一个线程里。"""
+    seen, forward, threads = set(), table.Table._forward, torch.get_num_threads()
+
+    def watched(*args):
+        seen.add(threading.current_thread().name)
+        return forward(*args)
+
+    monkeypatch.setattr(generate, "can_batch", lambda model: True)
+    monkeypatch.setattr(table.Table, "_forward", watched)
+    assert generate.answer(*taught, list(TALK) * 4, **options) == list(TALK.values()) * 4
+    assert seen == names
+    with ThreadPoolExecutor(1) as pool:  # 以后新开的线程也还是原来那么多
+        assert pool.submit(torch.get_num_threads).result() == torch.get_num_threads() == threads
 
 
 def test_a_single_question_needs_no_trial(taught, monkeypatch):
