@@ -13,8 +13,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export GRADIO_ANALYTICS_ENABLED ?= False
 export PYTHONUTF8 ?= 1
 
-# 最费时的排在最前：各 notebook，然后是 tests/whole（次序在 tests/conftest.py）；一个文件（全部 notebook
-# 算一个）总在同一个进程里
+# 最费时的排在最前（次序在 tests/conftest.py）；一个文件（全部 notebook 算一个）总在同一个进程里
 PARALLEL := -n 2 --no-loadscope-reorder
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
 # 印记文件只在安装成功之后写下；装到一半被打断，下次会重新安装。

@@ -30,11 +30,13 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(items):
-    """tests/whole 最费时，排在别的测试前面；写成 tests/whole tests 没有用：pytest 9 去掉含在别的参数里的。"""
-    def later(item):
-        return item.nodeid.startswith("tests/") and not item.nodeid.startswith("tests/whole/")
+    """费时的文件先跑，免得最后一个进程还在跑它，另一个闲着：notebook，tests/whole，有 slow 的与网页的，其余。"""
+    slow = {item.path for item in items if item.get_closest_marker("slow") or "browser" in item.path.parts}
 
-    items.sort(key=later)
+    def rank(item):
+        return [item.path.suffix == ".ipynb", "whole" in item.path.parts, item.path in slow, True].index(True)
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")
