@@ -30,7 +30,7 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(items):
-    """费时的文件先跑，免得最后一个进程还在跑它，另一个闲着：notebook，tests/whole，有 slow 的与网页的，其余。"""
+    """费时的文件先跑，免得最后只剩一个进程在忙：notebook，tests/whole，有 slow 的与网页的，其余。"""
     slow = {item.path for item in items if item.get_closest_marker("slow") or "browser" in item.path.parts}
 
     def rank(item):

@@ -22,7 +22,7 @@ class Unfinished(str):
 
 
 @torch.inference_mode()
-def answer(model, tokenizer, questions, max_new_tokens: int = 128, batch_size: int = 64,
+def answer(model, tokenizer, questions, max_new_tokens: int = 128, batch_size: int = 128,
            on_answer: Callable[[int, str], None] | None = None, **generation) -> list[str]:
     """批量回答；每个问题是字符串或消息列表，返回同样顺序的回答，没有说完的是 Unfinished。
 

@@ -213,11 +213,11 @@ def _stack(old: torch.Tensor, new: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def finished(model, rows: list[Row], width: int) -> Iterator[Row]:
-    """rows 依次进表，至多 width 行同时算；谁说完了就给出谁。空出四分之一才接新的，接一次要重排一次缓存。"""
+    """至多 width 行同时算，谁说完了就给出谁；空出四分之一才接、也只接四分之一：接得太碎、太多都慢。"""
     table, waiting = Table(model), deque(rows)
     while waiting or table.rows:
         yield from table.leave()
         if waiting and len(table.rows) <= width * 3 // 4:
-            table.join([waiting.popleft() for _ in range(min(len(waiting), width - len(table.rows)))])
+            table.join([waiting.popleft() for _ in range(min(len(waiting), max(1, width // 4)))])
         elif table.rows:
             table.step()

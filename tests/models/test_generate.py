@@ -170,7 +170,7 @@ def test_too_little_memory_is_said(taught, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(table.Table, "join", fail)
-    with pytest.raises(LabError, match="64 个问题，显存或内存不够"):
+    with pytest.raises(LabError, match="128 个问题，显存或内存不够"):
         generate.answer(*taught, ["你好", "再见"])
 
 
