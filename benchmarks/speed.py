@@ -360,8 +360,8 @@ def write(part: str, lines: list[str]) -> None:
     old = PAGE.read_text(encoding="utf-8") if PAGE.exists() else f"# {__doc__.split('：')[0]}\n"
     sections = dict(re.findall("^## (.+)\n((?:(?!## ).*\n?)*)", old, re.MULTILINE))
     sections[PARTS[part][0]] = "\n".join(["", machine(), "", *lines, "", ""])
-    text = "".join([old.split("\n## ")[0].rstrip(), "\n\n", *(f"## {n}\n{s.rstrip()}\n\n" for n, s in sections.items())])
-    PAGE.write_text(text.rstrip() + "\n", encoding="utf-8")
+    whole = [old.split("\n## ")[0], *(f"## {name}\n{text}" for name, text in sections.items())]
+    PAGE.write_text("\n\n".join(map(str.strip, whole)) + "\n", encoding="utf-8")
 
 
 def main() -> None:
