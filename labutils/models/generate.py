@@ -13,8 +13,8 @@ from transformers import ContinuousBatchingConfig, GenerationConfig, StoppingCri
 from labutils.base.errors import LabError
 from labutils.base.text import Cut
 from labutils.models.chat import header, prompt_ids
-from labutils.models.loader import OUT_OF_MEMORY
-from labutils.models.table import Row, can_batch, cores, finished, left_pad, swaps_weights
+from labutils.models.loader import OUT_OF_MEMORY, cores, swaps_weights
+from labutils.models.table import Row, can_batch, finished, left_pad
 
 
 class Unfinished(str):

@@ -1,7 +1,8 @@
-"""唯一的模型加载处：自带小模型、本地文件夹、网上的模型名、适配器文件夹。讲解见 notebook 00、02。"""
+"""唯一的模型加载处：自带小模型、本地文件夹、网上的模型名、适配器文件夹；用哪个设备、几个核。"""
 
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -42,6 +43,25 @@ def _named_dtype(dtype: str | torch.dtype) -> torch.dtype:
     if not isinstance(chosen, torch.dtype):
         raise LabError(f"没有叫 {dtype} 的精度，请写 float32、bfloat16 或 float16。")
     return chosen
+
+
+def swaps_weights(model) -> bool:
+    """peft 加在专家上的 LoRA 计算时换权重：不能有两个线程同时算。"""
+    from peft.tuners.lora.layer import ParamWrapper
+
+    return any(isinstance(module, ParamWrapper) for module in model.modules())
+
+
+@contextmanager
+def cores(count: int, prepare: Callable[[], None] = lambda: None) -> Iterator[ThreadPoolExecutor]:
+    """count 个线程，平分 torch 的线程数，各自先 prepare；等待时不空转。"""
+    threads = torch.get_num_threads()
+    share = max(1, threads // count)
+    try:
+        with ThreadPoolExecutor(count, "lab", lambda: (torch.set_num_threads(share), prepare())) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)  # 线程里设的也是以后新线程的缺省值
 
 
 def is_adapter(folder: str | Path) -> bool:

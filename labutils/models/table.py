@@ -6,12 +6,10 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import nullcontext
 
 import torch
-from peft.tuners.lora.layer import ParamWrapper
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, LogitsProcessorList
@@ -99,23 +97,6 @@ def _rows_are_independent(model, mixed: bool) -> bool:
 def differ(scores: torch.Tensor, alone: torch.Tensor, dtype: torch.dtype) -> bool:
     """与别的行一起算的分数 scores，和单独算的 alone，相差不止 dtype 的舍入。"""
     return bool((scores - alone).norm() > torch.finfo(dtype).eps ** 0.5 * alone.norm())
-
-
-def swaps_weights(model) -> bool:
-    """peft 加在专家上的 LoRA 计算时换权重：不能有两个线程同时算。"""
-    return any(isinstance(module, ParamWrapper) for module in model.modules())
-
-
-@contextmanager
-def cores(count: int, prepare: Callable[[], None] = lambda: None) -> Iterator[ThreadPoolExecutor]:
-    """count 个线程，平分 torch 的线程数，各自先 prepare；等待时不空转。"""
-    threads = torch.get_num_threads()
-    share = max(1, threads // count)
-    try:
-        with ThreadPoolExecutor(count, "lab", lambda: (torch.set_num_threads(share), prepare())) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(threads)  # 线程里设的也是以后新线程的缺省值
 
 
 def processors(do_sample: bool = False, temperature: float = 0.0, top_p: float = 1.0, top_k: int = 50,

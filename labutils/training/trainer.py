@@ -20,7 +20,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from labutils.base.errors import LabError
 from labutils.models.chat import IGNORE
-from labutils.models.table import cores, differ, swaps_weights
+from labutils.models.loader import cores, swaps_weights
+from labutils.models.table import differ
 from labutils.training.data import LeftCollator
 
 PACKED = "lab_packed"
