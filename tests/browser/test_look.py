@@ -24,14 +24,14 @@ def demo(unlimited):
         yield demo
 
 
-@pytest.fixture(params=["light", "dark"])
+@pytest.fixture(scope="module", params=["light", "dark"])
 def colours(request):
     return request.param
 
 
-@pytest.fixture(params=[PHONE, DESKTOP], ids=["phone", "desktop"])
+@pytest.fixture(scope="module", params=[PHONE, DESKTOP], ids=["phone", "desktop"])
 def screen(request, browser, demo, colours):
-    """问过一句、面板都展开的网页。"""
+    """问过一句、面板都展开的网页：四种画面各开一次，几个测试都来看，谁也不改它。"""
     page = open_page(browser, demo.url, color_scheme=colours, viewport=request.param)
     page.get_by_label("并排对比").check()
     page.wait_for_selector("#lab-before")
@@ -45,7 +45,6 @@ def screen(request, browser, demo, colours):
 
 
 def test_page_is_clean(screen):
-    """一次打开看几件事：四种画面各要开一次，开得多了太慢。"""
     from axe_playwright_python.sync_playwright import Axe
 
     width = screen.viewport_size["width"]

@@ -1,14 +1,16 @@
 """真的把五个 notebook 用 papermill 跑一遍：换一份文档、换模型、换种子、换配置，命令行入口。"""
 
+import contextlib
+import io
 import json
 import re
-import subprocess
 import sys
 
 import pytest
 from fakes import chatglm3_fake
 
-from labutils.base.files import CONFIGS, DATA, NOTEBOOKS, ROOT, read_rows
+from labutils.base.files import CONFIGS, DATA, NOTEBOOKS, read_rows
+from labutils.lab import cli
 from labutils.lab.run import execute
 from tools import make_pdf
 
@@ -35,7 +37,7 @@ FACTS = [
 
 
 def run_lab(folder, config, steps, *options):
-    """用另一份文档和它自己的问答文件跑完整个实验；返回 (进程结果, 运行文件夹)。"""
+    """用另一份文档和它自己的问答文件跑完整个实验；返回 (退出码, 印出来的, 运行文件夹)。"""
     (folder / "other.md").write_text(MARKDOWN, encoding="utf-8")
     make_pdf.make_pdf(folder / "other.md", folder / "other.pdf")
     rows = [{"id": f"L{i}-{k}", "fact_id": f"L{i}", "question": question, "answer": answer,
@@ -46,11 +48,13 @@ def run_lab(folder, config, steps, *options):
     config = (CONFIGS / config).read_text(encoding="utf-8")
     short = re.sub(r"max_steps: \d+", f"max_steps: {steps}", config)
     (folder / "short.yaml").write_text(short, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "labutils", "run", "--pdf", folder / "other.pdf",
-         "--qa", folder / "other.jsonl", "--config", folder / "short.yaml", "--seed", "7",
-         "--out", folder / "runs", *options], cwd=ROOT, capture_output=True, text=True, timeout=900)
-    return done, next((folder / "runs").iterdir(), None)
+    words = ["run", "--pdf", folder / "other.pdf", "--qa", folder / "other.jsonl", "--config",
+             folder / "short.yaml", "--seed", "7", "--out", folder / "runs", *options]
+    with (pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said,
+          contextlib.redirect_stderr(said), pytest.raises(SystemExit) as ended):
+        patch.setattr(sys, "argv", ["labutils", *map(str, words)])
+        cli.main()
+    return ended.value.code, said.getvalue(), next((folder / "runs").iterdir(), None)
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +66,8 @@ def run(tmp_path_factory):
 
 
 def test_another_document_and_model_run_through(run):
-    done, folder = run
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    code, said, folder = run
+    assert code == 0, said[-4000:]
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     assert summary["ok"] and summary["failed"] is None and summary["seed"] == 7
     assert summary["training"]["steps"] == 4
@@ -72,11 +76,11 @@ def test_another_document_and_model_run_through(run):
     assert summary["qa"]["pairs"] == 10 and summary["qa"]["dev"] >= 1
     assert set(summary["accuracy"]["after"]) == {"train", "unseen", "general", "unanswerable"}
     assert summary["accuracy"]["after"]["unanswerable"] == {"accuracy": None, "n": 0}  # 不是课程的题
-    assert any("材料没写的问题：没有测" in note for note in summary["notes"]) and "没有测" in done.stdout
+    assert any("材料没写的问题：没有测" in note for note in summary["notes"]) and "没有测" in said
 
 
 def test_every_notebook_and_the_report_are_left(run):
-    _, folder = run
+    *_, folder = run
     for number in range(5):
         assert len(list(folder.glob(f"0{number}_*.ipynb"))) == 1
         assert len(list(folder.glob(f"0{number}_*.html"))) == 1
@@ -85,7 +89,7 @@ def test_every_notebook_and_the_report_are_left(run):
 
 def test_nothing_of_the_course_document_is_shown(run):
     """题、回答、文档里的句子，一句也没有印出来；训练与对比也没有用。"""
-    _, folder = run
+    *_, folder = run
     rows = [row for name in ("qa", "unanswerable_train", "unanswerable_test")
             for _, row in read_rows(DATA / f"{name}.jsonl")]
     lines = (DATA / "source" / "course_document.md").read_text(encoding="utf-8").splitlines()
@@ -103,7 +107,7 @@ def test_nothing_of_the_course_document_is_shown(run):
 
 def test_retrieval_or_lora_measures_the_named_model(run, tmp_path):
     """有它的适配器就量两种，没有就只量基座；别的基座的适配器不会被当成它的。"""
-    _, folder = run
+    *_, folder = run
     base = folder.parent.parent
     source, model = NOTEBOOKS / "06_rag_or_lora.ipynb", str(base / "model")
     own = {"MODEL": model, "OUT": str(folder / "output"), "PDF": str(base / "other.pdf")}
