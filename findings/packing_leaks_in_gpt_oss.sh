@@ -8,7 +8,7 @@
 #
 # 【实际】只有注意力的结构里，Qwen3-MoE、Mixtral、Llama 猜对了；gpt-oss 与 AFMoE 猜错了：换掉第一条，第二条的 logits 全变了，
 #   Trainer 算的第二条的损失也跟着变（它的 labels 一个没动）。没有警告。eager（gpt-oss 的缺省）、sdpa 都漏。
-#   带状态的、不用 position_ids 的结构（Qwen3-Next、Nemotron-H、OPT……）也漏，这一点猜对了，不在下面的输出里；
+#   带状态的（Qwen3-Next、Nemotron-H、Mamba-2……）也漏，这一点猜对了，不在下面的输出里；
 #   其中有的（Qwen3-Next、Granite-4、OLMo-hybrid）给了 return_seq_idx=True 会报错，不给就悄悄地漏。
 #
 # 【为什么】transformers 靠 create_causal_mask 从 position_ids 里认边界；这两种结构调用它时没有把 position_ids 传进去
