@@ -50,9 +50,10 @@ def test_batching_does_not_change_answers(taught):
         assert one == generate.answer(*taught, questions, batch_size=size)
 
 
-@pytest.mark.parametrize(("options", "names"), [({}, {"lab_0", "lab_1"}), ({"top_k": 1}, {"MainThread"})])
-def test_greedy_answers_use_two_cores(taught, monkeypatch, options, names):
-    """两张表各用一个线程；抽样的要按次序取随机数，只在一个线程里。"""
+@pytest.mark.parametrize(("options", "swaps", "names"), [
+    ({}, False, {"lab_0", "lab_1"}), ({}, True, {"MainThread"}), ({"top_k": 1}, False, {"MainThread"})])
+def test_greedy_answers_use_two_cores(taught, monkeypatch, options, swaps, names):
+    """两张表各用一个线程；计算时换权重的，抽样的（要按次序取随机数），只在一个线程里。"""
     seen, forward, threads = set(), table.Table._forward, torch.get_num_threads()
 
     def watched(*args):
@@ -60,6 +61,7 @@ def test_greedy_answers_use_two_cores(taught, monkeypatch, options, names):
         return forward(*args)
 
     monkeypatch.setattr(generate, "can_batch", lambda model: True)
+    monkeypatch.setattr(generate, "swaps_weights", lambda model: swaps)
     monkeypatch.setattr(table.Table, "_forward", watched)
     assert generate.answer(*taught, list(TALK) * 4, **options) == list(TALK.values()) * 4
     assert seen == names
