@@ -35,9 +35,9 @@ def answer(model, tokenizer, questions, max_new_tokens: int = 128, batch_size: i
     order = sorted(rows, key=lambda row: -len(row.ids))  # 长的先来
     options = _options({"max_new_tokens": max_new_tokens, **generation})
     together = len(rows) > 1 and can_batch(model)  # 只有一题，不必试
-    in_order = generation or swaps_weights(model)  # 抽样的，次序一变，随机数就变
-    ways = {} if in_order else {"cpu": in_halves, "cuda": captured}
-    make = ways.get(model.device.type, finished) if together else _one_by_one
+    in_order = swaps_weights(model) or any(row.sampled for row in rows)  # 次序一变，随机数就变
+    ways = {"cpu": in_halves} if generation else {"cpu": in_halves, "cuda": captured}
+    make = _one_by_one if not together else finished if in_order else ways.get(model.device.type, finished)
     try:
         for row in make(model, order, batch_size if together else options):
             number = numbers[id(row)]

@@ -51,7 +51,9 @@ def test_batching_does_not_change_answers(taught):
 
 
 @pytest.mark.parametrize(("options", "swaps", "names"), [
-    ({}, False, {"lab_0", "lab_1"}), ({}, True, {"MainThread"}), ({"top_k": 1}, False, {"MainThread"})])
+    ({}, False, {"lab_0", "lab_1"}), ({}, True, {"MainThread"}),
+    ({"repetition_penalty": 1.01}, False, {"lab_0", "lab_1"}),
+    ({"do_sample": True, "top_k": 1}, False, {"MainThread"})])
 def test_greedy_answers_use_two_cores(taught, monkeypatch, options, swaps, names):
     """两张表各用一个线程；计算时换权重的，抽样的（要按次序取随机数），只在一个线程里。"""
     seen, forward, threads = set(), table.Table._forward, torch.get_num_threads()
