@@ -106,7 +106,7 @@ def processors(do_sample: bool = False, temperature: float = 0.0, top_p: float =
     if repetition_penalty != 1:
         steps.append(logits_process.RepetitionPenaltyLogitsProcessor(float(repetition_penalty)))
     if do_sample or temperature:
-        steps += [logits_process.TemperatureLogitsWarper(float(temperature)),
+        steps += [logits_process.TemperatureLogitsWarper(float(temperature or 1)),
                   logits_process.TopKLogitsWarper(top_k), logits_process.TopPLogitsWarper(top_p)]
     return steps
 
