@@ -1,8 +1,9 @@
 """快不快：``python benchmarks/speed.py 项目… [--rounds 3] [--write]``。
 
 项目：startup（多久说出第一句话）、training（微调）、loss（微调以后的验证集损失，一轮一个种子）、
-answering（一次答很多题）、growth（造数据时，条数、页数变多怎样变慢）。同一项里的几种做法轮流各跑几遍，每遍一个新的进程，取中位数，括号里是最小到最大；
-别的程序在跑时只看 CPU 秒。--write 把表写进 benchmarks/speed.md 里那一项的下面。
+answering（一次答很多题）、growth（造数据时，条数、页数变多怎样变慢）、lab（整个实验）。同一项里的几种做法轮流各跑几遍，
+每遍一个新的进程，取中位数，括号里是最小到最大；别的程序在跑时只看 CPU 秒。
+--write 把表写进 benchmarks/speed.md 里那一项的下面。
 
 微调还可以同别的工具比，要给出它们各自环境里的 Python：``--llamafactory PYTHON``；官方的
 ``--official PYTHON finetune_demo文件夹 chatglm3-6b的代码文件夹``（后者是官方模型里的几个 .py）。
@@ -344,8 +345,26 @@ def growth(rounds: int) -> list[str]:
     return lines
 
 
+# ---- 整个实验 ----
+
+LAB = """
+import json, tempfile
+from labutils.lab import run
+with tempfile.TemporaryDirectory() as folder:
+    print(json.dumps(run.run(out=folder)["seconds"]))
+"""
+
+
+def lab(rounds: int) -> list[str]:
+    runs = [measure(LAB) for _ in range(rounds)]
+    names = [name for name in runs[0] if name not in ("wall", "cpu")]
+    return ["| notebook | 秒 |", "|---|---|",
+            *(f"| {name} | {middle([run[name] for run in runs], 1)} |" for name in names)]
+
+
 PARTS = {"startup": ("启动", startup), "training": ("微调", training), "loss": ("微调以后的验证集损失", loss),
-         "answering": ("回答", answering), "growth": ("增长", growth)}
+         "answering": ("回答", answering), "growth": ("增长", growth),
+         "lab": ("整个实验", lab)}
 
 
 def machine() -> str:
