@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # gpt-oss、AFMoE（Arcee Trinity）用 DataCollatorWithFlattening 拼接训练，样本互相看得见，use_cache=False 也没有用
 #
-# 【先猜】（运行之前写下）
+# 【先猜】（在一百多种结构上试之前的想法；写成文字时已经看到了结果）
 #   DataCollatorWithFlattening 拼成一行，position_ids 各从 0 数起，不给 attention_mask，use_cache=False（Trainer 的缺省）：
 #   只有注意力的结构都认得出边界，样本互不相见；漏的只会是带状态的（Mamba、线性注意力、卷积）和不用 position_ids 的
 #   老结构（OPT、Bloom）。
