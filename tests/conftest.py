@@ -33,10 +33,8 @@ def pytest_collection_modifyitems(items):
     """费时的文件先跑，免得最后只剩一个进程在忙：notebook，tests/whole，有 slow 的与网页的，其余。"""
     slow = {item.path for item in items if item.get_closest_marker("slow") or "browser" in item.path.parts}
 
-    def rank(item):
-        return [item.path.suffix == ".ipynb", "whole" in item.path.parts, item.path in slow, True].index(True)
-
-    items.sort(key=rank)
+    items.sort(key=lambda item: (
+        item.path.suffix != ".ipynb", "whole" not in item.path.parts, item.path not in slow))
 
 
 @pytest.fixture(scope="session")
@@ -53,14 +51,14 @@ def toy_base(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def call(monkeypatch):
+@pytest.fixture(scope="session")
+def call():
     """像在命令行里那样执行 labutils 的一条命令,返回退出码。"""
     from labutils.lab import cli
 
     def execute(*arguments):
-        monkeypatch.setattr(sys, "argv", ["labutils", *arguments])
-        with pytest.raises(SystemExit) as caught:
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as caught:
+            patch.setattr(sys, "argv", ["labutils", *map(str, arguments)])
             cli.main()
         return caught.value.code
 

@@ -35,7 +35,7 @@ def answer(model, tokenizer, questions, max_new_tokens: int = 128, batch_size: i
     order = sorted(rows, key=lambda row: -len(row.ids))  # 长的先来
     options = _options({"max_new_tokens": max_new_tokens, **generation})
     together = len(rows) > 1 and can_batch(model)  # 只有一题，不必试
-    in_order = swaps_weights(model) or any(row.sampled for row in rows)  # 次序一变，随机数就变
+    in_order = together and (any(row.sampled for row in rows) or swaps_weights(model))
     ways = {"cpu": in_halves} if generation else {"cpu": in_halves, "cuda": captured}
     make = _one_by_one if not together else finished if in_order else ways.get(model.device.type, finished)
     try:

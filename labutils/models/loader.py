@@ -1,4 +1,4 @@
-"""唯一的模型加载处：自带小模型、本地文件夹、网上的模型名、适配器文件夹；用哪个设备、几个核。"""
+"""唯一的模型加载处：自带小模型、本地文件夹、网上的模型名、适配器；设备与核也在这里。见 notebook 00、02。"""
 
 import os
 from collections.abc import Callable, Iterator

@@ -6,7 +6,6 @@
 import ast
 import html
 import os
-import socket
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import nbformat
 import pytest
 import torch
 from fakes.browser_page import BOX, wait_for
+from fakes.web_fakes import free_port
 from gradio_client import Client
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
@@ -37,11 +37,6 @@ RUN_AGAIN = """() => {
 }"""
 SHOW = """() => { const frame = document.querySelector("iframe[src^='http://127.0.0.1:']");
                   if (frame) frame.scrollIntoView({block: "center"}); return !!frame }"""
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,9 @@
 """网页接兼容 OpenAI 接口的服务器：逐段显示、能停、出错一句话、密钥不外露。服务器是真的，跑在本机。"""
 
-import socket
 
 import pytest
 from fakes.openai_fake import ANSWER, KEY, MODEL, running
+from fakes.web_fakes import free_port
 from gradio_client import Client
 
 from labutils.base.errors import LabError
@@ -22,12 +22,6 @@ def key(monkeypatch):
 
 def answer(endpoint, **options):
     return list(endpoint.stream(QUESTION, Stop(), **options))
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_answer_arrives_piece_by_piece_without_the_leading_blank_line():

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from fakes.web_fakes import ANSWER, AdapterModel, CharTokenizer, FakeStream
+from fakes.web_fakes import ANSWER, AdapterModel, CharTokenizer, FakeStream, free_port
 from gradio_client import Client
 
 from labutils.demo import server
@@ -48,11 +48,6 @@ def demo(tmp_path, *options, **environment):
     finally:
         process.terminate()
         process.wait(20)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 def test_open_to_the_network_needs_the_password_it_made(tmp_path):

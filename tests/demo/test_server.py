@@ -11,7 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 import gradio as gr
 import httpx
 import pytest
-from fakes.web_fakes import ANSWER, CUT, AdapterModel, CharTokenizer, FakeStream, PlainModel, wait_for
+from fakes.web_fakes import (
+    ANSWER,
+    CUT,
+    AdapterModel,
+    CharTokenizer,
+    FakeStream,
+    PlainModel,
+    free_port,
+    wait_for,
+)
 from gradio_client import Client
 from gradio_client.exceptions import AppError, AuthenticationError
 
@@ -57,11 +66,6 @@ def clean_environment(monkeypatch):
 def busy_port():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         yield taken.getsockname()[1]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 # ---- 程序接口 ----

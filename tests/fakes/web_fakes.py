@@ -1,6 +1,7 @@
-"""网页测试用的假模型：不用权重，回答由测试写定，一个字一个字地给出。"""
+"""网页测试用的假模型：不用权重，回答由测试写定，一个字一个字地给出；空的端口、浏览器在哪里。"""
 
 import shutil
+import socket
 import time
 
 from labutils.base.errors import LabError
@@ -8,6 +9,11 @@ from labutils.base.text import Cut
 
 CUT = Cut("（到了上限 9 个词元，没有说完）")
 ANSWER = "一流本科课程分为五类：线上、线下、线上线下混合式、虚拟仿真实验教学、社会实践。"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
 
 
 class _Config:

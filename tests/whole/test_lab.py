@@ -4,13 +4,11 @@ import contextlib
 import io
 import json
 import re
-import sys
 
 import pytest
 from fakes import chatglm3_fake
 
 from labutils.base.files import CONFIGS, DATA, NOTEBOOKS, read_rows
-from labutils.lab import cli
 from labutils.lab.run import execute
 from tools import make_pdf
 
@@ -36,7 +34,7 @@ FACTS = [
 ]
 
 
-def run_lab(folder, config, steps, *options):
+def run_lab(call, folder, config, steps, *options):
     """用另一份文档和它自己的问答文件跑完整个实验；返回 (退出码, 印出来的, 运行文件夹)。"""
     (folder / "other.md").write_text(MARKDOWN, encoding="utf-8")
     make_pdf.make_pdf(folder / "other.md", folder / "other.pdf")
@@ -50,19 +48,17 @@ def run_lab(folder, config, steps, *options):
     (folder / "short.yaml").write_text(short, encoding="utf-8")
     words = ["run", "--pdf", folder / "other.pdf", "--qa", folder / "other.jsonl", "--config",
              folder / "short.yaml", "--seed", "7", "--out", folder / "runs", *options]
-    with (pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said,
-          contextlib.redirect_stderr(said), pytest.raises(SystemExit) as ended):
-        patch.setattr(sys, "argv", ["labutils", *map(str, words)])
-        cli.main()
-    return ended.value.code, said.getvalue(), next((folder / "runs").iterdir(), None)
+    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.redirect_stderr(said):
+        code = call(*words)
+    return code, said.getvalue(), next((folder / "runs").iterdir(), None)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(call, tmp_path_factory):
     """官方格式的 ChatGLM3 文件夹（随机权重）与大模型的配置。"""
     folder = tmp_path_factory.mktemp("other")
     chatglm3_fake.write(folder / "model", shards=3, pieces=2000, vocab=2048, seq_length=2048)
-    return run_lab(folder, "lora.yaml", 4, "--model", folder / "model")
+    return run_lab(call, folder, "lora.yaml", 4, "--model", folder / "model")
 
 
 def test_another_document_and_model_run_through(run):
